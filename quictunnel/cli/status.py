@@ -58,16 +58,16 @@ def status(*, as_json: bool) -> int:
         seen = sample(RATE_WINDOW)
     except OSError as error:
         raise ConfigError(f"The running clients cannot be listed: {error.strerror or error}.") from None
-    for fault in seen.found.faults:
-        print(printable(fault), file=sys.stderr)
-    if seen.found.unasked:
-        print(f"{seen.found.unasked} more processes were not queried.", file=sys.stderr)
-    pairs = [(report, tunnel) for report in seen.found.reports for tunnel in report.tunnels]
+    for sentence in seen.result.errors:
+        print(printable(sentence), file=sys.stderr)
+    if seen.result.unqueried:
+        print(f"{seen.result.unqueried} more processes were not queried.", file=sys.stderr)
+    pairs = [(report, tunnel) for report in seen.result.reports for tunnel in report.tunnels]
     for report, tunnel in pairs:
         show = json_line if as_json else lines_of_text
         print(show(seen.rates.get(key(report, tunnel)), report, tunnel))
     if not as_json:
-        for report in seen.found.reports:
+        for report in seen.result.reports:
             if report.unlisted:
                 print(f"... and {report.unlisted} more of process {report.pid}")
     if not pairs:

@@ -4,13 +4,10 @@ An edge, its token and its authority belong together: a token is never sent to a
 configured for. The sources, in this order:
 
 1. The command line and the environment; the command line wins. If they name an edge, no file is read: a missing
-   token is an error, a missing authority means the system's store.
-2. The user's config file. ``QUICTUNNEL_TOKEN`` and ``QUICTUNNEL_CA`` in the environment override its values,
-because
-   containers usually have the edge in a file and the secret in the environment.
-3. ``client.env`` of an edge on this machine. It is complete: a ``QUICTUNNEL_TOKEN`` or ``QUICTUNNEL_CA`` without
-an
-   edge is an error and is not merged with it.
+token is an error, a missing authority means the system's store. 2. The user's config file. ``QUICTUNNEL_TOKEN``
+and ``QUICTUNNEL_CA`` in the environment override its values, because containers usually have the edge in a file
+and the secret in the environment. 3. ``client.env`` of an edge on this machine. It is complete: a
+``QUICTUNNEL_TOKEN`` or ``QUICTUNNEL_CA`` without an edge is an error and is not merged with it.
 
 An empty variable counts as not set. Engine, congestion control and traces come from the environment only
 (``QUICTUNNEL_ENGINE``, ``QUICTUNNEL_CONGESTION``, ``QUICTUNNEL_QLOG``). Module ``files`` reads and checks the
@@ -147,14 +144,14 @@ def load(
     if not found.edge:
         raise ConfigError(NOTHING_CONFIGURED)
     if not found.token:
-        origin = found.origin[0].upper() + found.origin[1:]
+        source = found.source[0].upper() + found.source[1:]
         raise ConfigError(
-            f"{origin} names the edge {shown(found.edge)} but no token: set {TOKEN} to the token that this edge "
+            f"{source} names the edge {shown(found.edge)} but no token: set {TOKEN} to the token that this edge "
             "gave you (an edge in development writes it into client.env in its state directory)."
         )
-    parse_address(found.edge, what=f"the edge in {found.origin}")
+    parse_address(found.edge, what=f"the edge in {found.source}")
     if found.ca:
-        read_authority(found.ca, found.origin)
+        read_authority(found.ca, found.source)
     return ClientConfig(
         edge=found.edge,
         token=Secret(found.token),
@@ -162,7 +159,7 @@ def load(
         engine=environ.get(ENGINE) or "auto",
         congestion=environ.get(CONGESTION) or "auto",
         qlog=qlog_of(environ),
-        source=found.origin,
+        source=found.source,
     )
 
 
@@ -176,7 +173,7 @@ def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token
     """Return the values of command line and environment; the command line wins for each value."""
     ca_text = environ.get(CA)
     return Partial(
-        origin="the command line" if edge else "the environment",
+        source="the command line" if edge else "the environment",
         edge=edge or environ.get(EDGE) or None,
         token=read_token_file(token_file) if token_file else environ.get(TOKEN) or None,
         ca=ca or (expanded(ca_text, CA) if ca_text else None),
@@ -192,7 +189,7 @@ def _from_files(stated: Partial, config_file: Path | None, client_env: Path | No
     mine = read_config_file(config_file or default_config_file())
     if mine is not None and mine.edge:
         return Partial(
-            origin=mine.origin, edge=mine.edge, token=stated.token or mine.token, ca=stated.ca or mine.ca
+            source=mine.source, edge=mine.edge, token=stated.token or mine.token, ca=stated.ca or mine.ca
         )
     if stated.token or stated.ca:
         alone = TOKEN if stated.token else CA
@@ -200,7 +197,7 @@ def _from_files(stated: Partial, config_file: Path | None, client_env: Path | No
             f"{alone} is set but no edge to go with it: set {EDGE} to the edge's host:port as well, or unset "
             f"{alone} to use an edge on this machine (the command `python -m edge_server` starts one)."
         )
-    return read_client_env(client_env or default_client_env()) or Partial(origin="nothing")
+    return read_client_env(client_env or default_client_env()) or Partial(source="nothing")
 
 
 def _check_token(token: str) -> None:

@@ -31,14 +31,14 @@ _PEM: Final = b"-----BEGIN CERTIFICATE-----"
 class Partial:
     """Values from one source; None for each value that it does not have."""
 
-    origin: str
+    source: str
     """Name of the source in errors."""
     edge: str | None = None
     token: str | None = None
     ca: Path | None = None
 
     def __repr__(self) -> str:
-        return f"Partial({self.origin!r}, edge={self.edge!r}, ca={self.ca!r})"
+        return f"Partial({self.source!r}, edge={self.edge!r}, ca={self.ca!r})"
 
 
 def read_config_file(path: Path) -> Partial | None:
@@ -64,7 +64,7 @@ def read_config_file(path: Path) -> Partial | None:
         raise ConfigError(f'{path} has {" and ".join(values)} but no edge: add a line edge = "host:port".')
     ca = values.get("ca")
     return Partial(
-        origin=str(path),
+        source=str(path),
         edge=values.get("edge"),
         token=values.get("token"),
         ca=path.parent / expanded(ca, f"{path}: ca") if ca else None,
@@ -96,7 +96,7 @@ def read_client_env(path: Path) -> Partial | None:
     ca = values.get("ca")
     if ca is not None and not Path(ca).is_absolute():
         raise _stale(path, "its QUICTUNNEL_CA is not an absolute path")
-    return Partial(origin=str(path), edge=values["edge"], token=values["token"], ca=Path(ca) if ca else None)
+    return Partial(source=str(path), edge=values["edge"], token=values["token"], ca=Path(ca) if ca else None)
 
 
 def read_token_file(path: Path) -> str:
@@ -114,13 +114,13 @@ def read_token_file(path: Path) -> str:
     return token
 
 
-def read_authority(path: Path, origin: str) -> None:
+def read_authority(path: Path, source: str) -> None:
     """Check that a file has a PEM certificate, so that the error appears before a handshake.
 
     Raises:
         ConfigError: the file is unreadable or has no PEM certificate.
     """
-    what = f"The authority {_named(path)} (from {origin})"
+    what = f"The authority {_named(path)} (from {source})"
     if _PEM not in _require(path, MAX_AUTHORITY, what):
         raise ConfigError(f"{what} has no PEM certificate: give the path of the edge's ca.pem.")
 

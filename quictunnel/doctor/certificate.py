@@ -59,11 +59,11 @@ def examine(
     return ok("certificate", message), clock
 
 
-def compared(now: dt.datetime, edge: int) -> Finding:
+def compare_clocks(now: dt.datetime, edge: int) -> Finding:
     """Compare this machine's clock with the edge's, which is in seconds since the epoch."""
     ahead = now.timestamp() - edge
     if abs(ahead) <= MAX_CLOCK_SKEW:
-        return ok("clock", f"{_moment(now)}, as the edge's clock")
+        return ok("clock", f"{_moment(now)}, the same as the edge's clock")
     direction = "ahead of" if ahead > 0 else "behind"
     return warn("clock", f"it shows {_moment(now)}, {abs(ahead):.0f} s {direction} the edge's", SET_CLOCK)
 
@@ -102,7 +102,7 @@ def _not_trusted(leaf: x509.Certificate, host: str, names: list[str], authority:
         remedy = "Set QUICTUNNEL_CA to the edge's ca.pem, which is in its state directory."
     else:
         message = f"issued by {issuer}, which {authority} does not contain ({why})"
-        remedy = f"Replace {authority}, which is of another edge, by ca.pem from this edge's state directory."
+        remedy = f"Replace {authority}, which belongs to another edge, by ca.pem from this edge's state directory."
     return fail("certificate", message, remedy, is_configuration=True)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_ADDRESSES: Final = 8
 """Addresses of one name to try, as the client does."""
 DNS_TIMEOUT: Final = 10.0
-"""Seconds to resolve a name; resolvers ask several servers for five seconds each."""
+"""Seconds to resolve a name; resolvers query several servers for five seconds each."""
 HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds for a handshake, and for the edge's Welcome."""
 TCP_TIMEOUT: Final = 2.0
@@ -123,7 +123,7 @@ def _unreached(
     if Answer.REFUSED in answers:
         return fail(
             "udp",
-            f"{where} is closed: the host says that nobody listens there",
+            f"{where} is closed: the host reports that nobody listens there",
             "Start the edge (`python -m edge_server`), or correct the port in QUICTUNNEL_EDGE.",
         )
     if Answer.FORBIDDEN in answers:
@@ -223,7 +223,7 @@ def token(config: ClientConfig, address: Address) -> tuple[Finding, Welcome | No
         remedy = "See the certificate above."
         return fail("token", f"it could not be sent: {error}", remedy, is_configuration=True), None
     except (Error, OSError, TimeoutError) as error:
-        why = str(error) or "time-out"
+        why = str(error) or "timeout"
         return fail("token", f"the edge did not answer: {why}", "Try again; see the edge's log."), None
     return _accepted(welcome), welcome
 
@@ -240,7 +240,7 @@ def _accepted(welcome: Welcome) -> Finding:
 
 
 async def _greet(config: ClientConfig, address: Address) -> Welcome:
-    connection = EdgeConnection(config, _NoEvents(), address)
+    connection = EdgeConnection(config, _NoOwner(), address)
     async with asyncio.timeout(HANDSHAKE_TIMEOUT):
         await connection.greet()
     try:
@@ -250,8 +250,8 @@ async def _greet(config: ClientConfig, address: Address) -> Welcome:
         await connection.close()
 
 
-class _NoEvents:
-    """Event handler of a session that only exchanges Hello and Welcome."""
+class _NoOwner:
+    """EdgeConnectionOwner of a session that only exchanges Hello and Welcome."""
 
     is_closed = False
 

@@ -96,11 +96,11 @@ def _proxies(environ: Mapping[str, str]) -> list[str]:
 def local_port(port: int) -> Finding:
     """Check whether a server accepts connections on a local port."""
     check = f"port {port}"
-    faults = {name: _connect(host, port) for name, host in LOOPBACKS}
-    listening = [name for name, fault in faults.items() if fault is None]
+    errors = {name: _connect(host, port) for name, host in LOOPBACKS}
+    listening = [name for name, error in errors.items() if error is None]
     if listening:
         return ok(check, f"a server listens, on {' and '.join(listening)}")
-    if any(fault == errno.ETIMEDOUT for fault in faults.values()):
+    if any(error == errno.ETIMEDOUT for error in errors.values()):
         return fail(check, "a server listens, but accepts no connection", "Is the local server stuck? Restart it.")
     return fail(
         check,

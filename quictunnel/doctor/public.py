@@ -57,7 +57,7 @@ def _visit(tunnel: Tunnel, config: ClientConfig) -> Finding:
     except ssl.SSLCertVerificationError as error:
         return _untrusted(tunnel, address, config, error.verify_message)
     except (OSError, EOFError) as error:
-        why = "time-out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        why = "timeout" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         place = format_address(address, tunnel.port)
         remedy = f"Is TCP port {tunnel.port} of the edge open in its firewall, and does *.{domain} point to it?"
         return fail(CHECK, f"a visitor cannot reach {tunnel.url} at {place}: {why}", remedy)
@@ -78,7 +78,8 @@ def _untrusted(tunnel: Tunnel, address: str, config: ClientConfig, why: str) -> 
                 CHECK,
                 f"{tunnel.url} answered through a tunnel in {seconds * 1000:.0f} ms; browsers do not trust its "
                 "certificate, which the edge's own authority has issued",
-                f"For development, trust {config.ca}; else give the edge a public certificate (--acme, --cert).",
+                f"For development, trust {config.ca}; otherwise give the edge a public certificate (--acme, "
+                "--cert).",
             )
     remedy = "Give the edge a certificate for its domain that visitors trust (--acme, or --cert and --key)."
     return fail(CHECK, f"browsers of visitors reject the certificate of {tunnel.url} ({why})", remedy)

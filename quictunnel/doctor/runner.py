@@ -1,4 +1,4 @@
-"""Runs the checks in order and skips those that an earlier failure makes useless."""
+"""Runner of the checks, in order; skips those that make no sense after an earlier failure."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _check_trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
         return
     token, welcome = edge.token(config, address)
     yield token
-    yield clock if welcome is None else certificate.compared(certificate.utc_now(), welcome.time)
+    yield clock if welcome is None else certificate.compare_clocks(certificate.utc_now(), welcome.time)
     if token.verdict == "fail":
         yield from _skipped("public address", "no tunnel can be opened")
         return

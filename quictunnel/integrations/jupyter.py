@@ -9,9 +9,9 @@
     %quictunnel                         list open tunnels
     %quictunnel --stop 8000             close one; without a port: all
 
-What can go wrong is said in one line, as the error of the cell. Interrupting the kernel while a tunnel opens gives
-everything back. Tunnels are those of ``Client.from_env()``, as ``forward()`` makes them: the kernel's end closes
-them. Only IPython imports this module.
+An error is shown in one line, as the error of the cell. Interrupting the kernel while a tunnel opens closes it
+again. The tunnels use ``Client.from_env()``, as ``forward()`` does, and are closed when the kernel ends. Only
+IPython imports this module.
 """
 
 from __future__ import annotations

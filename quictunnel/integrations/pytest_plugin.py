@@ -80,7 +80,8 @@ class OpenUrl(Protocol):
 def quictunnel_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEdge]:
     """Edge on free loopback ports, with its own certificate authority, for the whole test session.
 
-    While it runs, ``*.localhost`` resolves to 127.0.0.1 in this process (``quictunnel.loopback`` says for whom).
+    While it runs, ``*.localhost`` resolves to 127.0.0.1 in this process (``quictunnel.loopback`` lists the
+    libraries).
     """
     from edge_server.embedded import EmbeddedEdge  # noqa: PLC0415 - only with this fixture
     from quictunnel.loopback import localhost_resolved  # noqa: PLC0415 - the same
@@ -124,7 +125,7 @@ def quictunnel_trust(quictunnel_edge: LocalEdge, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def quictunnel_environ(
     quictunnel_edge: LocalEdge,
-    quictunnel_trust: Path,  # noqa: ARG001 - for what it does
+    quictunnel_trust: Path,  # noqa: ARG001 - for its effect
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[dict[str, str]]:
     """Environment variables with which ``quictunnel.forward()`` uses this edge until the test ends.
@@ -132,7 +133,7 @@ def quictunnel_environ(
     For code that calls ``forward()`` itself, in this process or in a child process. Returns the variables. The
     test fails if the process already has a default client of another edge.
     """
-    from quictunnel.client import Client  # noqa: PLC0415 - only when a test asks for it
+    from quictunnel.client import Client  # noqa: PLC0415 - only with this fixture
 
     for name, value in quictunnel_edge.environ.items():
         monkeypatch.setenv(name, value)
@@ -149,7 +150,7 @@ def quictunnel_environ(
 @pytest.fixture
 def public_tunnel(
     quictunnel_edge: LocalEdge,
-    quictunnel_trust: Path,  # noqa: ARG001 - for what it does
+    quictunnel_trust: Path,  # noqa: ARG001 - for its effect
 ) -> Iterator[OpenTunnel]:
     """Function ``public_tunnel(port, **options)`` that forwards a local port until the test ends.
 
@@ -157,7 +158,7 @@ def public_tunnel(
     the same port and options, and raises InvalidError for a port that has a tunnel with other options in this
     test.
     """
-    from quictunnel.client import Client  # noqa: PLC0415 - only when a test asks for it
+    from quictunnel.client import Client  # noqa: PLC0415 - only with this fixture
     from quictunnel.errors import InvalidError  # noqa: PLC0415 - the same
     from quictunnel.forwarding import forward  # noqa: PLC0415 - the same
 
@@ -187,7 +188,7 @@ def public_url(public_tunnel: OpenTunnel) -> OpenUrl:
     """Function ``public_url(port, **options)`` that forwards a local port until the test ends and returns its URL.
 
     The ``https://`` URL is the same for each call. Its certificate is trusted (see ``quictunnel_trust``), its name
-        resolves, and no packet leaves the machine.
+    resolves, and no packet leaves the machine.
     """
 
     def open_url(port: int, **options: Any) -> str:

@@ -100,7 +100,7 @@ class BadGateway:
     def _give_up(self) -> None:
         self._cancel()
         if self._answered:
-            # REFUSED would say that the visitor got no response.
+            # Not REFUSED, which would mean that the visitor got no response.
             self._stream.abort_after_delivery(StreamCode.ABORTED)
         else:
             self._stream.abort(self._failure.code)

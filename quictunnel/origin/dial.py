@@ -131,7 +131,7 @@ async def is_listening(port: int) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 _, writer = await asyncio.open_connection(host, port)
-        except OSError:  # a time-out is one, too
+        except OSError:  # TimeoutError is one of them
             continue
         writer.close()
         return True
@@ -139,7 +139,7 @@ async def is_listening(port: int) -> bool:
 
 
 class Origin:
-    """Dialler of one local port. Tries the loopback address that answered last first."""
+    """Dialer of one local port. Tries the loopback address that answered last first."""
 
     def __init__(self, port: int) -> None:
         self.port = port

@@ -1,4 +1,4 @@
-"""Used by client, edge and transport alike: paths, addresses, the event loop's thread, imports made late.
+"""Utilities of client, edge and transport: paths, addresses, the event loop's thread, lazy imports.
 
-Imports nothing but ``errors``.
+Imports only ``errors`` of this package.
 """

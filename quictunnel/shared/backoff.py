@@ -1,4 +1,4 @@
-"""Exponential back-off with jitter. The caller sleeps, runs the loop and passes the random number generator."""
+"""Exponential backoff with jitter. The caller sleeps, runs the loop and passes the random number generator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Backoff:
-    """Exponential back-off with full jitter.
+    """Exponential backoff with full jitter.
 
     Each wait is uniform between zero and a ceiling that doubles from ``first`` up to ``cap`` (seconds). The range
     begins at zero and not at half of the ceiling, because a thousand clients of a restarted edge must not come

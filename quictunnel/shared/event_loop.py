@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new loop: of uvloop if it is installed, else of asyncio.
+    """Return a new event loop: of uvloop if it is installed, otherwise of asyncio.
 
     Raises:
         ConfigError: gevent has replaced asyncio's sockets and uvloop cannot be loaded.
@@ -38,7 +38,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         if unpatched.has_gevent():
             raise ConfigError(
                 f"gevent has replaced the sockets of asyncio's own loop, and uvloop cannot be loaded ({error}): "
-                "install uvloop, or run the tunnel beside the program: `quictunnel run -- PROGRAM`."
+                "install uvloop, or run the tunnel in its own process: `quictunnel run -- PROGRAM`."
             ) from None
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
@@ -55,7 +55,7 @@ async def in_thread(function: Callable[..., T], *arguments: object) -> T:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
+    def complete(result: T | None, error: BaseException | None) -> None:
         if future.done():
             return
         if error is None:
@@ -70,7 +70,7 @@ async def in_thread(function: Callable[..., T], *arguments: object) -> T:
         except BaseException as error:  # noqa: BLE001 - raised in the caller
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
-            loop.call_soon_threadsafe(settle, result, failure)
+            loop.call_soon_threadsafe(complete, result, failure)
 
     unpatched.Thread(work, "quictunnel-blocking")
     return await future
@@ -98,8 +98,8 @@ class EventLoopThread:
         if unpatched.has_eventlet():
             raise ConfigError(
                 "eventlet.monkey_patch() has replaced the threads and sockets of this process, and a tunnel needs "
-                "real ones. Run the tunnel beside the program: `quictunnel run -- PROGRAM`, or `quictunnel http "
-                "PORT` in another terminal. (gevent, or eventlet without monkey_patch(), needs no such thing.)"
+                "real ones. Run the tunnel in its own process: `quictunnel run -- PROGRAM`, or `quictunnel http "
+                "PORT` in another terminal. (With gevent, or eventlet without monkey_patch(), this is not needed.)"
             )
         self.loop = new_event_loop()
         watch_over(self.loop)
@@ -163,12 +163,12 @@ def shared() -> EventLoopThread:
         return _shared
 
 
-def _forget_after_fork() -> None:
+def _reset_after_fork() -> None:
     global _lock, _shared
-    # A thread that does not exist in the child may have held the lock.
+    # A thread that does not exist in the child may hold the old lock.
     _lock = threading.Lock()
     _shared = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
+    os.register_at_fork(after_in_child=_reset_after_fork)

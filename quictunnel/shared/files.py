@@ -1,12 +1,12 @@
-"""Files that are written whole or not at all, and that only their owner can read.
+"""Atomic writes of files, which only their owner can read.
 
-The content is written to a new file beside the target (``.NAME.xxxxxxxx``), which then takes the target's name.
-Readers see the old content or the new, never a part; so does the next start after a crash. Of several writers, the
-last one wins. A crash between the two steps leaves the new file beside the target, and nothing reads it.
+The content is written to a temporary file in the same directory (``.NAME.xxxxxxxx``), which is then renamed to the
+target. Readers see the old content or the new, never a part; so does the next start after a crash. Of several
+writers, the last one wins. A crash between the two steps leaves the temporary file, which nothing reads.
 
-The new file has mode 0600 from the first moment, whatever the umask and the mode of a file that it replaces. It is
-opened exclusively, so a symbolic link that somebody has planted is never followed: one at the target's name is
-replaced. On Windows the user's profile protects the files, and modes have no effect.
+The temporary file has mode 0600 from its creation, whatever the umask and the mode of the replaced file. It is
+opened exclusively, so a symbolic link of an attacker is never followed; one at the target's name is replaced. On
+Windows the user's profile protects the files, and modes have no effect.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ DIRECTORY: Final = 0o700
 
 
 class FileIdentity(NamedTuple):
-    """A written file, as opposed to one of the same name and content that somebody else wrote."""
+    """Identity of a written file. Another file of the same name and content has another one."""
 
     inode: int
     modified: int
-    """Time in nanoseconds, because numbers of inodes are used again."""
+    """Time of the last change in nanoseconds. It is needed because inode numbers are reused."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
@@ -47,20 +47,20 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bo
     """Write a file atomically, in place of one that may exist. Return its identity.
 
     Args:
-        path: of the file; its directory exists.
-        content: all of it.
+        path: path of the file; its directory exists.
+        content: the whole content.
         mode: permissions, independent of the umask.
-        durable: wait until the disk has it, so that it also outlives a crash of the machine. False for files of
-            the current run.
+        durable: wait until the content is on the disk, so that it survives a crash of the machine. False for
+            files that only the current run needs.
 
     Raises:
-        OSError: it cannot be written, for example on a full disk. The old file is unchanged then.
+        OSError: the file cannot be written, for example on a full disk. The old file is unchanged then.
     """
-    aside, identity = _write_aside(path, content, mode, durable=durable)
+    temporary, identity = _write_temporary(path, content, mode, durable=durable)
     try:
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        _remove(aside)
+        _remove(temporary)
         raise
     if durable:
         _sync_directory(path.parent)
@@ -68,18 +68,18 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bo
 
 
 def create_once(path: Path, content: bytes) -> None:
-    """Write a private file atomically, unless there is one of that name.
+    """Write a private file atomically, unless it exists.
 
-    A link is atomic: of two processes that start together exactly one wins, and both continue with its file.
-    Raises OSError if the file can be neither found nor written.
+    Creating a link is atomic: if two processes do it at the same time, exactly one succeeds, and both use its
+    file. Raises OSError if the file does not exist and cannot be written.
     """
-    aside, _ = _write_aside(path, content, PRIVATE, durable=True)
+    temporary, _ = _write_temporary(path, content, PRIVATE, durable=True)
     try:
-        path.hardlink_to(aside)
+        path.hardlink_to(temporary)
     except FileExistsError:
         pass
     finally:
-        _remove(aside)
+        _remove(temporary)
     _sync_directory(path.parent)
 
 
@@ -87,7 +87,7 @@ def create_once(path: Path, content: bytes) -> None:
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a new private file for writing, and remove it if the body fails.
 
-    Raises FileExistsError if there is anything of that name, and OSError.
+    Raises FileExistsError if the path exists, or another OSError.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), PRIVATE)
     try:
@@ -99,13 +99,14 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def ensure_file(path: Path) -> None:
-    """Create an empty private file, unless there is one. For libraries that would make it readable for all users.
+    """Create an empty private file, unless it exists. For files that a library would make readable for all users.
+
     Raises OSError."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE))
 
 
 def make_directory(path: Path) -> None:
-    """Create a private directory and its parents, unless there is one. Raises OSError."""
+    """Create a private directory and its parents, unless it exists. Raises OSError."""
     path.mkdir(mode=DIRECTORY, parents=True, exist_ok=True)
 
 
@@ -121,7 +122,7 @@ def own_directory(path: Path) -> Path:
 
 
 def check_directory(path: Path) -> None:
-    """Check that a directory belongs to this user alone, and is no symbolic link.
+    """Check that a directory belongs to this user alone, and is not a symbolic link.
 
     Raises:
         OSError: the directory does not exist, or other users may access it.
@@ -133,11 +134,12 @@ def check_directory(path: Path) -> None:
         raise PermissionError(f"{path} is not a directory of this user alone: remove it, or set XDG_RUNTIME_DIR")
 
 
-def _write_aside(path: Path, content: bytes, mode: int, *, durable: bool) -> tuple[Path, FileIdentity]:
-    """Write a new file beside the target. Return its path and its identity, which it keeps when it is renamed.
-    Raises OSError; nothing is left then."""
+def _write_temporary(path: Path, content: bytes, mode: int, *, durable: bool) -> tuple[Path, FileIdentity]:
+    """Write a temporary file in the target's directory. Return its path, and its identity, which a rename keeps.
+
+    Raises OSError; no file is left then."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    aside = Path(name)
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -146,16 +148,16 @@ def _write_aside(path: Path, content: bytes, mode: int, *, durable: bool) -> tup
                 os.fsync(file.fileno())
             identity = FileIdentity.of(os.fstat(file.fileno()))
         if mode != PRIVATE:
-            aside.chmod(mode)
+            temporary.chmod(mode)
     except BaseException:
-        _remove(aside)
+        _remove(temporary)
         raise
-    return aside, identity
+    return temporary, identity
 
 
 def _sync_directory(directory: Path) -> None:
-    """Wait until the disk has the new name. The file is in place already, so nothing is raised: Windows and some
-    file systems cannot do this for directories."""
+    """Wait until the new directory entry is on the disk. Raises nothing, because the file is in place already, and
+    Windows and some file systems cannot do this for directories."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -165,6 +167,6 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file if that is possible; the error that led here is the one to raise."""
+    """Remove a file if possible. Raises nothing, so that the caller's own error is raised."""
     with contextlib.suppress(OSError):
         path.unlink()

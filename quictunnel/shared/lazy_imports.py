@@ -1,8 +1,8 @@
-"""Import of modules when they are first needed, by the thread that needs them.
+"""Import of modules when they are first needed, safe against forks.
 
 A child that is forked while another thread imports a module can never import that module: the module's lock is
-held by a thread that the child does not have. So all that this package imports late is imported under one lock,
-for which a fork waits.
+held by a thread that does not exist in the child. So all lazy imports of this package are done under one lock, and
+a fork waits for that lock.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 MAX_WAIT: Final = 5.0
-"""Seconds that a fork waits: for an import on a slow disk, and not for ever where an import waits for something
-that the forking thread holds."""
+"""Seconds that a fork waits for the lock: enough for an import from a slow disk. The wait ends then, because the
+import itself may wait for something that the forking thread holds."""
 
 _lock = _thread.RLock()
-"""Held during an import. A lock of the system's threads, whatever gevent has replaced; one that a thread may take
-again, because modules import each other, and because a module may fork while it is imported."""
+"""Lock that is held during an import. It is a lock of operating system threads even where gevent has replaced
+``threading``. It is reentrant, because modules import each other and may fork while they are imported."""
 _forking: set[int] = set()
-"""Threads that hold it while they fork."""
+"""Threads that hold the lock while they fork."""
 
 
 def import_module(name: str) -> ModuleType:
@@ -50,11 +50,11 @@ def _after_fork_in_child() -> None:
     if _thread.get_ident() in _forking:
         _after_fork()
     else:
-        _lock = _thread.RLock()  # the other is held by a thread that is not here
+        _lock = _thread.RLock()  # the old one is held by a thread that does not exist in the child
     _forking.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    # After logging has: what is registered later is called earlier before a fork, and modules ask for logging's
-    # lock while they are imported.
+    # logging has registered its handlers before (hence its import): handlers run in reverse order before a
+    # fork, so this lock is taken before logging's, as it is by modules that log while they are imported.
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

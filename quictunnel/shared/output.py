@@ -140,7 +140,7 @@ class SteadyOutput(io.TextIOBase):
         self._why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         if is_first and self._other is not None:
             with contextlib.suppress(OSError, ValueError):  # no stream is left for the message
-                print(f"quictunnel: {self._name} cannot be written ({self._why}); this program goes on without it",
+                print(f"quictunnel: {self._name} cannot be written ({self._why}); continuing without it",
                       file=self._other, flush=True)  # fmt: skip
 
 
@@ -253,14 +253,14 @@ def has_colour(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
 
 def is_unread(stream: TextIO) -> bool:
     """Return True if a stream writes to a pipe or socket whose other end is closed."""
-    if not hasattr(select, "poll"):  # Windows cannot tell
+    if not hasattr(select, "poll"):  # not available on Windows
         return True
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):  # a stream in memory, or one that is closed
         return False
     poll = select.poll()
-    poll.register(descriptor, 0)  # poll reports errors and hang-ups without being asked
+    poll.register(descriptor, 0)  # poll always reports errors and hang-ups
     return bool(poll.poll(0))
 
 

@@ -1,12 +1,12 @@
-"""Locations of files on each platform, for client and edge: platformdirs' conventions.
+"""Locations of files on each platform, for client and edge, by the conventions of platformdirs.
 
-This module only computes paths: it creates and checks nothing. Where they are:
+This module only computes paths; it creates and checks nothing. The directories:
 
 - state: ``~/.local/state/quictunnel``, on macOS ``~/Library/Application Support/quictunnel``, on Windows
   ``%LOCALAPPDATA%\\quictunnel``;
-- configuration: ``~/.config/quictunnel``, on macOS as the state, on Windows ``%APPDATA%\\quictunnel``.
+- configuration: ``~/.config/quictunnel``, on macOS the same as for state, on Windows ``%APPDATA%\\quictunnel``.
 
-On Linux and macOS an absolute ``$XDG_STATE_HOME`` or ``$XDG_CONFIG_HOME`` stands for the directory above.
+On Linux and macOS an absolute ``$XDG_STATE_HOME`` or ``$XDG_CONFIG_HOME`` replaces the parent directory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from quictunnel.shared.lazy_imports import import_module
 
 APP = "quictunnel"
 CLIENT_ENV = "client.env"
-"""Name of the file in an edge's state directory that tells clients on the same machine how to reach it."""
+"""Name of the file in an edge's state directory with address, token and authority for clients on the same
+machine."""
 
 
 def expanded(path: str | os.PathLike[str], what: str) -> Path:

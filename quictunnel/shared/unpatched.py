@@ -1,9 +1,9 @@
-"""Threads and sockets of the operating system, also where gevent has put its own in their place.
+"""Threads and sockets of the operating system, even where gevent has replaced those of the standard library.
 
-A program that has called ``gevent.monkey.patch_all()`` gets greenlets for threads, and sockets that wait for the
-greenlets' own event loop (the hub). The tunnel's loop needs real ones: it runs on a thread of the system, which
-must never get a hub, because gevent's locks work between threads only where one side has none. gevent keeps what
-it replaced, and gives it to those who ask.
+In a program that has called ``gevent.monkey.patch_all()``, threads are greenlets, and sockets wait for the
+greenlets' event loop (the hub). The tunnel's event loop needs the originals: it runs on an operating system
+thread, which must never get a hub, because gevent's locks work between two threads only if one of them has no
+hub. gevent keeps the originals and returns them on request.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def _original(module: str, name: str) -> Any:
-    """Return an attribute of a module of the standard library as it was before gevent, if gevent is here."""
+    """Return the original of an attribute that gevent may have replaced in a module of the standard library."""
     monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and hasattr(monkey, "get_original"):  # it may be in the middle of its own import
+    if monkey is not None and hasattr(monkey, "get_original"):  # gevent.monkey may be partly imported at this time
         return monkey.get_original(module, name)
     return getattr(sys.modules[module], name)
 
@@ -40,31 +40,33 @@ def has_gevent() -> bool:
 
 
 def has_eventlet() -> bool:
-    """Return True if eventlet has replaced threads or sockets; it keeps no originals that work beside it."""
+    """Return True if eventlet has replaced threads or sockets; it keeps no originals that work together with
+    it."""
     patcher = sys.modules.get("eventlet.patcher")
     return patcher is not None and any(map(patcher.is_monkey_patched, ("thread", "socket")))
 
 
 def new_socket(family: int, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
-    """Return a socket of the system. Raises OSError."""
-    made: socket.socket = _original("socket", "socket")(family, kind, protocol)
-    return made
+    """Return a socket of the operating system. Raises OSError."""
+    sock: socket.socket = _original("socket", "socket")(family, kind, protocol)
+    return sock
 
 
 def getaddrinfo(host: str, port: int, *, kind: int, protocol: int) -> list[Any]:
-    """Ask the system's resolver; blocks. Raises OSError."""
+    """Query the system's resolver; blocks. Raises OSError."""
     found: list[Any] = _original("socket", "getaddrinfo")(host, port, type=kind, proto=protocol)
     return found
 
 
 def wait_for(future: Future[Any], timeout: float | None = None) -> None:
-    """Wait until a future that another thread sets is done, or for ``timeout`` seconds. Other greenlets run
-    meanwhile; where there are none, ``Future.result`` waits by itself and this returns at once."""
+    """Wait until a future that another thread sets is done, at most ``timeout`` seconds, and let greenlets run.
+
+    Without gevent this returns at once, because ``Future.result`` waits by itself."""
     if not has_gevent_threads():
         return
-    gevent: Any = importlib.import_module("gevent")  # it is there, or its threads would not be
+    gevent: Any = importlib.import_module("gevent")  # loaded already: it has replaced the threads
     done = importlib.import_module("gevent.event").Event()
-    # The hub cannot know that another thread is going to tell; this keeps it waiting.
+    # Without a watcher the hub would end, because it does not know that another thread will set the event.
     watcher = gevent.get_hub().loop.async_()
     watcher.start(done.set)
     try:
@@ -75,10 +77,10 @@ def wait_for(future: Future[Any], timeout: float | None = None) -> None:
 
 
 class Thread:
-    """A running daemon thread of the system."""
+    """Running daemon thread of the operating system."""
 
     def __init__(self, run: Callable[[], None], name: str) -> None:
-        """Start it. Raises RuntimeError when the interpreter is about to end."""
+        """Start the thread. Raises RuntimeError if the interpreter is shutting down."""
         self._run = run
         self._ident = 0
         self._ended: Any = None
@@ -93,18 +95,18 @@ class Thread:
 
     @property
     def is_current(self) -> bool:
-        """True for a caller on this thread."""
+        """True if the caller runs on this thread."""
         if self._thread is not None:
             return threading.current_thread() is self._thread
         return bool(_original("_thread", "get_ident")() == self._ident)
 
     @property
     def is_alive(self) -> bool:
-        """True until it has ended."""
+        """True until the thread has ended."""
         return self._thread.is_alive() if self._thread is not None else bool(self._ended.locked())
 
     def join(self) -> None:
-        """Wait for its end. Blocks, greenlets included: to be called when the end is near."""
+        """Wait for the end of the thread. This also blocks all greenlets of the caller's thread."""
         if self._thread is not None:
             self._thread.join()
         else:

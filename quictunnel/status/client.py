@@ -1,4 +1,4 @@
-"""Queries the status of all clients of this user on this machine, and removes sockets of ended processes."""
+"""Query of the status of all client processes of this user on this machine; removes sockets of ended processes."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ MAX_PORT_FILE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class QueryResult:
     """Reports of the queried processes."""
 
     reports: tuple[Report, ...] = ()
-    faults: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
     """Sentences about the processes that did not answer."""
-    unasked: int = 0
+    unqueried: int = 0
     """Number of processes beyond MAX_PROCESSES, which were not queried."""
 
 
@@ -56,7 +56,7 @@ class Rate:
 class StatusSample:
     """Reports, with rates from two queries."""
 
-    found: Found
+    result: QueryResult
     rates: Mapping[tuple[int, str, int], Rate] = field(default_factory=dict)
     """Rates by process, public URL and local port."""
 
@@ -65,7 +65,7 @@ class _StaleError(Exception):
     """Error of a socket or port file whose process has ended."""
 
 
-def query(directory: Path | None = None) -> Found:
+def query(directory: Path | None = None) -> QueryResult:
     """Query all processes once.
 
     Args:
@@ -78,9 +78,9 @@ def query(directory: Path | None = None) -> Found:
     try:
         check_directory(directory)
     except FileNotFoundError:
-        return Found()
+        return QueryResult()
     paths = sorted(path for path in directory.iterdir() if path.suffix in (SOCKET, PORT_FILE))
-    return asyncio.run(_ask_all(paths))
+    return asyncio.run(_query_all(paths))
 
 
 def sample(pause: float, directory: Path | None = None) -> StatusSample:
@@ -93,28 +93,28 @@ def sample(pause: float, directory: Path | None = None) -> StatusSample:
     if not before.reports:
         return StatusSample(before)
     time.sleep(pause)
-    found = query(directory)
-    return StatusSample(found, _rates(before, found, pause))
+    result = query(directory)
+    return StatusSample(result, _rates(before, result, pause))
 
 
-async def _ask_all(paths: list[Path]) -> Found:
+async def _query_all(paths: list[Path]) -> QueryResult:
     reports: list[Report] = []
-    faults: list[str] = []
+    errors: list[str] = []
     for path in paths[:MAX_PROCESSES]:
         try:
-            reports.append(await _ask(path))
+            reports.append(await _query(path))
         except _StaleError:
             with contextlib.suppress(OSError):  # another query has removed it already
                 path.unlink()
         except OSError as error:
-            why = error.strerror or str(error) or "time-out"
-            faults.append(f"Process {_pid(path) or path.name} does not answer ({why}).")
+            why = error.strerror or str(error) or "timeout"
+            errors.append(f"Process {_pid(path) or path.name} does not answer ({why}).")
         except msgspec.MsgspecError:
-            faults.append(f"Process {_pid(path) or path.name} sent a report that this version cannot read.")
-    return Found(tuple(reports), tuple(faults), max(0, len(paths) - MAX_PROCESSES))
+            errors.append(f"Process {_pid(path) or path.name} sent a report that this version cannot read.")
+    return QueryResult(tuple(reports), tuple(errors), max(0, len(paths) - MAX_PROCESSES))
 
 
-async def _ask(path: Path) -> Report:
+async def _query(path: Path) -> Report:
     """Query one process.
 
     Raises:
@@ -196,7 +196,7 @@ def key(report: Report, tunnel: TunnelStatus) -> tuple[int, str, int]:
     return (report.pid, tunnel.url, tunnel.port)
 
 
-def _rates(before: Found, after: Found, seconds: float) -> dict[tuple[int, str, int], Rate]:
+def _rates(before: QueryResult, after: QueryResult, seconds: float) -> dict[tuple[int, str, int], Rate]:
     known = {key(report, tunnel): tunnel for report in before.reports for tunnel in report.tunnels}
     rates = {}
     for report in after.reports:

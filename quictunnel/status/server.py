@@ -193,7 +193,7 @@ def withdraw(owner: object) -> None:
     _server.withdraw(owner)
 
 
-def _forked() -> None:
+def _replace_after_fork() -> None:
     global _server
     _server.disable()
     # Keep a reference: its finalizer would close descriptors that may belong to other files by then.
@@ -205,7 +205,7 @@ _inherited: list[StatusServer] = []
 """Servers inherited by fork, one for each generation."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_replace_after_fork)
 
 
 @atexit.register

@@ -22,7 +22,7 @@ class StreamCode(enum.IntEnum):
     REFUSED = 0x02
     """The origin refused the connection."""
     UNREACHABLE = 0x03
-    """The origin could not be reached: a time-out, or the client lacked a resource."""
+    """The origin could not be reached: a timeout, or the client lacked a resource."""
     UNKNOWN_LEASE = 0x04
     """The preface names a lease that is not (or no longer) held."""
     STALLED = 0x05
@@ -86,15 +86,15 @@ class SessionCode(enum.IntEnum):
     SUPERSEDED = 0x1B
     """A newer session with the same ticket took the name over. (A client of version 1 gets REPLACED.)"""
     CLOSED = 0x1C
-    """The client has closed for good; the session whose secret it sent on this link ends too."""
+    """The client was closed and will not reconnect; the session whose secret it sent on this link ends too."""
 
 
 class BindCode(enum.IntEnum):
     """Reason why a lease was refused or taken away."""
 
     TOO_MANY = 0x01
-    """The session, or the token's sessions together, are at the limit of leases (the token's, or its share of the
-    edge's)."""
+    """A limit is reached: of leases of the session, of leases of the token (its own limit, or its share of the
+    edge's), or of clients in a pool."""
     NO_PORT = 0x02
     """No TCP port of the edge's range is free within this token's share."""
     H2_FORBIDDEN = 0x03
@@ -102,23 +102,24 @@ class BindCode(enum.IntEnum):
     CLOSING = 0x04
     """The edge is draining and takes no new lease."""
     INVALID = 0x05
-    """The options of the lease contradict each other."""
+    """The options of the lease contradict each other, or a name or network in them is invalid."""
     STALE = 0x06
-    """A newer ticket of the same name is in use."""
+    """A newer ticket of the same name is in use, or the session has used this ticket for another lease."""
     FORBIDDEN = 0x07
     """The token does not allow a lease with these options."""
     NAME_TAKEN = 0x08
-    """Another identity owns the name."""
+    """The name belongs to another token."""
     NAME_RESERVED = 0x09
     """The name is reserved by the edge."""
     PORT_TAKEN = 0x0A
-    """The TCP port is owned by another identity, in use, or outside the edge's range."""
+    """The TCP port belongs to another token, is in use, or is outside the edge's range."""
     NOT_SHARED = 0x0B
-    """Another client of the same identity has the name, and one of the two does not share it."""
+    """The name is in use by this token and cannot be shared or taken over: one of the two clients does not share
+    it or has other options, this session has a lease of the name, or the name was taken over too often lately."""
     REPLACED = 0x0C
-    """Another client of the same identity has taken over the name of this lease."""
+    """Another client of the same token has taken over the name of this lease."""
     TOO_MANY_NAMES = 0x0D
-    """The identity is at the limit of names and ports, or at the rate limit for random names."""
+    """The token is at the limit of names and ports, or at the rate limit for random names."""
     BANNED = 0x0E
     """The edge's operator has banned the name."""
     DOMAIN_FORBIDDEN = 0x0F

@@ -48,7 +48,7 @@ class Phase(enum.Enum):
     """The client has sent Hello; the edge has not answered."""
     OPEN = "open"
     """The edge has sent Welcome."""
-    LEAVING = "leaving"
+    DRAINING = "draining"
     """The edge has sent GoAway."""
 
 
@@ -66,22 +66,22 @@ TRANSITIONS: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.OPEN, Side.EDGE, Credits): Phase.OPEN,
     (Phase.OPEN, Side.CLIENT, StreamsAborted): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, StreamsAborted): Phase.OPEN,
-    (Phase.OPEN, Side.EDGE, GoAway): Phase.LEAVING,
+    (Phase.OPEN, Side.EDGE, GoAway): Phase.DRAINING,
     # After a Welcome with ``resumed``. The session enforces that it comes first, and once.
     (Phase.OPEN, Side.CLIENT, ResumeState): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, ResumeState): Phase.OPEN,
     # The client may not have read the GoAway yet, so it may still send a Bind. The edge refuses it.
-    (Phase.LEAVING, Side.CLIENT, Bind): Phase.LEAVING,
-    (Phase.LEAVING, Side.CLIENT, BindV2): Phase.LEAVING,
-    (Phase.LEAVING, Side.EDGE, BindRefused): Phase.LEAVING,
-    (Phase.LEAVING, Side.CLIENT, Unbind): Phase.LEAVING,
-    (Phase.LEAVING, Side.EDGE, Unbound): Phase.LEAVING,
-    (Phase.LEAVING, Side.CLIENT, Credits): Phase.LEAVING,
+    (Phase.DRAINING, Side.CLIENT, Bind): Phase.DRAINING,
+    (Phase.DRAINING, Side.CLIENT, BindV2): Phase.DRAINING,
+    (Phase.DRAINING, Side.EDGE, BindRefused): Phase.DRAINING,
+    (Phase.DRAINING, Side.CLIENT, Unbind): Phase.DRAINING,
+    (Phase.DRAINING, Side.EDGE, Unbound): Phase.DRAINING,
+    (Phase.DRAINING, Side.CLIENT, Credits): Phase.DRAINING,
     # For the same reason a client that resumes its session at this moment may send its state.
-    (Phase.LEAVING, Side.CLIENT, ResumeState): Phase.LEAVING,
-    (Phase.LEAVING, Side.EDGE, Credits): Phase.LEAVING,
-    (Phase.LEAVING, Side.CLIENT, StreamsAborted): Phase.LEAVING,
-    (Phase.LEAVING, Side.EDGE, StreamsAborted): Phase.LEAVING,
+    (Phase.DRAINING, Side.CLIENT, ResumeState): Phase.DRAINING,
+    (Phase.DRAINING, Side.EDGE, Credits): Phase.DRAINING,
+    (Phase.DRAINING, Side.CLIENT, StreamsAborted): Phase.DRAINING,
+    (Phase.DRAINING, Side.EDGE, StreamsAborted): Phase.DRAINING,
 }
 
 

@@ -1,12 +1,13 @@
 """Flow control windows of the session protocol, for the sender and for the receiver.
 
-Offsets count bytes from the start of one direction of one stream. The end of the direction (FIN) counts as
-one more byte, so a single number also tells whether the end has arrived: a direction of ``n`` bytes is fully
+Offsets count bytes from the start of one direction of one stream. The end of the direction (FIN) counts as one
+more byte, so one offset also shows whether the end has arrived: a direction of ``n`` bytes is fully
 acknowledged by ``consumed == n + 1``.
 
-Credit is the acknowledgement. A receiver grants it when it has written the bytes to its TCP connection. So one
-number bounds the memory of both sides, slows a fast sender down to the speed of its reader, and tells which bytes
-never have to be sent again.
+Three words: a *window* is a size in bytes, *room* is the part of it that is left, and a *credit* is an
+announcement ``(consumed, limit)`` of the receiver. A receiver sends credit when it has written the bytes to its
+TCP connection. So credit is also the acknowledgement: it bounds the memory of both sides, slows a fast sender
+down to the speed of its reader, and shows which bytes never have to be sent again.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class MemoryShare(Protocol):
 
     @property
     def is_used_up(self) -> bool:
-        """Return True if the budget is exhausted."""
+        """True if the budget is exhausted."""
 
 
 class WindowPool:

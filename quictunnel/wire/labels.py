@@ -8,8 +8,9 @@ from typing import Final
 MAX_LABEL: Final = 63
 """RFC 1035 section 2.3.4."""
 RANDOM_LABEL: Final = re.compile(r"(?=.*[2-7])[a-z2-7]{16}")
-"""A random name, which the edge gives to a tunnel that requests none: 80 bits in base32, with at least one digit.
-No client may request a name of this form: visitors of its former owner still know it."""
+"""Random name, which the edge assigns to a tunnel that requests no name: 80 bits in base32, with at least one
+digit. No client may request a name of this form, because visitors may still use it to reach its former
+owner."""
 
 LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """Any label of a host name, in lower case (RFC 1123 section 2.1)."""

@@ -31,7 +31,8 @@ MAX_RESUME_ENTRIES = 256
 SECRET_SIZE = 32
 """Bytes of a session's secret: too many to guess."""
 PROGRAM_SIZE = 16
-"""Bytes of a program's identifier, by which an edge tells apart the programs that use one ticket."""
+"""Bytes of the random identifier of a client object, by which an edge distinguishes clients that use one
+ticket."""
 MAX_HOLD = 3600
 """Seconds for which an edge may keep a session without a link."""
 MAX_OFFSET = (1 << 62) - 1
@@ -50,8 +51,8 @@ MAX_NETWORKS = 64
 MAX_TIME = (1 << 40) - 1
 """Seconds since the epoch: enough for more than ten thousand years."""
 
-# Text from a peer can contain no terminal control sequence and no look-alike characters: a message with text that
-# does not match is malformed.
+# A message whose text does not match is malformed. So a peer cannot send terminal control sequences, nor
+# characters that look like others.
 PRINTABLE_PATTERN: Final = r"\A[ -~]*\Z"
 """Printable ASCII."""
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -151,13 +152,13 @@ class Bind(Message, frozen=True, tag=3):
 
 
 class BindV2(Bind, frozen=True, tag=11):
-    """Client, to an edge that speaks version 2: a Bind that also identifies the program."""
+    """Client, to an edge that speaks version 2: a Bind that also identifies the client object that sends it."""
 
     program: Annotated[bytes, msgspec.Meta(max_length=PROGRAM_SIZE)] = b""
-    """Random bytes that the program chose at its start, the same in all of its sessions."""
+    """Random identifier of the client object (one for each ``Client``), the same in all of its sessions."""
     again: bool = False
-    """The program has held this lease before. It then does not take the name from another program that has used
-    the ticket since."""
+    """True if this client has held the lease before. It then does not take the name from another client that has
+    used the ticket since."""
 
     def of_version_1(self) -> Bind:
         """Return the Bind of version 1, without the newer fields."""

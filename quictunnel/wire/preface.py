@@ -1,8 +1,8 @@
-"""The preface of a data stream: the lease that the visitor asked for, and the visitor's address.
+"""Preface of a data stream: the stream's number, the lease that it belongs to, and the visitor's address.
 
-The edge writes it as the first bytes of each stream it opens: one byte of length, then that many bytes of
-a MessagePack array. The visitor's own bytes follow at once, usually in the same datagram. Only the edge
-writes one; the stream's other direction carries the origin's bytes alone.
+The edge writes it as the first bytes of each stream that it opens: one byte of length, then that many bytes of
+a MessagePack array. The visitor's own bytes follow at once, usually in the same datagram. Only the edge writes a
+preface; the other direction of the stream has only the origin's bytes.
 """
 
 from __future__ import annotations

@@ -169,10 +169,10 @@ def test_a_fault_of_the_inspector_stays_there(
     recording.visitor_sends(GET)
     monkeypatch.setattr(ConnectionParser, "data", broken)
     for _ in range(3):
-        recording.tap.direction(OUT).passed(OK, len(OK))
+        recording.tap.tapped(OUT).passed(OK, len(OK))
         other = recording.recorder.tap("other")
-        other.direction(IN).passed(GET, len(GET))
-        other.direction(IN).passed(GET, len(GET))
+        other.tapped(IN).passed(GET, len(GET))
+        other.tapped(IN).passed(GET, len(GET))
     with caplog.at_level(logging.ERROR):
         while recording.recorder.drain():
             pass
@@ -200,9 +200,9 @@ def test_queue_is_bounded_in_bytes_and_counts_losses(monkeypatch: pytest.MonkeyP
     recording = Recording()
     recording.visitor_sends(GET)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
-    recording.tap.direction(OUT).passed(head, len(head))
+    recording.tap.tapped(OUT).passed(head, len(head))
     for _ in range(50):
-        recording.tap.direction(OUT).passed(b"x" * 100, 100)
+        recording.tap.tapped(OUT).passed(b"x" * 100, 100)
     assert recording.recorder.waiting <= 1000
     recording.drain()
     recording.pass_bytes(OUT, OK)  # behind the gap, which was all body
@@ -293,8 +293,8 @@ def test_queue_is_bounded_in_pieces_and_keeps_ends(monkeypatch: pytest.MonkeyPat
         recording.pass_bytes(IN, GET, tap=tap)
     monkeypatch.setattr(limits, "MAX_EVENTS", 10)
     for tap in taps:
-        tap.direction(OUT).passed(b"H", 1)
-        tap.direction(IN).ended()
+        tap.tapped(OUT).passed(b"H", 1)
+        tap.tapped(IN).ended()
         tap.closed("over")
     assert len(recording.recorder._queue) == 10
     recording.drain()
@@ -327,8 +327,8 @@ def test_connections_beyond_the_bound_are_counted_not_looked_into(monkeypatch: p
 def test_looking_ends_when_its_time_is_over() -> None:
     recording = Recording()
     for _ in range(1000):
-        recording.tap.direction(IN).passed(GET, len(GET))
-        recording.tap.direction(OUT).passed(OK, len(OK))
+        recording.tap.tapped(IN).passed(GET, len(GET))
+        recording.tap.tapped(OUT).passed(OK, len(OK))
     assert recording.recorder.drain(0.0)
     assert recording.recorder.waiting == 1000 * len(GET + OK) - len(GET)
     recording.drain()
@@ -346,7 +346,7 @@ def test_no_wake_is_lost_between_two_threads() -> None:
         for _ in range(rounds):
             while not recorder.has_room(len(GET)):
                 pass
-            tap.direction(IN).passed(b"\x00", 1)
+            tap.tapped(IN).passed(b"\x00", 1)
 
     saying = threading.Thread(target=say)
     saying.start()
@@ -363,9 +363,9 @@ def test_no_wake_is_lost_between_two_threads() -> None:
 def test_a_closed_recorder_takes_nothing() -> None:
     recording = Recording()
     recording.visitor_sends(GET)
-    recording.tap.direction(IN).passed(GET, len(GET))
+    recording.tap.tapped(IN).passed(GET, len(GET))
     recording.recorder.close()
-    recording.tap.direction(IN).passed(GET, len(GET))
+    recording.tap.tapped(IN).passed(GET, len(GET))
     recording.drain()
     assert len(recording.store) == 1
 

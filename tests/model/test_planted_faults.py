@@ -52,7 +52,7 @@ def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:
 def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """An account is against the protocol once the edge has said that it leaves."""
     # A copy, for deleting and restoring a row would change the order that docs/PROTOCOL.md shows.
-    row = (control_state.Phase.LEAVING, control_state.Side.CLIENT, ResumeState)
+    row = (control_state.Phase.DRAINING, control_state.Side.CLIENT, ResumeState)
     monkeypatch.setattr(
         control_state,
         "TRANSITIONS",

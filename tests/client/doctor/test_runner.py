@@ -307,7 +307,7 @@ def test_when_a_token_ends() -> None:
     [(0, "as the edge's clock"), (61, "61 s ahead of the edge's"), (-61, "61 s behind the edge's")],
 )
 def test_two_clocks(ahead: int, words: str) -> None:
-    found = certificate.compared(dt.datetime.fromtimestamp(NOW + ahead, dt.UTC), NOW)
+    found = certificate.compare_clocks(dt.datetime.fromtimestamp(NOW + ahead, dt.UTC), NOW)
     assert words in found.message
     assert found.verdict == ("warn" if ahead else "ok")
 

@@ -93,7 +93,7 @@ class TestALineThatCannotBeWritten:
             print("line", number, file=steady, flush=True)
         assert other.getvalue() == (
             "quictunnel: standard output cannot be written (No space left on device); "
-            "this program goes on without it\n"
+            "continuing without it\n"
         )
         full.is_full = False
         print("line 3", file=steady, flush=True)

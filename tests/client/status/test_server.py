@@ -72,7 +72,7 @@ def open_endpoint(
 def test_status_socket_ends_with_the_last_tunnel(
     open_endpoint: Callable[[int], StatusServer], room: Path, background: EventLoopThread
 ) -> None:
-    assert client.query(room) == client.Found(), "no directory is nothing"
+    assert client.query(room) == client.QueryResult(), "no directory is nothing"
     opened = open_endpoint(2)
     path = opened.path
     assert path is not None
@@ -80,7 +80,7 @@ def test_status_socket_ends_with_the_last_tunnel(
     assert stat.S_IMODE(room.stat().st_mode) == 0o700
     found = client.query(room)
     assert [report.tunnels for report in found.reports] == [[listed(0), listed(1)]]
-    assert (found.reports[0].pid, found.faults) == (os.getpid(), ())
+    assert (found.reports[0].pid, found.errors) == (os.getpid(), ())
 
     async def withdraw(number: int) -> None:
         opened.withdraw(number)
@@ -154,7 +154,7 @@ def test_sockets_of_dead_processes_are_removed(room: Path) -> None:
         port = gone.getsockname()[1]
     (room / f"{ended.pid}-0003.port").write_bytes(b"%d %s\n" % (port, b"0" * 32))
     (room / "notes.txt").write_text("somebody's own")
-    assert client.query(room) == client.Found()
+    assert client.query(room) == client.QueryResult()
     assert [path.name for path in room.iterdir()] == ["notes.txt"]
 
 
@@ -165,7 +165,7 @@ def test_sockets_of_dead_processes_are_removed(room: Path) -> None:
         (b"{}", "cannot read"),
         (b"[" * 10_000, "cannot read"),
         (b"x" * (client.MAX_REPORT + 1), "too long"),
-        (None, "time-out"),
+        (None, "timeout"),
     ],
     ids=["nothing", "another version", "nonsense", "endless", "silence"],
 )
@@ -194,8 +194,8 @@ def test_malformed_answer_is_reported_and_its_socket_kept(
         over.set()
         thread.join()
     assert found.reports == ()
-    assert words in found.faults[0]
-    assert str(os.getpid()) in found.faults[0]
+    assert words in found.errors[0]
+    assert str(os.getpid()) in found.errors[0]
     assert path.exists()
 
 
@@ -204,7 +204,7 @@ def test_more_processes_than_are_asked(room: Path, monkeypatch: pytest.MonkeyPat
     own_directory(room)
     for number in range(5):
         (room / f"{number}.port").write_bytes(b"")
-    assert client.query(room).unasked == 3
+    assert client.query(room).unqueried == 3
 
 
 def test_a_directory_that_others_may_write_is_not_trusted(
