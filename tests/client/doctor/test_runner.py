@@ -95,7 +95,7 @@ def test_development_edge_passes_with_a_certificate_warning(real_edge: ClientCon
     assert "TLS 1.3 and quictunnel/1" in found["handshake"].message
     assert f"trusted by {real_edge.ca}" in found["certificate"].message
     assert "accepted by quictunnel/" in found["token"].message
-    assert found["clock"].message.endswith("as the edge's clock")
+    assert found["clock"].message.endswith("the same as the edge's clock")
     assert found["public address"].verdict == "warn"
     assert "answered through a tunnel" in found["public address"].message
     assert str(real_edge.ca) in found["public address"].remedy
@@ -154,7 +154,7 @@ def test_a_closed_port(look: Callable[..., dict[str, Finding]]) -> None:
         port = gone.getsockname()[1]
     found = look(address=f"127.0.0.1:{port}")["udp"]
     assert found.verdict == "fail"
-    assert found.message == f"UDP port {port} of 127.0.0.1 is closed: the host says that nobody listens there"
+    assert found.message == f"UDP port {port} of 127.0.0.1 is closed: the host reports that nobody listens there"
 
 
 def test_silent_port_is_a_finding(

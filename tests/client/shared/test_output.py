@@ -92,8 +92,7 @@ class TestALineThatCannotBeWritten:
         for number in range(3):
             print("line", number, file=steady, flush=True)
         assert other.getvalue() == (
-            "quictunnel: standard output cannot be written (No space left on device); "
-            "continuing without it\n"
+            "quictunnel: standard output cannot be written (No space left on device); continuing without it\n"
         )
         full.is_full = False
         print("line 3", file=steady, flush=True)
