@@ -56,7 +56,7 @@ _MODULES: Final = {
     "TunnelStats": ("events", "TunnelStats"),
     "forward": ("forwarding", "forward"),
     "__version__": ("shared.version", "VERSION"),
-    # What ``%load_ext quictunnel`` and ``%unload_ext quictunnel`` look for.
+    # Called by ``%load_ext quictunnel`` and ``%unload_ext quictunnel``.
     "load_ipython_extension": ("integrations.jupyter", "load_ipython_extension"),
     "unload_ipython_extension": ("integrations.jupyter", "unload_ipython_extension"),
 } | {name: ("errors", name) for name in __all__ if name.endswith("Error")}

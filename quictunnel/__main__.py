@@ -1,4 +1,4 @@
-"""``python -m quictunnel``: the command line where the ``quictunnel`` script is not on the path."""
+"""``python -m quictunnel``: the command line if the ``quictunnel`` script is not on the path."""
 
 import sys
 

@@ -57,7 +57,7 @@ class Child:
             why = error.strerror if isinstance(error, OSError) and error.strerror else "not a command"
             raise ConfigError(f"{self.name} cannot be started ({why}): correct the command after --.") from None
         if self._guard is not None:
-            self._guard.watch_over(self._process.pid)
+            self._guard.watch(self._process.pid)
         threading.Thread(target=self._wait, args=(when_ended,), name="quictunnel-run", daemon=True).start()
 
     @property
@@ -92,7 +92,7 @@ class Child:
         try:
             if POSIX:
                 signal_group(group, signal.SIGTERM)
-            elif self.status is None:  # pragma: no cover - Windows has no groups to tell
+            elif self.status is None:  # pragma: no cover - Windows sends no signals to groups
                 self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
             self.ended.wait(STOP_GRACE)
             if POSIX and self.ended.is_set():

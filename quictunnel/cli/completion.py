@@ -1,4 +1,4 @@
-"""``quictunnel completion``: print a script that lets a shell ask quictunnel for completions."""
+"""``quictunnel completion``: print a script by which a shell gets completions from quictunnel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quictunnel.shared.command_line import Command
 
 SHELLS: Final = ("bash", "zsh", "fish")
 VARIABLE: Final = "_QUICTUNNEL_COMPLETE"
-"""Environment variable by which the scripts ask for completions."""
+"""Environment variable by which the scripts request completions."""
 
 
 @click.command(

@@ -75,7 +75,7 @@ class _Requests(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # an idle keep-alive connection would delay the end by its time-out
+    block_on_close = False  # an idle keep-alive connection would delay the end by its timeout
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a visitor that disconnects early; the base class would print a traceback."""

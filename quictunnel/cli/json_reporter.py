@@ -5,7 +5,7 @@
     {"event": "ready", "url": "https://...", "tls_socket": ["h", 8443], "tcp_socket": ["h", 20001] | null}
         and "inspector_url": "http://..." with --inspect
     {"event": "state", "state": "reconnecting", "message": "...", "time": 1700000000.0}
-    {"event": "visitor" | "origin" | "warning", "message": "...", "time": 1700000000.0}
+    {"event": "visitor" | "origin" | "warning" | "resumed" | "lost", "message": "...", "time": 1700000000.0}
     {"event": "fetched", ...}                     of the demo
     {"event": "closed"}
 
@@ -71,7 +71,7 @@ class JsonReporter:
         """Print nothing: a program that needs numbers uses the Python interface."""
 
     def closing(self) -> None:
-        """Print nothing: the client's ``draining`` state reports it."""
+        """Print nothing: ``closed`` follows after the drain."""
 
     def closed(self) -> None:
         """Print ``closed`` if the tunnel was open."""

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 MAX_EVENTS: Final = 6
 """Recent events on the screen; the whole screen then has 17 rows and fits a terminal of 24."""
 MIN_WIDTH: Final = 30
-"""Columns that the screen needs to show an address, folded, beside the labels. Narrower terminals get plain
-lines."""
+"""Columns that the screen needs for the labels and a folded address. Narrower terminals get plain lines."""
 RATE_WINDOW: Final = 2.0
 """Seconds over which a rate is averaged: long enough to be readable."""
 MAX_SAMPLES: Final = 64
 """Samples of the byte counters to keep. The window has eight; bursts of events add more."""
 
-_STYLES: Final = {"connected": "green", "draining": "yellow", "closed": "dim", "refused": "red", "failed": "red"}
+_STYLES: Final = {"connected": "green", "closed": "dim", "refused": "red", "failed": "red"}
+"""Styles of the states; all others are yellow."""
 
 
 class LiveReporter:
@@ -91,17 +91,17 @@ class LiveReporter:
         return inward, outward
 
     def closing(self) -> None:
-        """Stop drawing and say that the drain begins."""
-        self._leave()
+        """Stop drawing and print that the drain begins."""
+        self._stop_drawing()
         self.note(STOPPING)
 
     def closed(self) -> None:
         """Stop drawing."""
-        self._leave()
+        self._stop_drawing()
         if self._opened is not None:
             self.note("Closed.")
 
-    def _leave(self) -> None:
+    def _stop_drawing(self) -> None:
         """Stop drawing and restore the cursor. The last screen stays visible."""
         if self._live is not None:
             self._live.stop()
@@ -131,8 +131,8 @@ def render(
     facts.add_row(
         "Traffic", Text(f"{size(snapshot.bytes_in)} in{inward} · {size(snapshot.bytes_out)} out{outward}")
     )
-    if turns := _turns(snapshot):
-        facts.add_row("Link", Text(turns))
+    if counts := _reconnect_counts(snapshot):
+        facts.add_row("Link", Text(counts))
 
     lines = [
         Text.assemble((when, "dim"), "  ", message, no_wrap=True, overflow="ellipsis") for when, message in events
@@ -141,7 +141,7 @@ def render(
     return Group(title, Text(), facts, *([Text(), *lines] if lines else []))
 
 
-def _turns(snapshot: Snapshot) -> str:
+def _reconnect_counts(snapshot: Snapshot) -> str:
     """Return the counts of resumes, migrations and reconnects as text; empty if all are zero."""
     counts = (
         ("resumed", snapshot.resumed),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 PORT: Final = "PORT"
-"""Environment variable by which platforms tell a web app its port."""
+"""Environment variable in which platforms give a web app its port."""
 
 _NUMBER_FLAGS: Final = frozenset({"--port", "-p", "--server.port", "--server-port", "--http-port"})
 """Options whose value is a port; other values, such as docker's ``-p 8080:80``, are ignored."""
@@ -43,7 +43,7 @@ def port_of(command: Sequence[str], environ: Mapping[str, str], given: int | Non
         found.add(port)
     if not found:
         raise InvalidError(
-            f"The command line of {command[0]} does not tell its port: give it with --port, as in "
+            f"The command line of {command[0]} does not contain its port: give it with --port, as in "
             "`quictunnel run --port 8000 -- ...`."
         )
     if len(found) > 1:

@@ -1,8 +1,8 @@
 """Guard process that ends the program's process group when quictunnel is gone.
 
 PR_SET_PDEATHSIG would end only the program itself, on Linux, and none of its child processes. The guard is forked
-before any thread starts and reads from a pipe. The end of the pipe tells it that quictunnel has ended, even by
-SIGKILL; it then ends the program's whole process group. POSIX only.
+before any thread starts and reads from a pipe. When the pipe is closed, quictunnel has ended, perhaps by SIGKILL;
+the guard then ends the program's whole process group. POSIX only.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class ProcessGuard:
                 os._exit(0)
         os.close(reading)
 
-    def watch_over(self, group: int) -> None:
-        """Have this process group ended when this process is gone."""
+    def watch(self, group: int) -> None:
+        """Make the guard end this process group when this process has ended."""
         os.write(self._writing, b"%d\n" % group)
 
     def dismiss(self) -> None:

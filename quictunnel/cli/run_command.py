@@ -89,7 +89,7 @@ Examples:
   quictunnel run --json -- flask run --port 5000     its output goes to stderr, events to stdout
 
 Choice of the port:
-  --port; else the port in the program's command line (--port 8000, -p 8000, --bind 0.0.0.0:8000,
+  --port, or the port in the program's command line (--port 8000, -p 8000, --bind 0.0.0.0:8000,
   http.server 8000, runserver 8000, PORT=8000) or in the variable PORT. It is never guessed.
 
 The program does not get QUICTUNNEL_TOKEN. No variable has its public address, because the tunnel
@@ -97,7 +97,7 @@ opens only when the program listens.
 
 Exit status:
   0  stopped by Ctrl-C or SIGTERM
-  else the exit status of the program; 1 if it succeeded but never listened
+  otherwise the exit status of the program; 1 if it succeeded but never listened
 {EDGE_LOOKUP}""",
 )
 @click.argument(
@@ -133,7 +133,7 @@ def launch(
 ) -> int:
     """Run the program and its tunnel. Return the program's exit status, or 0 if the command was stopped.
 
-    An error of the package ends the program and passes through.
+    An error of the package ends the program and is raised.
     """
     port = port_of(program, os.environ, port)
     config = load_config(edge=edge, ca=ca, token_file=token_file)
@@ -144,14 +144,14 @@ def launch(
     inbox = Inbox()
     child: Child | None = None
 
-    def leave(status: int) -> None:
+    def exit_process(status: int) -> None:
         if child is not None:
             child.kill()
         os._exit(status)
 
-    interrupts = Interrupts(inbox, leave)
+    interrupts = Interrupts(inbox, exit_process)
     with interrupts.installed(), contextlib.ExitStack() as stack:
-        with interrupts.held():
+        with interrupts.delayed():
             child = Child(
                 program,
                 environment(os.environ, port),

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 TICK_INTERVAL: Final = 0.25
 """Seconds between updates of the numbers."""
 MAX_PENDING: Final = 1000
-"""Events that may wait while stdout is blocked. Beyond it, events about visitors are dropped and counted."""
+"""Events that may wait while stdout is blocked. Further events about visitors are dropped and counted."""
 MAX_PENDING_STATES: Final = 2 * MAX_PENDING
-"""The same limit for all other events, which are rarer and more important. They need a limit too: a client may
-reconnect for hours behind a blocked pipe."""
+"""The limit for all other events, which are rarer and more important. They need one too: a client may reconnect
+for hours while a pipe is blocked."""
 
 
 class Inbox:
@@ -52,7 +52,7 @@ class Inbox:
         self._dropped = 0
 
     def stop(self) -> None:
-        """Ask the main thread to stop."""
+        """Make the main thread stop: its next :meth:`get` returns None."""
         self._queue.put(None)
 
     def put(self, event: ClientEvent) -> None:
@@ -95,48 +95,48 @@ class EventGate:
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._lock = threading.Lock()
-        self._held: deque[ClientEvent] = deque(maxlen=MAX_PENDING)
+        self._delayed: deque[ClientEvent] = deque(maxlen=MAX_PENDING)
         self._is_open = False
 
     def put(self, event: ClientEvent) -> None:
-        """Take an event. Called on the client's thread."""
+        """Deliver or delay an event. Called on the client's thread."""
         with self._lock:
             if self._is_open:
                 self._inbox.put(event)
             elif event.kind == "connected":
-                held = [earlier for earlier in self._held if earlier.kind == WARNING]
-                self._held.clear()
-                self._held.extend(held)
+                warnings = [earlier for earlier in self._delayed if earlier.kind == WARNING]
+                self._delayed.clear()
+                self._delayed.extend(warnings)
             else:
-                self._held.append(event)
+                self._delayed.append(event)
 
     def opened(self) -> None:
         """Deliver the delayed events, and all following ones at once."""
         with self._lock:
             self._is_open = True
-            while self._held:
-                self._inbox.put(self._held.popleft())
+            while self._delayed:
+                self._inbox.put(self._delayed.popleft())
 
 
 class Interrupts:
     """Handler of SIGINT and SIGTERM: the first starts the drain, the second ends the process at once."""
 
-    def __init__(self, inbox: Inbox, leave: Callable[[int], object] = os._exit) -> None:
+    def __init__(self, inbox: Inbox, exit_process: Callable[[int], object] = os._exit) -> None:
         self._inbox = inbox
-        self._leave = leave
-        self._seen = False
-        self._is_held = False
+        self._exit_process = exit_process
+        self._was_called = False
+        self._is_delaying = False
         self._pending: int | None = None
         self.is_serving = False
         """True when the tunnel is open."""
 
     def __call__(self, number: int, _frame: FrameType | None = None) -> None:
-        if self._is_held:
+        if self._is_delaying:
             self._pending = number
             return
-        if self._seen:
-            self._leave(128 + number)  # the exit status that a shell reports after a signal
-        self._seen = True
+        if self._was_called:
+            self._exit_process(128 + number)  # the exit status that a shell reports after a signal
+        self._was_called = True
         if self.is_serving:
             self._inbox.stop()
         else:
@@ -144,13 +144,13 @@ class Interrupts:
             raise KeyboardInterrupt
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def delayed(self) -> Iterator[None]:
         """Delay signals until the end of the block, while an object is created that must be cleaned up."""
-        self._is_held = True
+        self._is_delaying = True
         try:
             yield
         finally:
-            self._is_held = False
+            self._is_delaying = False
             if self._pending is not None:
                 self(self._pending)
 
@@ -215,16 +215,16 @@ def serve(
     interrupts: Interrupts,
     when_open: Callable[[OpenTunnel], bool] = lambda _: True,
 ) -> None:
-    """Open a tunnel, show it until the inbox says stop, and let it drain.
+    """Open a tunnel, report its events until the inbox is stopped, and let the tunnel drain.
 
-    Errors of the package pass through, and so does KeyboardInterrupt while the tunnel opens.
+    Errors of the package are raised, and so is KeyboardInterrupt while the tunnel opens.
 
     Args:
         client: the client, which is closed at the end.
         request: port and options.
         reporter: the reporter to call.
         inbox: the queue of events.
-        interrupts: the signal handler, which is told when the tunnel is open.
+        interrupts: the signal handler; its ``is_serving`` is set when the tunnel is open.
         when_open: called once with the open tunnel; if it returns False, the tunnel is closed at once.
     """
     with closing(client), ExitStack() as subscription:
@@ -234,27 +234,27 @@ def serve(
             with quictunnel.forward(request.port, client=client, **request.options) as tunnel:
                 interrupts.is_serving = True
                 gate.opened()
-                with _surviving_a_closed_pipe():
+                with _ignoring_a_closed_pipe():
                     opened = OpenTunnel(tunnel, request.port, has_tcp=request.tcp)
                     reporter.opened(opened)
                     if when_open(opened):
                         _watch(reporter, inbox, client)
-                with _surviving_a_closed_pipe():
+                with _ignoring_a_closed_pipe():
                     reporter.closing()
         finally:
             subscription.close()
-            with _surviving_a_closed_pipe():
+            with _ignoring_a_closed_pipe():
                 for event in inbox.remaining():
                     reporter.event(event)
                 reporter.closed()
 
 
 def _watch(reporter: Reporter, inbox: Inbox, client: Client) -> None:
-    """Show events until a signal arrives.
+    """Report events until a signal arrives.
 
     Raises:
-        Error: the client or the tunnel has ended for good; of the client's class, such as AuthError for a revoked
-            token.
+        Error: the client or the tunnel has ended. It has the class of the client's failure, such as AuthError for
+            a revoked token.
     """
     while True:
         try:
@@ -271,8 +271,8 @@ def _watch(reporter: Reporter, inbox: Inbox, client: Client) -> None:
 
 
 @contextmanager
-def _surviving_a_closed_pipe() -> Iterator[None]:
-    """Ignore BrokenPipeError: without a reader of the output, the caller ends the tunnel with its drain."""
+def _ignoring_a_closed_pipe() -> Iterator[None]:
+    """Ignore BrokenPipeError: if the output has no reader, the caller closes the tunnel as after a signal."""
     try:
         yield
     except BrokenPipeError:

@@ -64,7 +64,7 @@ def test_the_variable_alone() -> None:
     ],
 )
 def test_unstated_port_is_not_guessed(line: str) -> None:
-    with pytest.raises(InvalidError, match=r"does not tell its port.*--port 8000"):
+    with pytest.raises(InvalidError, match=r"does not contain its port.*--port 8000"):
         port_of(line.split(), {"PORT": "none"}, None)
 
 

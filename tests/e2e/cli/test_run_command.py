@@ -236,7 +236,7 @@ def test_program_gets_port_and_edge_but_no_token(edge, start, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--", "uvicorn", "app:app"], "does not tell its port"),
+        (["--", "uvicorn", "app:app"], "does not contain its port"),
         (["uvicorn", "app:app", "--port", "8000"], "must follow after --"),
         (["--"], "must follow after --"),
         (["--port", "9", "--", "/nowhere/at-all"], "at-all cannot be started (No such file or directory)"),
