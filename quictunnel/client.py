@@ -204,7 +204,7 @@ class Client:
         with self._lock:
             if self._is_closed:
                 raise RuntimeError(CLOSED)
-            loop = event_loop.shared()
+            loop = event_loop.shared_loop()
             if self._manager is None or self._background is not loop:
                 self._background = loop
                 self._manager = ConnectionManager(self.config, self._observe)

@@ -17,7 +17,7 @@ import click
 from quictunnel.cli.common_options import JSON, LOG_LEVEL
 from quictunnel.cli.demo_app import sample_app
 from quictunnel.cli.json_reporter import JsonReporter
-from quictunnel.cli.reporter import printable
+from quictunnel.cli.reporter import one_line
 from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, choose_reporter, new_client, serve
 from quictunnel.errors import Error
 from quictunnel.shared.command_line import Command
@@ -100,7 +100,7 @@ def show(page: PageResponse, tunnel: Tunnel, reporter: Reporter) -> None:
     else:
         names = ", ".join(page.certificate_names)
         summary = f"{page.status} in {page.seconds * 1000:.0f} ms, {page.tls}, certificate verified for {names}"
-        body = [f"  | {printable(line)}" for line in page.body.splitlines()]
+        body = [f"  | {one_line(line)}" for line in page.body.splitlines()]
         for line in ("", f"Fetched {tunnel.url}", f"  {summary}", "", *body, ""):
             reporter.note(line)
     if page.status != http.client.OK:
@@ -116,7 +116,7 @@ def fetch(tunnel: Tunnel, ca: Path | None) -> PageResponse:
     try:
         return _fetch(tunnel, ca)
     except (OSError, http.client.HTTPException) as error:
-        why = printable(str(error) or type(error).__name__)
+        why = one_line(str(error) or type(error).__name__)
         raise Error(f"fetching {tunnel.url} failed: {why}") from None
 
 

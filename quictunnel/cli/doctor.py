@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from quictunnel.cli.common_options import EDGE, EDGE_LOOKUP, JSON, port
-from quictunnel.cli.reporter import printable
+from quictunnel.cli.reporter import one_line
 from quictunnel.shared import output
 from quictunnel.shared.command_line import Command
 
@@ -77,7 +77,7 @@ def show(findings: Iterable[Finding], *, as_json: bool) -> int:
 def line_of_json(finding: Finding) -> str:
     """Return a finding as one line of JSON."""
     fields = dataclasses.asdict(finding)
-    fields["message"], fields["remedy"] = printable(finding.message, MAX_TEXT), printable(finding.remedy, MAX_TEXT)
+    fields["message"], fields["remedy"] = one_line(finding.message, MAX_TEXT), one_line(finding.remedy, MAX_TEXT)
     return json.dumps(fields)
 
 
@@ -86,6 +86,6 @@ def lines_of(finding: Finding, *, has_colour: bool) -> str:
     verdict = f"{finding.verdict:<5}"
     if has_colour:
         verdict = f"\x1b[{_COLOURS[finding.verdict]}m{verdict}\x1b[0m"
-    line = f"{verdict}{finding.check:<{NAME_WIDTH}}{printable(finding.message, MAX_TEXT)}"
-    remedy = printable(finding.remedy, MAX_TEXT)
+    line = f"{verdict}{finding.check:<{NAME_WIDTH}}{one_line(finding.message, MAX_TEXT)}"
+    remedy = one_line(finding.remedy, MAX_TEXT)
     return f"{line}\n     {'':<{NAME_WIDTH}}-> {remedy}" if remedy else line

@@ -19,7 +19,7 @@ import json
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from quictunnel.cli.reporter import printable
+from quictunnel.cli.reporter import one_line
 from quictunnel.events import STATES, WARNING
 from quictunnel.shared.output import SteadyOutput
 
@@ -57,7 +57,7 @@ class JsonReporter:
 
     def event(self, event: ClientEvent) -> None:
         """Print an event of the client."""
-        message = printable(event.message)
+        message = one_line(event.message)
         if event.kind in STATES:
             # "closed" is also a state, but the line with that name comes last and only once.
             self.emit("state", state=event.kind, message=message, time=event.time)

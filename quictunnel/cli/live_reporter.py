@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quictunnel.cli.formatting import milliseconds, rate, size
-from quictunnel.cli.reporter import STOPPING, clock, printable
+from quictunnel.cli.reporter import STOPPING, clock, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ class LiveReporter:
 
     def event(self, event: ClientEvent) -> None:
         """Add an event and redraw."""
-        self._events.append((clock(event.time), printable(event.message)))
+        self._events.append((clock(event.time), one_line(event.message)))
         self.tick()
 
     def note(self, message: str) -> None:

@@ -75,7 +75,7 @@ class TextReporter:
 
     def event(self, event: ClientEvent) -> None:
         """Print an event with its time."""
-        self._line(f"{clock(event.time)}  {printable(event.message)}")
+        self._line(f"{clock(event.time)}  {one_line(event.message)}")
 
     def note(self, message: str) -> None:
         """Print a message."""
@@ -97,7 +97,7 @@ class TextReporter:
         print(text, file=self._out, flush=True)
 
 
-def printable(text: str, length: int = MAX_MESSAGE) -> str:
+def one_line(text: str, length: int = MAX_MESSAGE) -> str:
     """Return one line of at most ``length`` characters, with unprintable characters replaced by spaces."""
     line = "".join(character if character.isprintable() else " " for character in text[: length + 1])
     return line if len(line) <= length else line[: length - 1] + "…"

@@ -12,7 +12,7 @@ import msgspec
 
 from quictunnel.cli.common_options import JSON
 from quictunnel.cli.formatting import milliseconds, rate, size, span
-from quictunnel.cli.reporter import printable
+from quictunnel.cli.reporter import one_line
 from quictunnel.errors import ConfigError
 from quictunnel.shared.command_line import Command
 
@@ -59,7 +59,7 @@ def status(*, as_json: bool) -> int:
     except OSError as error:
         raise ConfigError(f"The running clients cannot be listed: {error.strerror or error}.") from None
     for sentence in seen.result.errors:
-        print(printable(sentence), file=sys.stderr)
+        print(one_line(sentence), file=sys.stderr)
     if seen.result.unqueried:
         print(f"{seen.result.unqueried} more processes were not queried.", file=sys.stderr)
     pairs = [(report, tunnel) for report in seen.result.reports for tunnel in report.tunnels]
@@ -101,4 +101,4 @@ def lines_of_text(passing: Rate | None, report: Report, tunnel: TunnelStatus) ->
         f"  {', '.join(link)}; up {span(time.time() - tunnel.since)}; by {report.program}, process {report.pid}",
         f"  visitors {tunnel.visitors_now} now, {tunnel.visitors_total} in total; {passed}",
     ]
-    return "\n".join(map(printable, lines))
+    return "\n".join(map(one_line, lines))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import quictunnel
 from quictunnel.cli.json_reporter import JsonReporter
-from quictunnel.cli.reporter import OpenTunnel, TextReporter, printable
+from quictunnel.cli.reporter import OpenTunnel, TextReporter, one_line
 from quictunnel.errors import Error
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent
 from quictunnel.shared.output import discard, has_cursor, standard_output
@@ -267,7 +267,7 @@ def _watch(reporter: Reporter, inbox: Inbox, client: Client) -> None:
         reporter.event(event)
         if event.kind in ("failed", "refused", LOST):
             failure = client.failure if event.kind != LOST else None
-            raise type(failure or Error())(f"The tunnel has ended: {printable(event.message)}")
+            raise type(failure or Error())(f"The tunnel has ended: {one_line(event.message)}")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def utc_now() -> dt.datetime:
 
 
 def examine(
-    shown: HandshakeReport, host: str, authority: Path | None, now: dt.datetime
+    report: HandshakeReport, host: str, authority: Path | None, now: dt.datetime
 ) -> tuple[Finding, Finding]:
     """Check the certificate chain of a handshake against name, authority and time.
 
@@ -37,7 +37,7 @@ def examine(
         The findings about the certificate and about the clock.
     """
     try:
-        leaf = x509.load_der_x509_certificate(shown.chain[0])
+        leaf = x509.load_der_x509_certificate(report.chain[0])
         names = _names(leaf)
     except ValueError as error:
         broken = fail("certificate", f"it cannot be parsed ({error})", "Create a new certificate on the edge.")
@@ -48,7 +48,7 @@ def examine(
     if now > ends:
         return _too_late(ends, now)
     clock = ok("clock", f"{_moment(now)}, within the certificate's validity")
-    why = handshake_probe().trust_error(shown.chain, host, authority)
+    why = handshake_probe().trust_error(report.chain, host, authority)
     if why is not None:
         return _not_trusted(leaf, host, names, authority, why), clock
     issuer = "the system's authorities" if authority is None else str(authority)

@@ -189,22 +189,22 @@ def handshake(config: ClientConfig, address: Address) -> tuple[Finding, Handshak
     """Do a TLS handshake with any certificate. Return the finding and the handshake's report, or None."""
     edge = config.edge
     try:
-        shown = handshake_probe().probe(address, config.address[0], ALPN, HANDSHAKE_TIMEOUT)
+        report = handshake_probe().probe(address, config.address[0], ALPN, HANDSHAKE_TIMEOUT)
     except TimeoutError:
         return fail(
             "handshake", f"it did not complete within {HANDSHAKE_TIMEOUT:.0f} s", "Is the edge overloaded?"
         ), None
     except OSError as error:
         return fail("handshake", f"it failed ({error.strerror or error})", "Try again."), None
-    if shown.code == _NO_ALPN:
+    if report.code == _NO_ALPN:
         remedy = "Correct QUICTUNNEL_EDGE: it must name the edge's --quic port."
         message = f"{edge} is a QUIC server, but not an edge that speaks {ALPN}"
         return fail("handshake", message, remedy, is_configuration=True), None
-    if shown.code or not shown.chain:
+    if report.code or not report.chain:
         return fail(
-            "handshake", f"the edge refused it ({shown.reason or hex(shown.code)})", "See the edge's log."
+            "handshake", f"the edge refused it ({report.reason or hex(report.code)})", "See the edge's log."
         ), None
-    return ok("handshake", f"TLS 1.3 and {shown.alpn} in {shown.seconds * 1000:.0f} ms"), shown
+    return ok("handshake", f"TLS 1.3 and {report.alpn} in {report.seconds * 1000:.0f} ms"), report
 
 
 def token(config: ClientConfig, address: Address) -> tuple[Finding, Welcome | None]:

@@ -73,12 +73,12 @@ def _check_path(config: ClientConfig, has_proxy: bool) -> Iterator[Finding]:
 
 
 def _check_trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
-    finding, shown = edge.handshake(config, address)
+    finding, report = edge.handshake(config, address)
     yield finding
-    if shown is None:
+    if report is None:
         yield from _skipped("certificate", "the handshake failed")
         return
-    trusted, clock = certificate.examine(shown, config.address[0], config.ca, certificate.utc_now())
+    trusted, clock = certificate.examine(report, config.address[0], config.ca, certificate.utc_now())
     yield trusted
     if trusted.verdict == "fail":
         yield skip("token", "not checked: it is sent only to an edge with a valid certificate")

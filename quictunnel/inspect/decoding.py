@@ -24,7 +24,7 @@ MAX_WINDOW: Final = 8 * 1024 * 1024
 _TEXT_CONTROLS: Final = frozenset("\t\n\r\f\x1b")
 
 
-def decoded(body: bytes, encodings: Sequence[bytes]) -> tuple[bytes, str]:
+def decode_body(body: bytes, encodings: Sequence[bytes]) -> tuple[bytes, str]:
     """Decode a body.
 
     Args:
@@ -86,7 +86,7 @@ _DECODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
 }
 
 
-def shown(data: bytes, content_type: bytes = b"", *, is_cut: bool = False) -> dict[str, str]:
+def text_or_base64(data: bytes, content_type: bytes = b"", *, is_cut: bool = False) -> dict[str, str]:
     """Return ``{"text": ...}``, or ``{"base64": ...}`` for data that is not text.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from quictunnel.inspect.decoding import decoded, shown
+from quictunnel.inspect.decoding import decode_body, text_or_base64
 from quictunnel.inspect.exchange_store import Exchange, ExchangeKind
 
 if TYPE_CHECKING:
@@ -77,28 +77,27 @@ def _message(message: HttpMessage) -> dict[str, Any]:
 
 
 def _body(message: HttpMessage) -> dict[str, Any]:
-    body, note = decoded(bytes(message.body.data), message.all_of(b"content-encoding"))
+    body, note = decode_body(bytes(message.body.data), message.all_of(b"content-encoding"))
     is_cut = not message.body.is_complete or note != ""
     return {
         "size": message.body.size,
         "kept": len(message.body.data),
         "note": note,
-        **shown(body, _first(message, b"content-type"), is_cut=is_cut),
+        **text_or_base64(body, _first(message, b"content-type"), is_cut=is_cut),
     }
 
 
 def _frame(frame: Frame, exchange: Exchange) -> dict[str, Any]:
     began = exchange.request.began or frame.when
+    is_cut = frame.size > len(frame.data)
     return {
         "way": frame.direction.value,
         "kind": frame.kind,
         "at": max(0.0, frame.when - began),
         "size": frame.size,
-        "is_cut": frame.size > len(frame.data),
+        "is_cut": is_cut,
         "note": frame.note,
-        **(
-            shown(frame.data, is_cut=frame.size > len(frame.data)) if frame.kind != "close" else _close(frame.data)
-        ),
+        **(_close(frame.data) if frame.kind == "close" else text_or_base64(frame.data, is_cut=is_cut)),
     }
 
 

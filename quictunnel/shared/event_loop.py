@@ -154,7 +154,7 @@ _lock = threading.Lock()
 _shared: EventLoopThread | None = None
 
 
-def shared() -> EventLoopThread:
+def shared_loop() -> EventLoopThread:
     """Return the background loop of this process; start it at the first call."""
     global _shared
     with _lock:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from quictunnel.cli.json_reporter import JsonReporter
 from quictunnel.cli.live_reporter import render
-from quictunnel.cli.reporter import OpenTunnel, TextReporter, clock, printable
+from quictunnel.cli.reporter import OpenTunnel, TextReporter, clock, one_line
 from quictunnel.cli.status import lines_of_text
 from quictunnel.cli.stderr_log import LineFormatter
 from quictunnel.connection.leases import Leases
@@ -89,13 +89,13 @@ def test_events(message, kind):
     TextReporter(plain).event(event)
     JsonReporter(lines).event(event)
     tunnel = SimpleNamespace(url="https://app.example.com", inspector_url="")
-    events = ((clock(event.time), printable(event.message)),)
+    events = ((clock(event.time), one_line(event.message)),)
     Console(file=screen, force_terminal=True, width=300).print(
         render(OpenTunnel(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel
     )
     assert plain.getvalue().count("\n") == lines.getvalue().count("\n") == 1
     assert are_lines(plain.getvalue())
-    assert json.loads(lines.getvalue())["message"] == printable(message)
+    assert json.loads(lines.getvalue())["message"] == one_line(message)
     assert are_lines(STYLES.sub("", screen.getvalue()))
 
 

@@ -112,7 +112,7 @@ class EmbeddedTunnel(TunnelFixture):
 
     def baseline(self) -> Any:
         gc.collect()
-        threads = (self.edge._background, event_loop.shared())
+        threads = (self.edge._background, event_loop.shared_loop())
         sessions = (self.edge_session, self.client_session)
 
         async def quic_streams(session: Any) -> int:

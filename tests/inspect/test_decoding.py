@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.decoding import decoded, shown
+from quictunnel.inspect.decoding import decode_body, text_or_base64
 
 TEXT = b"a little text, " * 20
 TWICE = gzip.compress(zlib.compress(TEXT), mtime=0)
@@ -59,7 +59,7 @@ def raw_deflate(data: bytes) -> bytes:
     ids=range(20),
 )
 def test_codings(body: bytes, encodings: list[bytes], expected: bytes | None, note: str) -> None:
-    found, said = decoded(body, encodings)
+    found, said = decode_body(body, encodings)
     assert said == note
     assert found == expected if expected is not None else TEXT.startswith(found)
 
@@ -77,7 +77,7 @@ def test_a_bomb(bomb: bytes, encoding: bytes) -> None:
     assert len(bomb) < 2000
     tracemalloc.start()
     try:
-        found, note = decoded(bomb, [encoding])
+        found, note = decode_body(bomb, [encoding])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -90,7 +90,7 @@ def test_a_window_that_no_client_has_to_have_is_refused() -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=24)
     body = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     wide = body.compress(TEXT) + body.flush()
-    assert decoded(wide, [b"zstd"]) == (
+    assert decode_body(wide, [b"zstd"]) == (
         wide,
         "The body does not have the content coding of its header; shown undecoded.",
     )
@@ -110,4 +110,4 @@ def test_a_window_that_no_client_has_to_have_is_refused() -> None:
     ],
 )
 def test_text_or_bytes(data: bytes, media: bytes, is_cut: bool, expected: dict[str, str]) -> None:
-    assert shown(data, media, is_cut=is_cut) == expected
+    assert text_or_base64(data, media, is_cut=is_cut) == expected

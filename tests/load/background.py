@@ -63,7 +63,7 @@ def nothing_left(edge: AnyEdge, *clients: quictunnel.Client) -> None:
         found = {f"edge: {name}": count for name, count in left_at(state_of(edge)).items()}
         for client in clients:
             assert client._manager is not None
-            held = event_loop.shared().call(held_by(client._manager))
+            held = event_loop.shared_loop().call(held_by(client._manager))
             del held["tasks"]  # other tests' clients live on the same loop
             found |= {f"client: {name}": found.get(f"client: {name}", 0) + count for name, count in held.items()}
         return found

@@ -24,7 +24,7 @@ def answer(listener: socket.socket) -> None:
         sock, _ = listener.accept()
         with sock:
             managers = [each for each in gc.get_objects() if type(each) is ConnectionManager]
-            held = [event_loop.shared().call(held_by(manager)) for manager in managers]
+            held = [event_loop.shared_loop().call(held_by(manager)) for manager in managers]
             sock.sendall(json.dumps(held).encode())
 
 

@@ -83,7 +83,7 @@ def test_several_who_open_at_once_share_one_session(edge):
     with client, ThreadPoolExecutor(len(ports)) as pool:
         done = [pool.submit(hold, port) for port in ports]
         opened.wait(PATIENCE)
-        tasks = asyncio.all_tasks(event_loop.shared().loop)
+        tasks = asyncio.all_tasks(event_loop.shared_loop().loop)
         assert [task.get_coro().__name__ for task in tasks].count("_keep_connected") == 1
         may_close.set()
         for each in done:
@@ -141,7 +141,7 @@ async def test_a_port_is_closed_although_leaving_was_cancelled_before_it_began(e
         nonlocal tunnel
         async with quictunnel.forward(free_port(), client=client, unencrypted=True) as tunnel:
             # The background thread is busy, so nothing of the leaving has run when the cancellation arrives.
-            event_loop.shared().loop.call_soon_threadsafe(time.sleep, 0.3)
+            event_loop.shared_loop().loop.call_soon_threadsafe(time.sleep, 0.3)
             asyncio.current_task().cancel()
 
     tunnel = None
@@ -205,7 +205,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
         draining = edge._background.submit(edge.server.drain())
         eventually(lambda: edge.server.guests == 1 and not is_open(tunnel.tcp_socket))
         with pytest.raises(quictunnel.EdgeUnavailableError, match="shutting down"):
-            event_loop.shared().call(dial())
+            event_loop.shared_loop().call(dial())
         draining.cancel()
 
 
@@ -254,7 +254,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
             guest.session_down(Closed(CloseCause.LOCAL, 0, ""))
             return port
 
-        port = await asyncio.wrap_future(event_loop.shared().submit(bind_and_go()))
+        port = await asyncio.wrap_future(event_loop.shared_loop().submit(bind_and_go()))
         assert port
         await asyncio.to_thread(eventually, lambda: not is_open(("127.0.0.1", port)))
     finally:
