@@ -63,7 +63,7 @@ class VisitorHandler:
         lease.counts.visitors += 1
         lease.streams.add(stream)
         stream.on_over = partial(self._over, lease)
-        self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
+        self._observe("visitor", f"{stream.preface.host} connected to port {lease.origin.port}.")
         reservation = self._capacity.reserve(lease.number, stream.preface.host)
         if reservation is None:
             self._report_full()
