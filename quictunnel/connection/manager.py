@@ -420,7 +420,7 @@ class ConnectionManager:
 
     def connection_away(self, connection: EdgeConnection, closed: Closed) -> bool:
         """Return True if the session waits for another link."""
-        if connection is not self._connection or not self._resumable.keep(connection, closed):
+        if connection is not self._connection or not self._resumable.retain(connection, closed):
             return False
         self._observe("warning", f"The connection was lost ({closed.cause.value}); "
                       f"{connection.session.streams} visitors wait for another one.")  # fmt: skip

@@ -48,8 +48,9 @@ class ResumableSession:
         self._is_overdue = False
         """True if the hold ended while a connection presented the secret: without that one the session ends."""
 
-    def keep(self, connection: EdgeConnection, closed: Closed) -> bool:
-        """Return True if the session of this connection, whose link was lost, waits for another."""
+    def retain(self, connection: EdgeConnection, closed: Closed) -> bool:
+        """Keep the session of this connection, whose link was lost, for another one. Return False if it has
+        ended."""
         welcome = connection.welcome
         if welcome is None or not welcome.hold or not welcome.session:
             return False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.bodies import Body, BodyError, UntilClose
-from quictunnel.inspect.exchange_store import Direction, Exchange, ExchangeKind, Frame, State
+from quictunnel.inspect.exchange_store import Direction, Exchange, ExchangeKind, ExchangeState, Frame
 from quictunnel.inspect.http1 import (
     ParseError,
     end_of_head,
@@ -163,9 +163,9 @@ class ConnectionParser:
         self.is_over = True
         self._drop_heads()
         for exchange in self._followed():
-            if exchange.state is State.OPEN:
+            if exchange.state is ExchangeState.OPEN:
                 may_end = exchange in (self._raw, self._socket) and not why
-                exchange.state = State.DONE if may_end else State.BROKEN
+                exchange.state = ExchangeState.DONE if may_end else ExchangeState.BROKEN
                 exchange.response.ended = exchange.response.ended or when
                 self._end_exchange(exchange, why or ("" if may_end else ENDED_EARLY))
         self._waiting.clear()
@@ -181,8 +181,8 @@ class ConnectionParser:
         self._drop_heads()
         self.is_over = True
         for exchange in self._followed():
-            if exchange.state is State.OPEN:
-                exchange.state = State.BROKEN
+            if exchange.state is ExchangeState.OPEN:
+                exchange.state = ExchangeState.BROKEN
                 self._end_exchange(exchange, why)
 
     # Internal.
@@ -246,7 +246,7 @@ class ConnectionParser:
             exchange.is_request_complete = True
         else:
             self._waiting.popleft()
-            exchange.state = State.DONE
+            exchange.state = ExchangeState.DONE
             if exchange is self._directions[Direction.REQUEST].exchange:
                 exchange.note("The origin answered before the request was complete.")
         self._store.changed(exchange)
@@ -393,7 +393,7 @@ class ConnectionParser:
             if buffered:
                 self._parse(Direction.REQUEST, memoryview(buffered), when)
         else:
-            exchange.state = State.DONE
+            exchange.state = ExchangeState.DONE
             self._socket = None
             self._to_raw(f"The connection uses another protocol since the response to #{exchange.number}.", when)
             if buffered:
@@ -418,8 +418,8 @@ class ConnectionParser:
         )
         raw.note(why)
         for exchange in self._followed():
-            if exchange is not raw and exchange.state is State.OPEN:
-                exchange.state = State.BROKEN
+            if exchange is not raw and exchange.state is ExchangeState.OPEN:
+                exchange.state = ExchangeState.BROKEN
                 self._end_exchange(exchange, f"Continued as raw bytes in #{raw.number}. {why}")
         self._waiting.clear()
         for http in self._directions.values():

@@ -40,7 +40,7 @@ class ExchangeKind(Enum):
     RAW = "raw"
 
 
-class State(Enum):
+class ExchangeState(Enum):
     """State of an exchange."""
 
     OPEN = "open"
@@ -113,7 +113,7 @@ class Exchange:
     """Seconds since the epoch."""
     request: HttpMessage
     response: HttpMessage
-    state: State = State.OPEN
+    state: ExchangeState = ExchangeState.OPEN
     method: str = ""
     target: str = ""
     version: str = ""
@@ -261,7 +261,7 @@ class ExchangeStore:
     def _oldest(self) -> Exchange:
         """Return the exchange to evict: the oldest completed one, or if none is complete, the oldest."""
         for exchange in self._exchanges.values():
-            if exchange.state is not State.OPEN:
+            if exchange.state is not ExchangeState.OPEN:
                 return exchange
         return next(iter(self._exchanges.values()))
 

@@ -74,11 +74,11 @@ Domain = Annotated[str, msgspec.Meta(max_length=MAX_HOST, pattern=PRINTABLE_PATT
 """A domain as a client requests it. Only its characters are checked here, because an invalid domain gets a
 BindCode and not a ProtocolError."""
 TcpPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Secret = Annotated[bytes, msgspec.Meta(max_length=SECRET_SIZE)]
+SessionSecret = Annotated[bytes, msgspec.Meta(max_length=SECRET_SIZE)]
 Network = Annotated[str, msgspec.Meta(max_length=MAX_NETWORK, pattern=ADDRESS_PATTERN)]
 Networks = Annotated[list[Network], msgspec.Meta(max_length=MAX_NETWORKS)]
 Timestamp = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME)]
-Ticket = Annotated[bytes, msgspec.Meta(max_length=MAX_TICKET)]
+SealedTicket = Annotated[bytes, msgspec.Meta(max_length=MAX_TICKET)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -96,7 +96,7 @@ class Hello(Message, frozen=True, tag=1):
     """Bytes that the edge may send on each new stream before the first credit."""
     software: Software
     """Name and version of the program, for logs."""
-    session: Secret
+    session: SessionSecret
     """The secret of the session to resume on this link; empty for a new session."""
 
 
@@ -110,7 +110,7 @@ class Welcome(Message, frozen=True, tag=2):
     leases: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     """The number of leases that the session may hold at once."""
     software: Software
-    session: Secret
+    session: SessionSecret
     """The secret that resumes this session in a later Hello."""
     resumed: bool
     """True if the session that the Hello named is resumed. Both sides then send ResumeState first."""
@@ -131,7 +131,7 @@ class Bind(Message, frozen=True, tag=3):
     unencrypted: bool
     h2: bool
     """Offer HTTP/2 to TLS visitors."""
-    ticket: Ticket
+    ticket: SealedTicket
     """The ticket of an earlier Bound, to get the same name and port again; empty for new ones."""
     name: Annotated[str, msgspec.Meta(max_length=MAX_LABEL, pattern=PRINTABLE_PATTERN)] = ""
     """The requested label below the edge's domain; empty: any."""
@@ -175,7 +175,7 @@ class Bound(Message, frozen=True, tag=4):
     unencrypted_host: HostName
     """The host of the plain TCP port; empty without ``unencrypted``."""
     unencrypted_port: TcpPort
-    ticket: Ticket
+    ticket: SealedTicket
 
 
 class BindRefused(Message, frozen=True, tag=5):

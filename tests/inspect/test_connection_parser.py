@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchange_store import Direction, ExchangeKind, State
+from quictunnel.inspect.exchange_store import Direction, ExchangeKind, ExchangeState
 from quictunnel.inspect.views import detail, replay_error
 from tests.inspect.recorded_connection import IN, OUT, Recording, bytewise
 
@@ -63,7 +63,7 @@ def test_an_exchange(recording: Recording, case: str, split: str) -> None:
         recording.origin_sends(*pieces(response))
         exchange = recording.exchanges[-1]
         assert len(recording.store) == turn + 1
-        assert (exchange.kind, exchange.state) == (ExchangeKind.HTTP, State.DONE)
+        assert (exchange.kind, exchange.state) == (ExchangeKind.HTTP, ExchangeState.DONE)
         assert (exchange.method, exchange.status) == (method, status)
         assert (exchange.request.body.data, exchange.response.body.data) == (sent, received)
         assert exchange.is_request_complete
@@ -110,9 +110,9 @@ def test_interim_responses(recording: Recording, monkeypatch: pytest.MonkeyPatch
 def test_a_response_until_the_connection_ends(recording: Recording) -> None:
     recording.visitor_sends(b"GET / HTTP/1.0\r\n\r\n")
     recording.origin_sends(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n", b"some", b"thing")
-    assert recording.only.state is State.OPEN
+    assert recording.only.state is ExchangeState.OPEN
     recording.ended(OUT)
-    assert (recording.only.state, recording.only.version) == (State.DONE, "1.0")
+    assert (recording.only.state, recording.only.version) == (ExchangeState.DONE, "1.0")
     assert recording.only.response.body.data == b"something"
 
 
@@ -126,13 +126,13 @@ def test_pipelined_requests_get_their_own_answers(recording: Recording) -> None:
         *((f"/{number}", 200 + number, b"%d" % number) for number in range(4)),
         ("/4", 0, b""),
     ]
-    assert recording.exchanges[-1].state is State.OPEN
+    assert recording.exchanges[-1].state is ExchangeState.OPEN
 
 
 def test_an_answer_before_the_request_is_whole(recording: Recording) -> None:
     recording.visitor_sends(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
     recording.origin_sends(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-    assert recording.only.state is State.DONE
+    assert recording.only.state is ExchangeState.DONE
     assert "before the request was complete" in recording.only.notes[0]
     assert "not complete yet" in replay_error(recording.only)
     recording.visitor_sends(b"67890", GET)
@@ -148,7 +148,7 @@ def test_aborted_exchange_is_not_done(recording: Recording, answer: bytes, why: 
     recording.visitor_sends(GET)
     recording.origin_sends(*[answer] * bool(answer))
     recording.closed(why)
-    assert recording.only.state is State.BROKEN
+    assert recording.only.state is ExchangeState.BROKEN
     assert (why or "ended before the exchange was complete") in recording.only.notes[0]
 
 
@@ -189,7 +189,7 @@ def test_other_protocols_are_shown_as_bytes(recording: Recording, opening: bytes
     assert recording.only.request.body.data == opening + b"more"
     assert recording.only.response.body.data == b"\xffanswer"
     recording.closed()
-    assert recording.only.state is State.DONE
+    assert recording.only.state is ExchangeState.DONE
 
 
 def test_a_server_that_speaks_first(recording: Recording) -> None:
@@ -220,8 +220,8 @@ def test_when_it_stops_being_http(recording: Recording, answer: bytes, word: str
     assert word in raw.notes[0]
     assert bytes(raw.response.body.data) in answer
     assert raw.response.body.data
-    if first.state is not State.DONE:
-        assert (first.state, f"#{raw.number}" in first.notes[0]) == (State.BROKEN, True)
+    if first.state is not ExchangeState.DONE:
+        assert (first.state, f"#{raw.number}" in first.notes[0]) == (ExchangeState.BROKEN, True)
 
 
 def test_the_header_of_the_proxy_protocol_is_no_request(recording: Recording) -> None:
@@ -241,7 +241,7 @@ def test_connect_becomes_bytes(recording: Recording) -> None:
     recording.origin_sends(b"HTTP/1.1 200 OK\r\n\r\nbytes")
     recording.visitor_sends(b"more")
     connect, raw = recording.exchanges
-    assert (connect.state, raw.kind) == (State.DONE, ExchangeKind.RAW)
+    assert (connect.state, raw.kind) == (ExchangeState.DONE, ExchangeKind.RAW)
     assert (raw.request.body.data, raw.response.body.data) == (b"more", b"bytes")
     assert "both sides" in replay_error(connect)
 
@@ -258,7 +258,7 @@ def test_an_upgrade_that_is_not_taken_stays_http(recording: Recording) -> None:
 
 def test_refused_dial_is_a_broken_exchange(recording: Recording) -> None:
     recording.closed("Nobody listens on port 8000.")
-    assert (recording.only.kind, recording.only.state) == (ExchangeKind.RAW, State.BROKEN)
+    assert (recording.only.kind, recording.only.state) == (ExchangeKind.RAW, ExchangeState.BROKEN)
     assert recording.only.notes == ["Nobody listens on port 8000."]
 
 
@@ -290,7 +290,7 @@ def test_of_a_body_a_beginning_is_kept_and_the_rest_counted(
         recording.visitor_sends(GET)
         recording.origin_sends(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % framing, *pieces)
         kept = recording.exchanges[-1].response.body
-        assert (kept.data, kept.size, recording.exchanges[-1].state) == (body[:100], 1050, State.DONE)
+        assert (kept.data, kept.size, recording.exchanges[-1].state) == (body[:100], 1050, ExchangeState.DONE)
 
 
 def test_of_bytes_a_beginning_is_kept(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.connection_parser import ConnectionParser
-from quictunnel.inspect.exchange_store import ExchangeKind, ExchangeStore, State, Watcher
+from quictunnel.inspect.exchange_store import ExchangeKind, ExchangeState, ExchangeStore, Watcher
 from quictunnel.inspect.recorder import FAILED, Recorder, Tap
 from quictunnel.inspect.tap import TappedSplice
 from quictunnel.origin.dial import Origin
@@ -139,7 +139,7 @@ def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
     assert recording.recorder.head_budget.used == 0
     assert recording.recorder.connections == 0
     assert recording.recorder.waiting == 0
-    assert all(each.state is not State.OPEN for each in recording.store)
+    assert all(each.state is not ExchangeState.OPEN for each in recording.store)
 
 
 @settings(max_examples=200)
@@ -178,7 +178,7 @@ def test_a_fault_of_the_inspector_stays_there(
             pass
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert recording.recorder.connections == 0
-    assert (recording.only.state, recording.only.notes) == (State.BROKEN, [FAILED])
+    assert (recording.only.state, recording.only.notes) == (ExchangeState.BROKEN, [FAILED])
 
 
 def test_a_fault_of_the_queue_stays_there(caplog: pytest.LogCaptureFixture) -> None:
@@ -210,7 +210,7 @@ def test_queue_is_bounded_in_bytes_and_counts_losses(monkeypatch: pytest.MonkeyP
     assert body.size == 5000
     assert len(body.data) == 900
     assert "could not keep up" in recording.exchanges[0].notes[0]
-    assert recording.exchanges[0].state is State.DONE
+    assert recording.exchanges[0].state is ExchangeState.DONE
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_unwanted_bytes_are_not_queued(opening: bytes, end: bytes) -> None:
     if end:
         assert body.size == 10_000_000, "its end is reported when it is there"
         recording.origin_sends(end)
-        assert [each.state for each in recording.exchanges] == [State.DONE, State.DONE]
+        assert [each.state for each in recording.exchanges] == [ExchangeState.DONE, ExchangeState.DONE]
     recording.closed()
     assert body.size - (opening == b"\xff") == 10_000_000
 
@@ -255,7 +255,7 @@ def test_pieces_that_were_counted_already_are_not_shown_again() -> None:
     assert recording.exchanges[0].response.body.size == 280_000
     recording.origin_sends(b"x" * 10_000 + OK)
     assert recording.exchanges[0].response.body.size == 300_000
-    assert [each.state for each in recording.exchanges] == [State.DONE, State.DONE]
+    assert [each.state for each in recording.exchanges] == [ExchangeState.DONE, ExchangeState.DONE]
 
 
 def test_the_last_bytes_of_all_pass_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +266,7 @@ def test_the_last_bytes_of_all_pass_unseen(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(limits, "MAX_QUEUED", 100)
     recording.origin_sends(b"x" * 4000)
     assert (recording.only.response.body.size, len(recording.only.response.body.data)) == (5000, 1000)
-    assert recording.only.state is State.DONE
+    assert recording.only.state is ExchangeState.DONE
     assert "could not keep up" in recording.only.notes[0]
 
 
@@ -299,7 +299,7 @@ def test_queue_is_bounded_in_pieces_and_keeps_ends(monkeypatch: pytest.MonkeyPat
     assert len(recording.recorder._queue) == 10
     recording.drain()
     assert recording.recorder.connections == 0
-    assert {each.state for each in recording.store} == {State.BROKEN}
+    assert {each.state for each in recording.store} == {ExchangeState.BROKEN}
 
 
 def test_connections_beyond_the_bound_are_counted_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,4 +396,4 @@ def test_data_after_both_ends_is_ignored() -> None:
     recording.ended(OUT)
     recording.visitor_sends(GET)
     recording.closed("why")
-    assert (recording.only.state, recording.recorder.connections) == (State.BROKEN, 0)
+    assert (recording.only.state, recording.recorder.connections) == (ExchangeState.BROKEN, 0)

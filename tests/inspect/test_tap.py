@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quictunnel.inspect.exchange_store import State
+from quictunnel.inspect.exchange_store import ExchangeState
 from quictunnel.inspect.tap import ORIGIN_RESET, TappedSplice
 from quictunnel.transport import splice as splices
 from tests.inspect.recorded_connection import Recording
@@ -41,7 +41,7 @@ class Tapped:
             self.stream.wrote.clear()
             await self.stream.wrote.wait()
 
-    async def state(self) -> tuple[State, bool]:
+    async def state(self) -> tuple[ExchangeState, bool]:
         """Return the final state of the exchange, and True if it is shown as broken."""
         async with asyncio.timeout(10):
             await self.gone.wait()
@@ -79,7 +79,7 @@ async def test_an_end_that_turns_out_to_be_a_reset_is_shown_as_one(
             other.send(b"more")
         assert other.recv(100) == b""
     tapped.splice.eof_received()
-    assert await tapped.state() == (State.BROKEN, True)
+    assert await tapped.state() == (ExchangeState.BROKEN, True)
 
 
 async def test_an_origin_that_ended_and_then_vanished_broke_the_connection_off(
@@ -90,7 +90,7 @@ async def test_an_origin_that_ended_and_then_vanished_broke_the_connection_off(
     tapped.origin.shutdown(socket.SHUT_WR)
     await tapped.stream.finished.wait()
     tapped.origin.close()  # with the request unread
-    assert await tapped.state() == (State.BROKEN, True)
+    assert await tapped.state() == (ExchangeState.BROKEN, True)
 
 
 async def test_an_end_is_shown_as_one(tapped: Tapped):
@@ -99,4 +99,4 @@ async def test_an_end_is_shown_as_one(tapped: Tapped):
     tapped.origin.shutdown(socket.SHUT_WR)
     await tapped.stream.finished.wait()
     tapped.splice.stream_end()
-    assert await tapped.state() == (State.DONE, False)
+    assert await tapped.state() == (ExchangeState.DONE, False)

@@ -11,7 +11,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchange_store import ExchangeKind, State
+from quictunnel.inspect.exchange_store import ExchangeKind, ExchangeState
 from quictunnel.inspect.views import detail
 from quictunnel.inspect.websocket import (
     TOO_LARGE,
@@ -156,7 +156,7 @@ def test_a_websocket_in_a_connection(deflate: bool) -> None:
     recording.visitor_sends(*bytewise(written(Opcode.TEXT, "grüß".encode(), mask=True, extensions=ours)))
     recording.visitor_sends(written(Opcode.CLOSE, b"\x03\xe8bye", mask=True))
     exchange = recording.only
-    assert (exchange.kind, exchange.status, exchange.state) == (ExchangeKind.WEBSOCKET, 101, State.OPEN)
+    assert (exchange.kind, exchange.status, exchange.state) == (ExchangeKind.WEBSOCKET, 101, ExchangeState.OPEN)
     shown = detail(exchange)["messages"]
     assert [(each["way"], each["kind"], each["text"]) for each in shown] == [
         ("response", "text", "hello"),
@@ -165,7 +165,7 @@ def test_a_websocket_in_a_connection(deflate: bool) -> None:
     ]
     assert [each["at"] for each in shown] == [0.0, 1.0, 1.0]
     recording.closed()
-    assert recording.only.state is State.DONE
+    assert recording.only.state is ExchangeState.DONE
 
 
 def test_early_frames_of_a_visitor_are_held() -> None:
@@ -181,7 +181,11 @@ def test_when_it_stops_being_a_websocket() -> None:
     recording.visitor_sends(ASK)
     recording.origin_sends(YES + b"\r\n" + b"\xff" * 20)
     socket, raw = recording.exchanges
-    assert (socket.state, raw.kind, raw.response.body.data) == (State.BROKEN, ExchangeKind.RAW, b"\xff" * 20)
+    assert (socket.state, raw.kind, raw.response.body.data) == (
+        ExchangeState.BROKEN,
+        ExchangeKind.RAW,
+        b"\xff" * 20,
+    )
 
 
 def test_messages_make_room(monkeypatch: pytest.MonkeyPatch) -> None:

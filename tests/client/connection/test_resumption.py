@@ -52,7 +52,7 @@ async def owner(virtual_time: VirtualLoop) -> Owner:
 async def kept(owner: Owner) -> ResumableSession:
     made = ResumableSession()
     owner.session.link_down(LOST)
-    assert made.keep(owner.connection(), LOST)
+    assert made.retain(owner.connection(), LOST)
     return made
 
 
@@ -102,7 +102,7 @@ async def test_time_that_ran_out_for_one_session_does_not_count_for_the_next(kep
     await asyncio.sleep(2 * HOLD)
     kept.take_session()
     owner.session.link_down(LOST)
-    assert kept.keep(connection, LOST)
+    assert kept.retain(connection, LOST)
     kept.secret_for(connection)
     kept.connection_failed(connection)
     assert not owner.ends
