@@ -65,7 +65,7 @@ class EdgeConfig:
         "directory for keys, the token and client.env",
         required=True,
         shown="the platform's state directory for the user",
-        group="where it listens",
+        group="addresses",
     )
     domain: str = option(DOMAIN, "tunnels are names below this one", DEFAULT_DOMAIN)
     quic: tuple[str, int] = option(ADDRESS, "UDP address for clients; port 0: any", ("127.0.0.1", 4433))
@@ -76,7 +76,7 @@ class EdgeConfig:
         HOST,
         "host by which other machines reach this edge: clients are told it for plain TCP and for the QUIC port",
         "",
-        shown="where it listens, or domain",
+        shown="the listening address, or domain",
     )
     admin: tuple[str, int] | None = option(
         OWN_ADDRESS,
@@ -93,7 +93,7 @@ class EdgeConfig:
     cert: Path | None = option(
         FILE,
         "PEM certificate chain for visitors; goes with key",
-        shown="a development authority's",
+        shown="from the development CA",
         group="certificates for visitors",
         live=True,
     )
@@ -112,9 +112,7 @@ class EdgeConfig:
         "",
         shown="the system's",
     )
-    skip_domain_check: bool = option(
-        SWITCH, "let tokens use the domains they are allowed, wherever those point", False
-    )
+    skip_domain_check: bool = option(SWITCH, "accept domains without checking that their DNS points here", False)
     acme: str = option(
         named_text("EMAIL"),
         "get certificates for visitors by ACME: an address for the authority's mail, whose terms you agree to",
@@ -138,10 +136,10 @@ class EdgeConfig:
     )
     acme_http: tuple[str, int] | None = option(
         OWN_ADDRESS,
-        "TCP address for http-01, which the world reaches as port 80; visitors are redirected to https",
+        "TCP address for http-01, reachable from outside as port 80; visitors are redirected to https",
         shown="nowhere",
     )
-    acme_dns: str = option(TEXT, "name server that takes updates of the zone (RFC 2136), HOST or HOST:PORT", "")
+    acme_dns: str = option(TEXT, "name server that accepts updates of the zone (RFC 2136), HOST or HOST:PORT", "")
     acme_dns_zone: str = option(
         HOST,
         "zone that is updated: _acme-challenge of the domain is in it, or an alias (CNAME) into it",
@@ -176,8 +174,8 @@ class EdgeConfig:
     )
     takeover: bool = option(
         SWITCH,
-        "take the place of the edge that runs with the same state directory, without refusing anybody: it hands "
-        "its sockets and names over, and ends when its visitors have finished; starts as usual where none runs",
+        "take over from the edge that runs with the same state directory without refusing visitors: it hands "
+        "over its sockets and names and ends after its last visitor; if none runs, start as usual",
         False,
     )
     engine: str = option(
