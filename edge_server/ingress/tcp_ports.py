@@ -238,8 +238,17 @@ class TcpPorts:
         logger.warning("a listening socket could not be created: %s", error.strerror or error)
 
 
-def listen(host: str, port: int) -> socket.socket | None:
-    """Return a non-blocking listening TCP socket; None if the port is in use. Raises OSError for anything else."""
+def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket | None:
+    """Return a non-blocking listening TCP socket; None if the port is in use or forbidden.
+
+    Args:
+        host: address or name.
+        port: 0 for any.
+        is_shared: another socket of this user may listen at the same port (SO_REUSEPORT).
+
+    Raises:
+        OSError: for anything else.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -247,6 +256,8 @@ def listen(host: str, port: int) -> socket.socket | None:
     try:
         # Without it, connections in TIME_WAIT would block the port for a minute.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared and hasattr(socket, "SO_REUSEPORT"):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             with contextlib.suppress(OSError):  # one socket for both families, where the system supports it
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from edge_server.certificates.acme.http01 import Http01Responder
 from edge_server.certificates.acme.renewal import CertificateManager
-from edge_server.ingress.tcp_ports import BACKLOG
+from edge_server.ingress.tcp_ports import BACKLOG, listen
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
 from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from pathlib import Path
 
     from edge_server.certificates.acme.challenges import ChallengeStore
@@ -104,23 +104,12 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     """Return a listening socket that an edge and its successor can share. Raises ConfigError."""
     host, port = address
     try:
-        family, kind, protocol, _, address_info = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
+        sock = listen(host, port, is_shared=True)
     except OSError as error:
         raise ConfigError(f"--acme-http {host}:{port} cannot be used: {error.strerror or error}.") from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "SO_REUSEPORT"):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(address_info)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
+    if sock is None:
         raise ConfigError(
-            f"--acme-http: port {port} of {host} cannot be used ({error.strerror or error}); choose another that "
-            "the world reaches as port 80."
-        ) from None
+            f"--acme-http: port {port} of {host} cannot be used (taken, or not allowed to you); choose another "
+            "that the world reaches as port 80."
+        )
     return sock
