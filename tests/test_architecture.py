@@ -348,7 +348,10 @@ def loaded_by(statement: str) -> set[str]:
             {"aioquic", "edge_server", "certs", "rich", "quictunnel.cli", "h11", "starlette"},
         ),
         ("import quictunnel.transport.session, quictunnel.transport.endpoint", {"aioquic", "quictunnel.client"}),
-        ("import edge_server.server, edge_server.__main__", {"quictunnel.client", "rich", "starlette", "uvicorn"}),
+        (
+            "import edge_server.service, edge_server.__main__",
+            {"quictunnel.client", "rich", "starlette", "uvicorn"},
+        ),
         (
             "import edge_server.server, edge_server.tunnels.domain_check",
             {"acme", "josepy", "dns", "requests", "urllib3"},

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.__main__ import banner
 from edge_server.config.edge_config import EdgeConfig
+from edge_server.service import banner
 from edge_server.systemd import goes_to_journal, keep_alive, notify
 
 if TYPE_CHECKING:

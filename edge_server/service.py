@@ -1,0 +1,107 @@
+"""One edge as a process: it serves until a signal or a successor ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+from typing import TYPE_CHECKING, Any
+
+from edge_server.observability import logs, state_dump
+from edge_server.reload import Reloads
+from edge_server.signals import Signals
+from edge_server.startup import start_edge
+from edge_server.systemd import goes_to_journal, keep_alive, notify, take_activated_sockets
+from quictunnel.shared import output
+from quictunnel.shared.event_loop import new_event_loop
+from quictunnel.shared.malloc import keep_pages
+from quictunnel.shared.supervision import Supervisor, watch_over
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from edge_server.config.edge_config import EdgeConfig, Reading
+    from edge_server.server import RunningEdge
+
+
+def banner(server: RunningEdge) -> str:
+    """Return the text that tells a person how to use this edge."""
+    config = server.config
+    # What goes to the journal is kept, and read by more people than those who may open tunnels.
+    is_kept = config.hide_token or goes_to_journal(1)
+    file = shlex.quote(str(config.state_dir / "token"))
+    token = f'"$(cat {file})"' if is_kept else shlex.quote(server.token)
+    authority = shlex.quote(str(server.ca))
+    # Where a public authority vouches for the tunnels, a visitor needs nothing of ours.
+    trust = "" if config.cert is not None or config.acme else f"--cacert {authority} "
+    public, address = server.public_quic_address, server.public_quic_address or server.quic_address
+    unknown = "" if public else "Say --public-host NAME for clients on other machines.\n"
+    copy = f" these, and a copy of {server.ca.name}" if address != server.quic_address else ""
+    return (
+        f"The edge serves https://*.{config.domain}:{server.https_port} and TCP ports "
+        f"{config.tcp_ports[0]}-{config.tcp_ports[-1]}; clients connect to {address} (UDP).\n{unknown}"
+        f"Clients on this machine find it by themselves. Others need{copy}:\n\n"
+        f"  export QUICTUNNEL_EDGE={shlex.quote(address)}\n"
+        f"  export QUICTUNNEL_TOKEN={token}\n"
+        f"  export QUICTUNNEL_CA={authority}\n\n"
+        f"Try:  quictunnel http 8000     then:  curl {trust}URL"
+    )
+
+
+def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
+    """Serve until SIGTERM or SIGINT, or until another edge took over; then drain. A second signal ends at once.
+
+    Args:
+        config: the options.
+        read_again: reads the options at SIGHUP; called in another thread.
+
+    Raises:
+        ConfigError: the edge cannot start.
+    """
+    keep_pages()
+    logs.configure_logging(config)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(config, read_again))
+
+
+async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
+    watch_over(asyncio.get_running_loop())
+    signals = Signals()
+    tasks = Supervisor()
+    loop = asyncio.get_running_loop()
+    if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
+        loop.add_signal_handler(signal.SIGUSR1, state_dump.refuse_dump)
+    server = await start_edge(config, take_activated_sockets(os.environ))
+    try:
+        if hasattr(signal, "SIGUSR1"):
+            loop.add_signal_handler(signal.SIGUSR1, state_dump.write_dump, server.introspection)
+        reloads = Reloads(server.reconfigure, read_again, signals.reload)
+        # For the person who started it, not for the log.
+        print(banner(server), file=output.standard_output(), flush=True)
+        notify("READY=1", f"MAINPID={os.getpid()}")
+        await first_of(
+            signals.stop.wait(),
+            server.succeeded.wait(),
+            server.asked_to_drain.wait(),
+            tasks.running(reloads.run, "reading the configuration again"),
+            tasks.running(keep_alive, "telling the service manager"),
+        )
+        if not server.succeeded.is_set():
+            notify("STOPPING=1")
+        await first_of(server.drain(), signals.hurry.wait())
+    finally:
+        await server.stop()
+
+
+async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of the coroutines is done, and cancel the others. Raises what they raised."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
