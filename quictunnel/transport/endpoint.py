@@ -1,12 +1,11 @@
-"""The asyncio side of an engine: one socket, one timer, one transmit a loop turn.
+"""Driver of an engine on asyncio: one socket, one timer, one transmission per iteration of the loop.
 
-Here datagrams meet the clock. What connections are for is none of this module's business: each has a sink
-(:class:`ConnectionEvents`) that is told what happened, in order, and a fault in one sink costs its connection
-only. No QUIC library and no session shows up in here.
+Each connection has a sink (:class:`ConnectionEvents`) that is called with its events, in order. An exception in a
+sink closes its connection only. QUIC libraries and sessions are unknown here.
 
-Everything runs on the loop's thread. The order within a turn: read batches, hand them to the engine, tell the
-sinks, let each touched sink end its turn; then, once, transmit what all of that and everybody else's writes
-have queued.
+Everything runs on the loop's thread. The order within an iteration: read batches, pass them to the engine, call
+the sinks, end the batch for each sink that was called; then transmit, once, what was queued by all of them and by
+other code.
 """
 
 from __future__ import annotations
@@ -40,50 +39,48 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Batches read in one loop turn. Under a flood the rest waits in the socket's buffer, and is dropped there,
-# while timers and the sockets of visitors get their turns.
+# Batches read in one iteration of the loop. Under a flood the rest waits in the socket's buffer, and is dropped
+# there, while timers and the sockets of visitors are served.
 BATCHES_PER_TURN = 2
-# Timers are set on whole milliseconds: that is all epoll and uvloop resolve, and a shorter wait would make
-# uvloop spin. It is also the least wait, so that an engine with a stuck deadline cannot do so either.
+# Timers are set on whole milliseconds, the resolution of epoll and uvloop; uvloop would spin on a shorter wait.
+# It is also the shortest wait, so that an engine with a stuck deadline does not spin either.
 GRANULARITY = 0.001
-# Seconds between faults that are logged; those between are only counted, or a peer who found one could
-# fill the disk.
+# Seconds between logged exceptions. Others are only counted: a peer that can provoke one must not fill the disk.
 FAULT_LOG_INTERVAL = 1.0
 
 
 class ConnectionEvents(Protocol):
-    """The owner of a connection. The methods mirror the events of ``engine``."""
+    """Callbacks of a connection. The methods mirror the events of ``engine``."""
 
     def connected(self) -> None:
-        """Note that the handshake is complete."""
+        """Handle a complete handshake."""
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
-        """Take in bytes of a stream, and its end."""
+        """Handle bytes of a stream, and its end."""
 
     def reset(self, stream: int, code: int) -> None:
-        """Note that the peer gave up its direction of a stream."""
+        """Handle a reset of the peer's direction of a stream."""
 
     def stopped(self, stream: int, code: int) -> None:
-        """Note that the peer takes no more of a stream."""
+        """Handle a stop: the peer accepts no more bytes of a stream."""
 
     def writable(self, stream: int) -> None:
-        """Note that a stream takes bytes again."""
+        """Continue to write: the engine accepts bytes of a stream again."""
 
     def streams_available(self) -> None:
-        """Note that the peer allows more streams."""
+        """Handle a raised limit of streams."""
 
     def turn_ended(self) -> None:
         """Handle the end of a batch of events, once: send what was held back to be sent together. Not
         called after :meth:`closed`."""
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:
-        """The connection is over; nothing follows."""
+        """Handle the end of the connection. No call follows."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """Counts of all connections of an endpoint, those that are over included, as far as the engine knew of each at
-    its end."""
+    """Counts of all connections of an endpoint. Those of a closed connection are as they were at its end."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -92,7 +89,7 @@ class Traffic:
     packets_lost: int = 0
 
     def add(self, stats: Stats) -> None:
-        """Count a connection in."""
+        """Add the counts of a connection."""
         self.bytes_sent += stats.bytes_sent
         self.bytes_received += stats.bytes_received
         self.packets_sent += stats.packets_sent
@@ -101,7 +98,7 @@ class Traffic:
 
 
 class Endpoint:
-    """Drives ``engine`` over ``socket``; owns the socket, and both end with it."""
+    """Driver of ``engine`` over ``socket``. It owns the socket, and both end with it."""
 
     def __init__(
         self,
@@ -110,80 +107,79 @@ class Endpoint:
         *,
         on_connection: Callable[[Connection], ConnectionEvents] | None = None,
     ) -> None:
-        """Starts at once, on the running loop. ``on_connection`` makes the sink of a connection that a peer
-        began; without it such connections are closed."""
+        """Start on the running loop. ``on_connection`` returns the sink of a connection that a peer has opened;
+        without it such connections are closed."""
         self.faults = 0
-        """Exceptions that came out of sinks and, against its promise, the engine."""
+        """Number of exceptions of sinks and of the engine, whose interface allows none."""
         self._engine = engine
         self._socket = socket
         self._on_connection = on_connection
         self._loop = asyncio.get_running_loop()
-        # uvloop's clock stands still during a turn and knows whole milliseconds only, too coarse for round
-        # trips and pacing; both clocks are the system's monotonic one.
+        # uvloop's clock is constant during an iteration and has whole milliseconds only, too coarse for round
+        # trips and pacing. Both clocks are the system's monotonic one.
         self._now = self._loop.time if isinstance(self._loop, asyncio.BaseEventLoop) else time.monotonic
         self._sinks: dict[Connection, ConnectionEvents] = {}
-        self._past = Traffic()
+        self._closed_traffic = Traffic()
         self._flush_due: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._gone: asyncio.Future[None] | None = None
-        self._quiet_until = -math.inf
+        self._next_log_at = -math.inf
         self._is_closing = False
         self._is_closed = False
         socket.attach(self._loop, self._readable)
 
     @property
     def local_address(self) -> Address:
-        """The address that the socket is bound to."""
+        """Return the address to which the socket is bound."""
         return self._socket.local_address
 
     @property
     def socket(self) -> DatagramSocket:
-        """The socket of now."""
+        """Return the current socket."""
         return self._socket
 
     @property
     def engine(self) -> Engine:
-        """The engine that the endpoint drives."""
+        """Return the engine, or the wrapper that traces it."""
         return self._engine
 
     @property
     def is_closed(self) -> bool:
-        """True after the end."""
+        """Return True after :meth:`abort` or :meth:`close`."""
         return self._is_closed
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """Return the connections that are there now, without the handshakes that peers have not completed."""
+        """Return the established connections."""
         return tuple(self._sinks)
 
     def traffic(self) -> Traffic:
-        """Return what all connections have carried. Costs a question to the engine for each that is there."""
-        traffic = replace(self._past)
+        """Return the counts of all connections. Asks the engine for those of each open one."""
+        traffic = replace(self._closed_traffic)
         for connection in self._sinks:
             traffic.add(connection.stats())
         return traffic
 
-    # What connections do, in files. The engine that does it is there while some are wanted, and at no other time.
+    # Traces. The wrapper of the engine is in place only while some are wanted.
 
     def trace(self, tracer: Tracer | None) -> None:
-        """Write what every connection does to files from now on, also of those that are there; None: no more, but
-        of those that :meth:`trace_one` was said of, which go on in their files either way."""
+        """Trace every connection from now on, including the open ones. With None, stop all traces but those of
+        :meth:`trace_one`."""
         if tracer is not None or isinstance(self._engine, TracingEngine):
             self._tracing().trace_all(tracer, self._sinks, self._now())
 
     def trace_one(self, connection: Connection, tracer: Tracer) -> Trace:
-        """Write what one of the connections does, until its end; where that is done already, this says where.
-        Raises NotTracedError."""
+        """Trace one connection until its end. Return its trace, which may exist already. Raises NotTracedError."""
         return self._tracing().trace_one(connection, tracer, self._sinks, self._now())
 
     def untrace_one(self, connection: Connection) -> None:
-        """Trace a connection no more than the others."""
+        """Undo :meth:`trace_one`."""
         if isinstance(self._engine, TracingEngine):
             self._engine.untrace_one(connection)
 
     def trace_of(self, connection: Connection) -> Trace | None:
-        """Return the trace that is being written of a connection now."""
+        """Return the open trace of a connection, or None."""
         return self._engine.trace_of(connection) if isinstance(self._engine, TracingEngine) else None
 
     def _tracing(self) -> TracingEngine:
@@ -192,7 +188,7 @@ class Endpoint:
         return self._engine
 
     def _end_trace(self, connection: Connection) -> None:
-        """End the trace of a connection that is over, if it began after the engine had said so."""
+        """Close the trace of a connection that is over, if the trace was started after the Closed event."""
         if isinstance(self._engine, TracingEngine):
             self._engine.forget(connection)
 
@@ -203,8 +199,8 @@ class Endpoint:
     # For the modules above.
 
     def connect(self, address: Address, server_name: str, sink: ConnectionEvents) -> Connection:
-        """Begin a connection. ``address`` is numeric, of the socket's family and in the form that
-        ``getaddrinfo`` gives, because replies are recognised by it."""
+        """Open a connection. ``address`` is numeric, of the socket's family and in the form of ``getaddrinfo``,
+        because datagrams of the peer are matched by it."""
         if self._is_closing:
             raise RuntimeError("the endpoint is closed")
         if len(address) != len(self.local_address):
@@ -215,13 +211,13 @@ class Endpoint:
         return connection
 
     def wake(self) -> None:
-        """Something was queued: transmit once all that is ready in this loop turn has run."""
+        """Transmit what was queued, once, after the callbacks of this iteration of the loop."""
         if self._flush_due is None and not self._is_closed:
             self._flush_due = self._loop.call_soon(self._flush)
 
     def rebind(self, new: DatagramSocket) -> None:
-        """Go on from another socket of the same family, and close the old one. Connections that this side
-        began migrate; those that peers began follow when the peer hears of it."""
+        """Replace the socket by another one of the same family, and close the old one. Client connections migrate;
+        server connections follow with the peer's next packet."""
         if len(new.local_address) != len(self.local_address):
             raise ValueError("a connection cannot change between IPv4 and IPv6")
         if self._is_closed:
@@ -229,7 +225,7 @@ class Endpoint:
             return
         old, self._socket = self._socket, new
         old.detach()
-        self._take(old)  # what had arrived before the change is still good
+        self._take(old)  # datagrams that arrived before the change are still valid
         old.close()
         new.attach(self._loop, self._readable)
         for connection in self._sinks:
@@ -238,8 +234,8 @@ class Endpoint:
         self.wake()
 
     async def close(self, grace: float, code: int = SessionCode.DONE, reason: str = "") -> None:
-        """Close every connection, stay for up to ``grace`` seconds to repeat the goodbye to peers that missed
-        it (RFC 9000 section 10.2.1), then :meth:`abort`. Cancelling it aborts at once."""
+        """Close every connection, repeat CONNECTION_CLOSE to peers that missed it for up to ``grace`` seconds (RFC
+        9000 section 10.2.1), then :meth:`abort`. Cancellation aborts at once."""
         self._is_closing = True
         try:
             for connection in tuple(self._sinks):
@@ -252,7 +248,8 @@ class Endpoint:
             self.abort()
 
     def abort(self) -> None:
-        """End now, without a goodbye: peers find out by their idle time-out. Sinks that are left are told."""
+        """End now, without CONNECTION_CLOSE: peers detect it by their idle timeout. Call the remaining sinks'
+        ``closed``."""
         if self._is_closed:
             return
         self._is_closing = self._is_closed = True
@@ -276,7 +273,7 @@ class Endpoint:
         for _ in range(BATCHES_PER_TURN):
             if self._is_closed or not self._take(self._socket):
                 break
-        # Once for all of them: a stream whose bytes came in several tells them in one piece.
+        # Once for all batches: the bytes of a stream that came in several are reported together.
         self._dispatch()
         self.wake()
 
@@ -288,10 +285,10 @@ class Endpoint:
             self._flush_due = None
         try:
             self._socket.send(self._engine.transmit(self._now()))
-        except Exception as error:  # noqa: BLE001  an engine's fault must not stop the timer that might get it going
+        except Exception as error:  # noqa: BLE001  the timer must stay set: it may let the engine recover
             self._report(error, "The QUIC engine failed to transmit")
         self._dispatch()
-        self._settle()
+        self._set_timer()
 
     def _timer_fired(self) -> None:
         self._timer = None
@@ -299,19 +296,19 @@ class Endpoint:
         deadline = self._engine.timeout()
         now = self._now()
         if deadline is None or deadline > now:
-            self._settle()
+            self._set_timer()
             return
         try:
             self._engine.expire(now)
-        except Exception as error:  # noqa: BLE001  the other connections' timers must go on
+        except Exception as error:  # noqa: BLE001  the timers of other connections must run
             self._report(error, "The QUIC engine failed to run its timers")
         self._dispatch()
         self.wake()
-        self._settle()
+        self._set_timer()
 
-    def _settle(self) -> None:
-        """Set the timer, unless the one that is set comes early enough: a timer that fires for nothing is
-        cheaper than one that is moved with every packet."""
+    def _set_timer(self) -> None:
+        """Set the timer, unless it fires early enough already: a needless wake-up is cheaper than moving the timer
+        with every packet."""
         if self._is_closed:
             return
         if self._gone is not None and not self._gone.done() and not self._engine.has_connections():
@@ -322,7 +319,7 @@ class Endpoint:
         if self._timer is not None:
             self._timer.cancel()
         now = self._loop.time()
-        # A thousandth of the step forgives the rounding of floats, which would else cost a whole one.
+        # Subtract a thousandth of a step, because rounding of floats could otherwise add a whole one.
         steps = max(1, math.ceil((deadline - now) / GRANULARITY - 0.001))
         self._timer_at = max(deadline, now + steps * GRANULARITY)
         self._timer = self._loop.call_at(self._timer_at, self._timer_fired)
@@ -330,29 +327,29 @@ class Endpoint:
     # Between the engine and the sinks.
 
     def _take(self, socket: DatagramSocket) -> bool:
-        """Hand one batch to the engine. False: there was none."""
+        """Pass one batch to the engine. Return False if there was none."""
         batch = socket.receive()
         if batch:
             try:
                 self._engine.receive(batch, self._now())
-            except Exception as error:  # noqa: BLE001  one datagram must not cost more than itself
-                self._report(error, "The QUIC engine failed to take datagrams in")
+            except Exception as error:  # noqa: BLE001  a datagram must not affect others
+                self._report(error, "The QUIC engine failed to receive datagrams")
         return bool(batch)
 
     def _dispatch(self) -> None:
         events: list[tuple[Connection, Event]] = []
         try:
-            # A copy: sinks make further events, which are for the next turn. What was taken out before a fault is
-            # told all the same, or bytes of other connections would be missing.
+            # A copy: sinks cause further events, which belong to the next iteration. Events returned before an
+            # exception are dispatched as well, or bytes of other connections would be missing.
             events.extend(self._engine.poll())
-        except Exception as error:  # noqa: BLE001  the timer and the other connections must go on
-            self._report(error, "The QUIC engine failed to say what happened")
+        except Exception as error:  # noqa: BLE001  the timer and other connections must continue
+            self._report(error, "The QUIC engine failed to report events")
         touched: dict[Connection, None] = {}
         for connection, event in events:
             touched[connection] = None
             try:
                 self._tell(connection, event)
-            except Exception as error:  # noqa: BLE001  a sink's fault costs its connection only
+            except Exception as error:  # noqa: BLE001  it must affect its connection only
                 self._sink_failed(connection, error)
         for connection in touched:
             sink = self._sinks.get(connection)
@@ -398,20 +395,18 @@ class Endpoint:
     def _tell_closed(self, connection: Connection, sink: ConnectionEvents, closed: Closed) -> None:
         try:
             sink.closed(closed.cause, closed.code, closed.reason)
-        except Exception as error:  # noqa: BLE001  a sink's fault costs its connection only
-            self._report(error, f"The connection with {connection.address[0]} was not taken down properly")
+        except Exception as error:  # noqa: BLE001  it must affect its connection only
+            self._report(error, f"The end of the connection with {connection.address[0]} was not handled")
 
     def _forget(self, connection: Connection) -> ConnectionEvents | None:
         sink = self._sinks.pop(connection, None)
         if sink is not None:
-            self._past.add(connection.stats())
+            self._closed_traffic.add(connection.stats())
         return sink
 
     def _sink_failed(self, connection: Connection, error: Exception) -> None:
-        """Close a connection whose sink raised; the sink is told of its end and of nothing else."""
-        self._report(
-            error, f"The connection with {connection.address[0]} is closed because of a fault on this side"
-        )
+        """Close a connection whose sink raised. The sink gets ``closed`` and no other call."""
+        self._report(error, f"The connection with {connection.address[0]} is closed because of an internal error")
         sink = self._forget(connection)
         connection.close(SessionCode.INTERNAL)
         self.wake()
@@ -421,6 +416,6 @@ class Endpoint:
     def _report(self, error: Exception, what: str) -> None:
         self.faults += 1
         now = self._loop.time()
-        if now >= self._quiet_until:
-            self._quiet_until = now + FAULT_LOG_INTERVAL
+        if now >= self._next_log_at:
+            self._next_log_at = now + FAULT_LOG_INTERVAL
             log.error(what, exc_info=error)

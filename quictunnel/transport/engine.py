@@ -1,16 +1,15 @@
-"""The interface of a QUIC engine: what the modules above may ask of it, and what it tells them.
+"""Interface of a QUIC engine: its methods and events.
 
-An engine is sans-IO. It owns no socket, no clock and no task: datagrams and the time go in, datagrams,
-deadlines and events come out. Nothing of any QUIC library shows through here; the adapters live in
-``engines/`` and are the only modules that import one.
+An engine is sans-IO. It owns no socket, clock or task: its inputs are datagrams and the time, its outputs
+datagrams, deadlines and events. Types of QUIC libraries are hidden; only the adapters in ``engines/`` import one.
 
-How a driver (``endpoint.py`` on a real socket, ``tests/simnet`` on a virtual one) turns the handle::
+The loop of a driver (``endpoint.py`` on a real socket, ``tests/simnet`` on a virtual one)::
 
     engine.receive(batch, now)          # whole batches, as the socket gave them
     if now >= engine.timeout(): engine.expire(now)
     for connection, event in engine.poll(): ...
     ... open / write / finish / reset / stop / close on connections ...
-    for burst in engine.transmit(now): socket.send(burst)      # once a loop turn
+    for burst in engine.transmit(now): socket.send(burst)      # once per iteration
 
 An engine and its connections belong to one thread. No method blocks and none raises for anything that came from
 the network: a hostile or broken peer ends its own connection with a :class:`Closed` event, never the endpoint.
@@ -30,7 +29,7 @@ CONGESTIONS: Final = ("auto", "bbr", "cubic")
 """Values of ``EngineSettings.congestion``."""
 
 Address = tuple[str, int] | tuple[str, int, int, int]
-"""A socket address as the socket module gives it; compared and hashed, never taken apart by an engine."""
+"""A socket address as the socket module gives it; compared and hashed, but never parsed by an engine."""
 
 
 class Received(NamedTuple):
@@ -69,7 +68,7 @@ class CloseCause(enum.Enum):
 
 
 LOST: Final = frozenset({CloseCause.TIMEOUT, CloseCause.RESET, CloseCause.INTERNAL})
-"""Causes after which another connection may take the place: nobody said that the session is over."""
+"""Causes after which another connection may take the place: neither end has closed the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +156,14 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The hard walls of a connection. Session credit stays far inside them; they stop a peer that ignores it."""
+    """Hard limits of a connection. Session credit stays far below them; they stop a peer that ignores it."""
 
     streams: int
     """Bidirectional streams that the peer may have open at once."""
     stream_window: int
-    """Bytes the peer may be ahead of delivery on one stream."""
+    """Bytes of one stream that the peer may send before earlier ones were delivered."""
     connection_window: int
-    """Bytes the peer may be ahead of delivery on all streams together."""
+    """The same for all streams together."""
 
 
 KIB = 1024
@@ -178,7 +177,7 @@ TRUSTED = Limits(streams=16_384, stream_window=2048 * KIB, connection_window=409
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Everything an engine is told when it is made; one object for every engine."""
+    """Settings of an engine, the same for every kind."""
 
     is_server: bool
     alpn: str
@@ -192,26 +191,26 @@ class EngineSettings:
     """Seconds without hearing from the peer after which a connection is over."""
     handshake_timeout: float = 5.0
     """Seconds a handshake may take on the accepting side, which holds the memory of an unadmitted peer no longer,
-    and on the connecting side unless the caller gives up earlier."""
+    and on the connecting side unless the caller cancels earlier."""
     max_unadmitted: int = 256
     """Connections on the accepting side that have not been admitted, handshakes included; 100 KiB each. (The
-    aioquic engine has 128 at most.) When there are so many, whoever holds the most of them, by address network,
-    makes room for a newcomer."""
+    aioquic engine has 128 at most.) At the limit, a new
+    handshake takes the place of one from the address network that holds the most."""
     replaced_code: int = 0
-    """Application error code with which a connection is closed whose place another needs."""
+    """Application error code of a connection that is closed to make room for another."""
     retry: bool = True
     """The accepting side validates addresses with Retry (RFC 9000 section 8.1.2)."""
     reset_key: bytes = b""
     """Static key for stateless reset tokens (RFC 9000 section 10.3.2): the same across restarts, so that a
-    restarted edge tells its old peers at once. Empty: a random one."""
+    restarted edge can reset connections of its predecessor at once. Empty: a random key."""
     unadmitted: Limits = UNADMITTED
     """In force on the accepting side until :meth:`Connection.admit`."""
     trusted: Limits = TRUSTED
     """In force on the connecting side at once, on the accepting side after :meth:`Connection.admit`."""
     first_window: int = 256 * KIB
     """Accepting side: bytes that a peer may be ahead of delivery on all streams when it has been admitted.
-    Afterwards it is four times what was delivered, up to ``trusted.connection_window``: what a peer may pin behind
-    one missing byte is earned."""
+    Afterwards it is four times the bytes delivered, up to ``trusted.connection_window``: memory that a peer can
+    pin behind one missing byte grows with what it has delivered."""
     send_buffer: int = 512 * KIB
     """Unsent bytes that one stream may have waiting in the engine before writes are short. They are referenced,
     not copied, and a session keeps them anyway, so this is about calls: a few reads of TCP, a few bursts."""
@@ -227,27 +226,27 @@ class EngineSettings:
     key_update_packets: int = 1 << 21
     """1-RTT packets sent under one key before it is updated; RFC 9001 section 6.6 allows 2**23."""
     congestion: str = "auto"
-    """Congestion control: ``cubic``, ``bbr``, or ``auto`` for what the engine does best. An engine that has no
-    choice keeps its own and says so."""
+    """Congestion control: ``cubic``, ``bbr``, or ``auto`` for the engine's best. An engine without a choice keeps
+    its own and logs that."""
     cid_mark: int | None = None
-    """First byte of every connection ID of ours, by which processes that share a socket know whose packet one is
-    (as in QUIC-LB, draft-ietf-quic-load-balancers, section 5.2: in the clear). None: as random as the rest."""
+    """First byte of every connection ID that the engine issues, by which processes that share a socket recognise
+    their packets (as in QUIC-LB, draft-ietf-quic-load-balancers, section 5.2: unencrypted). None: random."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandshakeReport:
-    """The server as a handshake showed it that verified nothing."""
+    """Properties of a server found by a handshake without verification."""
 
     chain: tuple[bytes, ...]
-    """Its certificates in DER, leaf first; empty when it did not get that far."""
+    """Its certificates in DER, leaf first; empty if the handshake ended earlier."""
     alpn: str
-    """The protocol that it chose."""
+    """Protocol that the server chose."""
     seconds: float
     """Seconds that the handshake took."""
     code: int = 0
     """Error code of a handshake that did not complete (RFC 9000 section 20.1), or 0."""
     reason: str = ""
-    """Text of the peer: untrusted."""
+    """Text sent by the peer: untrusted."""
 
 
 class Connection(Protocol):
@@ -255,80 +254,80 @@ class Connection(Protocol):
 
     @property
     def address(self) -> Address:
-        """The address of the peer now; changes when it migrates."""
+        """Return the peer's current address, which changes when the peer migrates."""
 
     @property
     def is_client(self) -> bool:
-        """True if this side began the connection."""
+        """Return True if this side opened the connection."""
 
     def open(self) -> int | None:
-        """Open a bidirectional stream. None: the peer's limit is reached; StreamsAvailable will say when."""
+        """Open a bidirectional stream. Return None if the peer's limit is reached; StreamsAvailable follows."""
 
     def write(self, stream: int, data: bytes | memoryview) -> int:
-        """Queue bytes and say how many were taken. Fewer than all (also none): wait for Writable.
-        Taken bytes are referenced until they are acknowledged: the caller must not change them."""
+        """Queue bytes and return the number accepted. If that is less than all, wait for Writable. Accepted bytes
+        are referenced until they are acknowledged: the caller must not change them."""
 
     def finish(self, stream: int) -> None:
-        """No more bytes will follow those written (FIN)."""
+        """End the stream after the bytes written so far (FIN)."""
 
     def reset(self, stream: int, code: int) -> None:
-        """Give up sending on a stream: drop what is queued, tell the peer (RESET_STREAM)."""
+        """Abort sending on a stream: drop queued bytes and send RESET_STREAM."""
 
     def stop(self, stream: int, code: int) -> None:
-        """Give up reading a stream: ask the peer to stop (STOP_SENDING), drop what still arrives. No more
-        events come from this direction."""
+        """Abort reading from a stream: send STOP_SENDING and drop bytes that still arrive. No more events of this
+        direction follow."""
 
     def prioritise(self, stream: int) -> None:
         """Send this stream's bytes before those of all streams that were not prioritised."""
 
     def admit(self) -> None:
-        """Accepting side: the peer proved who it is; raise its limits from ``unadmitted`` to ``trusted``, and
-        free its place."""
+        """Accepting side: raise the limits of an authenticated peer from ``unadmitted`` to ``trusted``, and free
+        its place."""
 
     def ping(self) -> None:
-        """Send something that the peer must acknowledge."""
+        """Send a frame that the peer must acknowledge (PING)."""
 
     def migrate(self) -> None:
-        """Connecting side: this side's address changed; go on with a fresh connection ID (RFC 9000
-        section 9.5) and let the peer see the new address at once."""
+        """Connecting side: after a change of this side's address, use a fresh connection ID (RFC 9000 section 9.5)
+        and send a packet from the new address at once."""
 
     def close(self, code: int, reason: str = "") -> None:
         """End the connection now; queued bytes are dropped. The Closed event (cause LOCAL) follows."""
 
     def stats(self) -> Stats:
-        """Return the figures of now."""
+        """Return the current figures."""
 
 
 class Engine(Protocol):
-    """Every connection of one UDP socket."""
+    """QUIC engine: all connections of one UDP socket."""
 
     name: str
-    """The name for users: ``aioquic`` or ``native``."""
+    """Name for users: ``aioquic`` or ``native``."""
     version: str
 
     @property
     def counters(self) -> EngineCounters:
-        """The counts of what it refused or dropped so far."""
+        """Return the counts since the start."""
 
     def connect(self, address: Address, server_name: str, now: float) -> Connection:
-        """Begin a connection to a server."""
+        """Open a connection to a server."""
 
     def receive(self, batch: Sequence[Received], now: float) -> None:
-        """Take datagrams in. Work per call is bounded by their number, never by the number of streams."""
+        """Process datagrams. Work per call is bounded by their number, not by the number of streams."""
 
     def expire(self, now: float) -> None:
         """Run the timers that are due."""
 
     def timeout(self) -> float | None:
-        """Return the time of the next :meth:`expire`, on the clock of ``now``; None: not at all."""
+        """Return the time of the next :meth:`expire`, on the clock of ``now``; None: no timer is set."""
 
     def poll(self) -> Iterable[tuple[Connection, Event]]:
         """Return the events since the last poll, in order for each connection. The first one of a connection that
-        the peer began is Connected."""
+        the peer opened is Connected."""
 
     def transmit(self, now: float) -> Iterable[Transmit]:
-        """Datagrams to send now; an engine may make them while they are asked for. The caller takes all of them
-        and sends them, or drops them as the network would, before it asks the engine for anything else."""
+        """Return the datagrams to send now, possibly as a generator. The caller takes all of them, sends or drops
+        them, and only then calls the engine again."""
 
     def has_connections(self) -> bool:
         """Return True if any connection, closing ones included, still needs the socket."""
@@ -336,7 +335,7 @@ class Engine(Protocol):
 
 @dataclass(slots=True)
 class EngineCounters:
-    """Counts of what an engine refused or dropped since the start, for the metrics."""
+    """Counts of an engine since the start, for the metrics: handshakes, refusals, drops, closures by cause."""
 
     retries_sent: int = 0
     version_negotiations_sent: int = 0

@@ -1,7 +1,7 @@
-"""A Link: one QUIC connection while it carries a session.
+"""Link: a QUIC connection that carries a session.
 
-The link knows the control stream (QUIC stream 0, opened by the client) and hands every other stream's events to
-the receiver that is registered for it. It knows nothing of credit, leases or TCP.
+The link handles the control stream (QUIC stream 0, opened by the client) and passes the events of every other
+stream to the receiver that is registered for it. Credit, leases and TCP belong to other modules.
 """
 
 from __future__ import annotations
@@ -28,66 +28,67 @@ logger = logging.getLogger(__name__)
 CONTROL_STREAM: Final = 0
 MAX_CONTROL_QUEUE: Final = 1024 * 1024
 """Bytes of control messages waiting for the engine. Credits for ten thousand streams are a tenth of this; a
-peer that lets more pile up no longer reads its control stream."""
+peer with a longer queue does not read its control stream any more."""
 KEEPALIVE: Final = 4.0
-"""Seconds between pings of a client. NAT bindings for UDP last 30 s in the strictest routers in use; an edge that
-was killed and started again can say so only to those who say something, and in five seconds all should be back."""
-TICK: Final = 1.0
-"""Seconds between a client's looks at whether its edge has fallen silent."""
-BUSY: Final = 1000
-"""Bytes received between two looks that make it a transfer, rather than answers to pings."""
-DOUBTS: Final = 3
-"""Pings, one a look, for an edge that was busy and fell silent. A NAT may have given this client another port:
-the edge then sends into nothing until it hears from the new one, and a client that only downloads says nothing
-while nothing comes."""
+"""Seconds between pings of a client. NAT bindings for UDP last 30 s in the strictest routers in use; a
+restarted edge can send a stateless reset only in reply to a packet, and all clients should be back after five
+seconds."""
+CHECK_INTERVAL: Final = 1.0
+"""Seconds between a client's checks whether its edge still answers."""
+TRANSFER_SIZE: Final = 1000
+"""Bytes received between two checks from which on they count as a transfer rather than as answers to pings."""
+MAX_SILENCE_PINGS: Final = 3
+"""Pings, one per check, after a transfer from the edge has stopped. A NAT may have given this client another port:
+the edge's packets are then lost until it receives one from the new port, and a client that only downloads sends
+nothing while nothing arrives."""
 
 
 class StreamEvents(Protocol):
-    """The receiver of the events of one QUIC stream."""
+    """Receiver of the events of one QUIC stream."""
 
     def data(self, chunks: list[bytes], *, end: bool) -> None:
-        """Take in bytes of the peer, and its end."""
+        """Handle bytes of the peer, and its end."""
 
     def reset(self, code: int) -> None:
-        """Note that the peer gave up its direction."""
+        """Handle a reset of the peer's direction."""
 
     def stopped(self, code: int) -> None:
-        """Note that the peer takes no more bytes."""
+        """Handle a stop: the peer accepts no more bytes."""
 
     def writable(self) -> None:
-        """Note that the stream takes bytes again."""
+        """Continue to write: the engine accepts bytes of the stream again."""
 
 
 class LinkEvents(Protocol):
-    """The owner of a link."""
+    """Callbacks of a link."""
 
     def link_up(self) -> None:
-        """The handshake is complete and the control stream is open for writing."""
+        """Handle a complete handshake; the control stream is open for writing."""
 
     def link_message(self, message: AnyMessage) -> None:
-        """The peer said something, and it was its turn to. May raise ProtocolError."""
+        """Handle a control message that the state allows. May raise ProtocolError."""
 
     def link_stream(self, quic_stream: int) -> StreamEvents:
-        """The peer opened a stream. May raise ProtocolError."""
+        """Return the receiver of a stream that the peer opened. May raise ProtocolError."""
 
     def link_streams_available(self) -> None:
-        """Note that the peer allows more streams."""
+        """Handle a raised limit of streams."""
 
     def link_turn_ended(self) -> None:
         """Handle the end of a batch of events: queue now what is to be sent because of them."""
 
     def link_down(self, closed: Closed) -> None:
-        """The link is gone; nothing follows."""
+        """Handle the end of the link. No call follows."""
 
 
-class Discarded:
+class IgnoredLinkEvents:
     """Events of a link that was given up: all of them are ignored."""
 
     def link_up(self) -> None: ...
     def link_message(self, message: AnyMessage) -> None: ...
     def link_stream(self, quic_stream: int) -> StreamEvents:
         del quic_stream
-        return _FORGOTTEN
+        return _IGNORED
 
     def link_streams_available(self) -> None: ...
     def link_turn_ended(self) -> None: ...
@@ -102,26 +103,26 @@ class Link:
         self.is_up = False
         self.is_down = False
         self._is_closing = False
-        """The link is down, or this side has closed it: what the peer said before it heard of that is ignored."""
+        """True when the link is down or closed by this side: messages still in flight are ignored."""
         self._connection: Connection | None = None
         self._control = FrameReader()
         self._control_queue: deque[bytes | memoryview] = deque()
         self._control_queued = 0
-        self._dialogue = ControlStateMachine(side)
+        self._control_state = ControlStateMachine(side)
         self._events = events
-        self._tick: asyncio.TimerHandle | None = None
-        self._ticks = 0
-        self._doubts = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._checks = 0
+        self._silence_pings = 0
         self._received = 0
         self._side = side
         self._wake = wake
         self._next_peer_stream = 1 if side is Side.CLIENT else 4
         self._unseen: set[int] = set()
         self.silence = 0.0
-        """Client: for how many seconds the edge has owed an answer; looked at every :data:`TICK`."""
+        """Client: seconds for which the edge has not acknowledged what is in flight."""
         self._acked = 0
         self.rtt = 0.0
-        """Seconds to the peer and back when that was last asked; other threads may read it."""
+        """Round-trip time in seconds at the last call of :meth:`stats`; other threads may read it."""
 
     @property
     def is_closing(self) -> bool:
@@ -130,25 +131,25 @@ class Link:
 
     @property
     def connection(self) -> Connection:
-        """The QUIC connection; set by :meth:`attach`."""
+        """Return the QUIC connection that :meth:`attach` has set."""
         assert self._connection is not None
         return self._connection
 
     def serve(self, events: LinkEvents) -> None:
-        """Work for somebody else from now on: a session that lost its link and goes on with this one."""
+        """Replace the callbacks: a session that lost its link continues on this one."""
         self._events = events
 
     def attach(self, connection: Connection) -> None:
-        """Say which connection this link speaks for; once, before any event of it."""
+        """Set the QUIC connection: once, before any of its events."""
         self._connection = connection
 
-    # What the session asks for.
+    # For the session.
 
     def send(self, message: AnyMessage) -> None:
-        """Say something on the control stream. Closes the link when the peer lets too much pile up."""
+        """Send a message on the control stream. Close the link if the queue is too long."""
         if self._is_closing:
             return
-        self._dialogue.sent(message)
+        self._control_state.sent(message)
         data = frame(message)
         self._control_queue.append(data)
         self._control_queued += len(data)
@@ -158,7 +159,7 @@ class Link:
         self._push_control()
 
     def open(self, events: StreamEvents) -> int | None:
-        """Open a QUIC stream; None while the peer allows no more."""
+        """Open a QUIC stream. Return None while the peer's limit is reached."""
         quic_stream = None if self._is_closing else self.connection.open()
         if quic_stream is not None:
             self.streams[quic_stream] = events
@@ -172,25 +173,25 @@ class Link:
             self._wake()
 
     def wake(self) -> None:
-        """Something was queued: transmit at the end of this loop turn."""
+        """Transmit what was queued, at the end of this iteration of the loop."""
         self._wake()
 
     def stats(self) -> Stats:
-        """Return the engine's figures of now; only for the loop's own thread, as everything of an engine."""
+        """Return the engine's current figures. For the loop's own thread only, like all calls of an engine."""
         stats = self.connection.stats()
         self.rtt = stats.rtt
         return stats
 
-    # What the endpoint tells (transport.endpoint.ConnectionEvents).
+    # From the endpoint (transport.endpoint.ConnectionEvents).
 
     def connected(self) -> None:
-        """Open the control stream (client) and tell the session."""
+        """Open the control stream (client) and report the link."""
         if self._side is Side.CLIENT:
             if self.connection.open() is None:
                 self._violated(ProtocolError("no stream is allowed"))
                 return
             self.connection.prioritise(CONTROL_STREAM)
-            self._tick_later()
+            self._check_later()
         self.stats()
         self.is_up = True
         self._events.link_up()
@@ -252,8 +253,8 @@ class Link:
             return
         self.is_down = self._is_closing = True
         self.is_up = False
-        if self._tick is not None:
-            self._tick.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._control_queue.clear()
         self._events.link_down(Closed(cause, code, reason))
         self.streams.clear()
@@ -264,7 +265,7 @@ class Link:
         receiver = self.streams.get(stream)
         if receiver is None:
             if not self._is_new(stream):
-                return _FORGOTTEN
+                return _IGNORED
             receiver = self.streams[stream] = self._events.link_stream(stream)
         return receiver
 
@@ -287,13 +288,13 @@ class Link:
 
     def _control_data(self, chunks: list[bytes], *, end: bool) -> None:
         if self._side is Side.EDGE and CONTROL_STREAM not in self.streams:
-            self.streams[CONTROL_STREAM] = _FORGOTTEN
+            self.streams[CONTROL_STREAM] = _IGNORED
             self.connection.prioritise(CONTROL_STREAM)
         for chunk in chunks:
             for message in self._control.feed(chunk):
                 if self._is_closing:
                     return
-                self._dialogue.received(message)
+                self._control_state.received(message)
                 self._events.link_message(message)
         if end:
             raise ProtocolError("the control stream was ended")
@@ -314,46 +315,34 @@ class Link:
         logger.warning("peer %s broke the protocol: %s", self.connection.address[0], error)
         self.close(SessionCode.PROTOCOL, str(error))
 
-    def _tick_later(self) -> None:
-        self._tick = asyncio.get_running_loop().call_later(TICK, self._look)
+    def _check_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check)
 
-    def _look(self) -> None:
-        """Keep the way to the edge open, and find it again when it was lost."""
+    def _check(self) -> None:
+        """Keep the NAT binding open, and restore the path after the NAT has changed it."""
         stats = self.stats()
         is_owed = stats.bytes_in_flight > 0 and stats.packets_acked == self._acked
         self._acked = stats.packets_acked
-        self.silence = self.silence + TICK if is_owed else 0.0
+        self.silence = self.silence + CHECK_INTERVAL if is_owed else 0.0
         before, self._received = self._received, stats.bytes_received
-        came = self._received - before
-        self._ticks += 1
-        if came > BUSY:
-            self._doubts = DOUBTS
-        elif came:
-            self._doubts = 0
-        elif self._doubts:
-            self._doubts -= 1
+        received = self._received - before
+        self._checks += 1
+        if received > TRANSFER_SIZE:
+            self._silence_pings = MAX_SILENCE_PINGS
+        elif received:
+            self._silence_pings = 0
+        elif self._silence_pings:
+            self._silence_pings -= 1
             self.connection.ping()
-        if self._ticks * TICK >= KEEPALIVE:
-            self._ticks = 0
+        if self._checks * CHECK_INTERVAL >= KEEPALIVE:
+            self._checks = 0
             self.connection.ping()
         self._wake()
-        self._tick_later()
+        self._check_later()
 
 
-class _Forgotten:
-    """Stands behind a stream that is over here: what the peer still says about it changes nothing."""
-
-    def data(self, chunks: list[bytes], *, end: bool) -> None: ...
-    def reset(self, code: int) -> None: ...
-    def stopped(self, code: int) -> None: ...
-    def writable(self) -> None: ...
-
-
-_FORGOTTEN: Final = _Forgotten()
-
-
-class _Pending:
-    """Stands behind a stream between its opening and its registration, in which nothing can happen."""
+class _IgnoredStreamEvents:
+    """Receiver of a stream that is over: ignores events that are still in flight."""
 
     def data(self, chunks: list[bytes], *, end: bool) -> None: ...
     def reset(self, code: int) -> None: ...
@@ -361,5 +350,17 @@ class _Pending:
     def writable(self) -> None: ...
 
 
-PENDING: Final = _Pending()
-"""Given to :meth:`Link.open` by a caller that registers the stream right after."""
+_IGNORED: Final = _IgnoredStreamEvents()
+
+
+class _PendingStreamEvents:
+    """Receiver of a stream between its opening and its registration; no event can arrive in between."""
+
+    def data(self, chunks: list[bytes], *, end: bool) -> None: ...
+    def reset(self, code: int) -> None: ...
+    def stopped(self, code: int) -> None: ...
+    def writable(self) -> None: ...
+
+
+PENDING: Final = _PendingStreamEvents()
+"""Argument of :meth:`Link.open` for a caller that registers the stream immediately afterwards."""

@@ -1,8 +1,8 @@
-"""Traces of QUIC connections in files that tools draw (qlog 0.3, draft-ietf-quic-qlog-main-schema-04; JSON text
-sequences, RFC 7464): one for each connection, of bounded size and number, for their owner alone.
+"""Traces of QUIC connections in files for visualisation tools (qlog 0.3, draft-ietf-quic-qlog-main-schema-04; JSON
+text sequences, RFC 7464): one file per connection, bounded in size and number, readable by its owner only.
 
-``tracing_engine`` sees what is in them. They are written on the loop's thread, in pieces: traces are for looking
-into something, not for every day.
+``tracing_engine`` records the events. They are written in blocks on the loop's thread: traces are for diagnosis,
+not for permanent use.
 """
 
 from __future__ import annotations
@@ -25,36 +25,37 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""Of one file: a gigabyte of transfer or so, and what tools still open. The trace ends there and says so."""
+"""Size of one file: enough for about a gigabyte of transfer, and small enough for the tools. The trace ends there,
+with an event that says so."""
 MAX_FILES: Final = 64
-"""Of one process in a directory, a gigabyte altogether. Connections after these are not traced, until somebody has
-removed some."""
-PIECE: Final = 64 * 1024
-"""Bytes after which what was gathered is written."""
+"""Files of one process in a directory: a gigabyte together. Further connections are not traced until files are
+removed."""
+BLOCK: Final = 64 * 1024
+"""Bytes of events that are gathered before they are written."""
 SUFFIX: Final = ".sqlog"
 
 _BEGIN: Final = "\x1e"
 
 
 class NotTracedError(Exception):
-    """No trace can be begun; says why."""
+    """Error of a trace that cannot be started; its text is the reason."""
 
 
 class Tracer:
-    """The directory of the traces, and the limit of their number."""
+    """Directory of traces, with the limit of their number."""
 
     def __init__(self, directory: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> None:
-        """Makes the directory. Raises ConfigError when it cannot be written."""
+        """Create the directory. Raises ConfigError when it cannot be written."""
         self.directory = directory.absolute()
         self.max_bytes = max_bytes
         self._max_files = max_files
         self._written: list[Trace] = []
-        """Traces whose files are there, as far as is known."""
+        """Traces whose files exist, as far as is known."""
         self._number = itertools.count(1)
         self.make_directory()
 
     def make_directory(self) -> None:
-        """If it is not there. Raises ConfigError when it cannot be written."""
+        """Create the directory if it does not exist. Raises ConfigError when it cannot be written."""
         directory = self.directory
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,13 +66,14 @@ class Tracer:
 
     @property
     def has_room(self) -> bool:
-        """Return True if another file may be begun. Files that somebody has removed do not count."""
+        """Return True if another file is allowed. Removed files do not count."""
         if len(self._written) >= self._max_files:
             self._written = [trace for trace in self._written if trace.is_open or trace.path.exists()]
         return len(self._written) < self._max_files
 
     def begin(self, connection: Connection, engine: str, at: float) -> Trace:
-        """A trace of a connection from now on (``at``: the engine's clock). Raises NotTracedError."""
+        """Return a new trace of a connection, starting ``at`` this time of the engine's clock. Raises
+        NotTracedError."""
         if not self.has_room:
             raise NotTracedError(
                 f"There are {self._max_files} qlog files of this process in {self.directory}, and there may be no "
@@ -86,7 +88,7 @@ class Tracer:
         self._written.append(trace)
         if len(self._written) == self._max_files:
             logger.warning(
-                "there are as many qlog files in %s as there may be; the next begin none", self.directory
+                "the limit of qlog files in %s is reached; further connections are not traced", self.directory
             )
         return trace
 
@@ -111,12 +113,12 @@ class Trace:
     """Qlog file of one connection."""
 
     def __init__(self, path: Path, connection: Connection, engine: str, at: float, max_bytes: int) -> None:
-        """Raises OSError when there can be none."""
+        """Create the file. Raises OSError."""
         self.path = path
         self.stats: Stats | None = None
         self.is_open = True
         self.is_cut = False
-        """True when it ended before its time: at its bound, or because the disk is full."""
+        """True if the trace ended early: at its size limit, or because the disk is full."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._gathered: list[str] = []
         self._size = 0
@@ -132,7 +134,7 @@ class Trace:
                 "trace": {
                     "vantage_point": {"type": side},
                     "common_fields": {
-                        "ODCID": path.stem,  # the engines do not say it; tools want something that is unique
+                        "ODCID": path.stem,  # the engines do not report it; tools need a unique value
                         "time_format": "relative",
                         "reference_time": round(time.time() * 1000, 3),
                     },
@@ -143,12 +145,12 @@ class Trace:
         self.note(at, "connectivity:connection_started", {"src_ip": "", **peer})
 
     def note(self, at: float, name: str, data: dict[str, Any]) -> None:
-        """An event. Those that began before the trace have a negative time."""
+        """Record an event. Events before the start of the trace have a negative time."""
         if self.is_open:
             self._put({"time": round((at - self._began) * 1000, 3), "name": name, "data": data})
 
-    def look(self, at: float, stats: Stats) -> None:
-        """Write the engine's figures of now, as far as they have changed."""
+    def record_stats(self, at: float, stats: Stats) -> None:
+        """Record the engine's figures that have changed."""
         before, self.stats = self.stats, stats
         now, then = _metrics(stats), _metrics(before) if before is not None else {}
         changed = {name: value for name, value in now.items() if then.get(name) != value}
@@ -167,7 +169,7 @@ class Trace:
 
     def _put(self, entry: dict[str, Any]) -> None:
         text = f"{_BEGIN}{json.dumps(entry, separators=(',', ':'))}\n"
-        if self._written + self._size + len(text) > self._max - PIECE // 64:
+        if self._written + self._size + len(text) > self._max - BLOCK // 64:
             end = {"time": entry.get("time", 0), "name": "quictunnel:trace_is_full", "data": {}}
             self._gathered.append(f"{_BEGIN}{json.dumps(end, separators=(',', ':'))}\n")
             self.is_cut = True
@@ -175,7 +177,7 @@ class Trace:
             return
         self._gathered.append(text)
         self._size += len(text)
-        if self._size >= PIECE:
+        if self._size >= BLOCK:
             self._write()
 
     def _write(self) -> None:

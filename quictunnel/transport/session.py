@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.credit_sender import CreditSender
 from quictunnel.transport.incoming_stream import IncomingStream
-from quictunnel.transport.link import PENDING, Discarded, Link
+from quictunnel.transport.link import PENDING, IgnoredLinkEvents, Link
 from quictunnel.transport.resume_exchange import ResumeExchange
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, stream_code
@@ -138,7 +138,7 @@ class Session:
         """Continue on this link, whose other end knows the session. A former link is closed: the later one
         wins."""
         old, self.link, self._events = self.link, link, events
-        old.serve(Discarded())
+        old.serve(IgnoredLinkEvents())
         old.streams.clear()
         if not old.is_down:
             old.close(SessionCode.REPLACED)

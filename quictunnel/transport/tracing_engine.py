@@ -1,11 +1,10 @@
-"""An engine that says what it does, for files (``qlog``): it stands before another one while traces are wanted, of
-all connections or of some, and nothing does otherwise.
+"""Wrapper of an engine that writes traces (``qlog``) of all or some connections. It is in place only while traces
+are wanted.
 
-It sees what goes over the seam, which is the same for every engine: datagrams in and out with their sizes, long
-headers (which are in the clear), bytes handed to streams' readers, resets, and after each turn what the engine
-knows of the path: round trip times, congestion window, bytes in flight, packets lost. It does not see numbers and
-frames of packets, which only the engines' own code does. So nothing of it is secret either, except who talks with
-whom.
+It records what passes through the engine interface: sizes of datagrams in and out, long headers (which are not
+encrypted), bytes passed to receivers of streams, resets, and after each transmission the engine's figures of the
+path: round-trip times, congestion window, bytes in flight, packets lost. Packet numbers and frames, which only the
+engines know, are not recorded. A trace therefore contains no secret but the addresses of both ends.
 """
 
 from __future__ import annotations
@@ -34,30 +33,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_EARLY: Final = 64
-"""Addresses that are not known to belong to a connection, whose last events are kept until it is known: an edge
-learns of a connection when its handshake is done. Those of longest ago are forgotten."""
+"""Addresses without a known connection for which events are kept: an edge learns of a connection when its
+handshake is complete. The oldest are dropped first."""
 EARLY_EVENTS: Final = 32
-"""Events kept of each; a handshake has a dozen."""
+"""Events kept for each such address; a handshake has a dozen."""
 
 _TYPES: Final = ("initial", "0RTT", "handshake", "retry")
 
 
 class TracingEngine:
-    """An engine, traced (a transport.engine.Engine). Connections are the inner engine's own.
+    """Engine (``transport.engine.Engine``) that traces another one, whose connections it passes on.
 
-    Which of them are wanted is said by :meth:`trace_all` and :meth:`trace_one`; a connection has one file, whoever
-    wants it."""
+    :meth:`trace_all` and :meth:`trace_one` choose connections. A connection chosen by both has one file."""
 
     def __init__(self, inner: Engine, on_unwanted: Callable[[], None]) -> None:
-        """``on_unwanted``: no connection is wanted any more; it is told in the middle of what this object does,
-        which then goes on as if it were not there."""
+        """Create the wrapper.
+
+        Args:
+            inner: the engine.
+            on_unwanted: called when no connection is traced any more, possibly within a call of this object, which
+                then completes without tracing.
+        """
         self.inner = inner
         self.name = inner.name
         self.version = inner.version
         self._on_unwanted = on_unwanted
-        self._everything: Tracer | None = None
+        self._default_tracer: Tracer | None = None
         self._chosen: set[Connection] = set()
-        """Connections that were chosen one by one; each has a trace."""
+        """Connections chosen by :meth:`trace_one`; each has a trace."""
         self._traces: dict[Connection, Trace] = {}
         self._known: dict[Connection, Address] = {}
         """Addresses of all connections, traced or not: one look-up tells their datagrams from newcomers'."""
@@ -70,51 +73,60 @@ class TracingEngine:
     def counters(self) -> EngineCounters:
         return self.inner.counters
 
-    # Which connections.
+    # Choice of connections.
 
     def trace_all(self, tracer: Tracer | None, known: Iterable[Connection], now: float) -> None:
-        """Trace every connection from now on; None: those alone that were chosen, whose files go on either way.
-        ``known``: those that are there already."""
+        """Trace every connection from now on. With None, only those chosen by :meth:`trace_one`.
+
+        Args:
+            tracer: opens the files.
+            known: connections that exist already.
+            now: time on the engine's clock.
+        """
         self._now = now
-        self._everything = tracer
+        self._default_tracer = tracer
         self._early.clear()
         for connection in tuple(self._traces):
             if connection not in self._chosen:
                 self._traces.pop(connection).close()
         for connection in known:
-            self._meet(connection)
+            self._record_address(connection)
             if tracer is not None and connection not in self._traces:
                 self._begin_if_possible(connection, tracer)
-        self._rest()
+        self._report_if_unwanted()
 
     def trace_one(self, connection: Connection, tracer: Tracer, known: Iterable[Connection], now: float) -> Trace:
-        """Trace a connection, which is not over, until its end, or until :meth:`untrace_one`; where it has a trace
-        already, that is it. Raises NotTracedError."""
+        """Trace an open connection until its end or :meth:`untrace_one`. Return its trace, which may exist
+        already.
+
+        Raises:
+            NotTracedError: there are too many files, or the file cannot be written.
+        """
         self._now = now
         for each in known:
-            self._meet(each)
+            self._record_address(each)
         trace = self._traces.get(connection)
         try:
             if trace is None or not trace.is_open:
                 trace = self._begin(connection, tracer)
             self._chosen.add(connection)
         finally:
-            self._rest()
+            self._report_if_unwanted()
         return trace
 
     def untrace_one(self, connection: Connection) -> None:
-        """Choose the connection no more."""
+        """Undo :meth:`trace_one`."""
         self._chosen.discard(connection)
-        if self._everything is None:
+        if self._default_tracer is None:
             self._end(connection)
 
     def trace_of(self, connection: Connection) -> Trace | None:
-        """Return the trace that is being written of a connection."""
+        """Return the open trace of a connection, or None."""
         trace = self._traces.get(connection)
         return trace if trace is not None and trace.is_open else None
 
     def forget(self, connection: Connection) -> None:
-        """Forget a connection that is over."""
+        """Close the trace of a connection that is over."""
         address = self._known.pop(connection, None)
         if address is not None and self._by_address.get(address) is connection:
             del self._by_address[address]
@@ -122,17 +134,17 @@ class TracingEngine:
         self._end(connection)
 
     def close(self) -> None:
-        """End all traces; the connections go on."""
+        """Close all traces; the connections continue."""
         for trace in self._traces.values():
             trace.close()
         self._traces.clear()
 
-    # The seam.
+    # The engine interface.
 
     def connect(self, address: Address, server_name: str, now: float) -> Connection:
         self._now = now
         connection = self.inner.connect(address, server_name, now)
-        self._newcomer(connection)
+        self._add(connection)
         return connection
 
     def receive(self, batch: Sequence[Received], now: float) -> None:
@@ -166,26 +178,27 @@ class TracingEngine:
         touched, self._touched = self._touched, {}
         for connection in touched:
             if (trace := self._traces.get(connection)) is not None:
-                trace.look(now, connection.stats())
+                trace.record_stats(now, connection.stats())
                 if not trace.is_open:
                     self._end(connection)
 
     def has_connections(self) -> bool:
         return self.inner.has_connections()
 
-    # Inside.
+    # Internal.
 
-    def _meet(self, connection: Connection) -> None:
+    def _record_address(self, connection: Connection) -> None:
         if connection not in self._known:
             self._known[connection] = connection.address
             self._by_address[connection.address] = connection
 
-    def _newcomer(self, connection: Connection) -> None:
+    def _add(self, connection: Connection) -> None:
         if connection in self._known:
             return
-        self._meet(connection)
+        self._record_address(connection)
         early = self._early.pop(connection.address, ())
-        trace = self._begin_if_possible(connection, self._everything) if self._everything is not None else None
+        tracer = self._default_tracer
+        trace = None if tracer is None else self._begin_if_possible(connection, tracer)
         if trace is not None:
             for at, name, data in early:
                 trace.note(at, name, data)
@@ -203,33 +216,35 @@ class TracingEngine:
             return None
 
     def _end(self, connection: Connection) -> None:
-        """Of a trace; the connection may go on."""
+        """Close a trace; the connection may continue."""
         self._chosen.discard(connection)
         trace = self._traces.pop(connection, None)
         if trace is not None:
             trace.close()
-            self._rest()
+            self._report_if_unwanted()
 
-    def _rest(self) -> None:
-        if self._everything is None and not self._traces:
+    def _report_if_unwanted(self) -> None:
+        if self._default_tracer is None and not self._traces:
             self._on_unwanted()
 
     def _is_seen(self, address: Address) -> bool:
-        """Return True if datagrams of this address are of interest. Those of most are not where few are traced."""
+        """Return True if datagrams of this address are recorded."""
         connection = self._whose(address)
-        return self._everything is not None if connection is None else connection in self._traces
+        return self._default_tracer is not None if connection is None else connection in self._traces
 
-    def _datagrams(self, address: Address, way: str, first: bytes | memoryview, size: int, segment: int) -> None:
-        """``first``: bytes with which the first of them begins."""
+    def _datagrams(
+        self, address: Address, direction: str, first: bytes | memoryview, size: int, segment: int
+    ) -> None:
+        """Record a batch of datagrams. ``first`` contains the beginning of the first one."""
         sizes = [min(segment, size - at) for at in range(0, size, max(1, segment))]
         self._note(
             address,
-            f"transport:datagrams_{way}",
+            f"transport:datagrams_{direction}",
             {"count": len(sizes), "raw": [{"length": length} for length in sizes]},
         )
         header = long_header(bytes(first[:64]))
         if header is not None:
-            self._note(address, f"transport:packet_{way}", {"header": header, "is_coalesced": True})
+            self._note(address, f"transport:packet_{direction}", {"header": header, "is_coalesced": True})
 
     def _note(self, address: Address, name: str, data: dict[str, Any]) -> None:
         connection = self._whose(address)
@@ -247,7 +262,7 @@ class TracingEngine:
     def _whose(self, address: Address) -> Connection | None:
         connection = self._by_address.get(address)
         if connection is None:
-            # Of those that are traced one may have moved.
+            # A traced connection may have migrated to this address.
             connection = next((each for each in self._traces if each.address == address), None)
             if connection is not None:
                 old = self._known[connection]
@@ -259,7 +274,7 @@ class TracingEngine:
 
     def _event(self, connection: Connection, event: Event) -> None:
         if isinstance(event, Connected):
-            self._newcomer(connection)
+            self._add(connection)
         trace = self._traces.get(connection)
         if trace is not None:
             match event:
@@ -273,7 +288,7 @@ class TracingEngine:
                     name = f"quictunnel:stream_{type(event).__name__.lower()}"
                     trace.note(self._now, name, {"stream_id": stream, "error_code": code})
                 case Closed(cause, code, reason):
-                    trace.look(self._now, connection.stats())
+                    trace.record_stats(self._now, connection.stats())
                     said = {"application_code": code, "reason": reason, "trigger": cause.name.lower()}
                     trace.note(self._now, "connectivity:connection_closed", said)
         if isinstance(event, Closed):

@@ -39,7 +39,7 @@ class SessionRig:
         self.client = ClientSession(services.session_context, connection, lambda: None, lambda _: None)
         self.client.identity = Identity("a", Permissions(domains=None))
         self.client._deadline.cancel()
-        self.client.session.link._dialogue.phase = Phase.OPEN
+        self.client.session.link._control_state.phase = Phase.OPEN
 
     async def _resolve(self, _: str) -> frozenset[str]:
         self.asked.set()

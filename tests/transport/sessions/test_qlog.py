@@ -317,7 +317,7 @@ async def test_a_disk_that_is_full_costs_the_trace_and_no_more(pair: SessionPair
 
     pair.edge_endpoint.trace(Tracer(tmp_path))
     monkeypatch.setattr("quictunnel.transport.qlog.os.write", full)
-    monkeypatch.setattr("quictunnel.transport.qlog.PIECE", 100)
+    monkeypatch.setattr("quictunnel.transport.qlog.BLOCK", 100)
     await transfer(pair)
     monkeypatch.undo()
     pair.edge_endpoint.trace(None)
