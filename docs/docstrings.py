@@ -17,6 +17,7 @@ class Docstrings(griffe.Extension):
     """Rewrites every docstring when it was loaded."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Convert the docstring of an object."""
         if obj.docstring is not None:
             obj.docstring.value = markdown(obj.docstring.value)
 

@@ -76,7 +76,7 @@ GOODBYE_TIMEOUT: Final = 0.5
 
 
 class _Files(NamedTuple):
-    """What the edge reads and makes on disk before any port is taken."""
+    """Files and directories of an edge, read or created before any port is opened."""
 
     state: StateDir
     token: str

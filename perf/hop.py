@@ -62,11 +62,20 @@ class Sink:
         del stream, end
         self.received += sum(map(len, chunks))
 
-    def reset(self, stream: int, code: int) -> None: ...
-    def stopped(self, stream: int, code: int) -> None: ...
-    def writable(self, stream: int) -> None: ...
-    def streams_available(self) -> None: ...
-    def turn_ended(self) -> None: ...
+    def reset(self, stream: int, code: int) -> None:
+        """Ignored."""
+
+    def stopped(self, stream: int, code: int) -> None:
+        """Ignored."""
+
+    def writable(self, stream: int) -> None:
+        """Ignored."""
+
+    def streams_available(self) -> None:
+        """Ignored."""
+
+    def turn_ended(self) -> None:
+        """Ignored."""
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:
         """Record that the connection has ended."""

@@ -363,7 +363,7 @@ async def test_the_stop_goes_in_the_reverse_order_of_the_start(tmp_path, monkeyp
 
 
 class TestMistakes:
-    """What an operator gets wrong is one clear line, and nothing stays open."""
+    """Each mistake of an operator is one clear line, and nothing stays open."""
 
     @pytest.mark.parametrize("option", ["https", "quic", "admin", "acme_http"])
     @needs_proc

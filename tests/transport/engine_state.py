@@ -1,4 +1,4 @@
-"""What an engine holds: what no method of the seam tells, and the tests of both engines ask."""
+"""State of an engine that no method of its interface reports."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.engines.aioquic import AioquicEngine, stateless
 from quictunnel.transport.engines.aioquic.stateless import ResetTokens, RetryTokens, parse_long_header
 from tests.transport.engine_pair import CLIENT, EDGE, settings_for
-from tests.transport.strangers_rig import VERSION_1, initial, say
+from tests.transport.unknown_peers import VERSION_1, initial, say
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the engine interface promises about connections, for each pairing of engines on a perfect link: handshakes,
+"""Guarantees of the engine interface about connections, for each pairing of engines on a perfect link: handshakes,
 ends, settings, packets."""
 
 from __future__ import annotations

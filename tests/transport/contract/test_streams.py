@@ -1,4 +1,4 @@
-"""What the engine interface promises about streams, for each pairing of engines on a perfect link."""
+"""Guarantees of the engine interface about streams, for each pairing of engines on a perfect link."""
 
 from __future__ import annotations
 

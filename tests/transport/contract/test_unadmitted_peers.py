@@ -13,7 +13,7 @@ from tests.transport.engine_pair import CLIENT, settings_for, stream_frame
 from tests.transport.engine_pairings import ENGINES, aioquic_clients, each_engine, needs_native, same_engines
 from tests.transport.engine_state import is_empty, panics, population
 from tests.transport.hostile_peer import CLIENTS_ATTACKED
-from tests.transport.strangers_rig import VERSION_1, copy_a_packet, initial, say, stolen_token
+from tests.transport.unknown_peers import VERSION_1, copy_a_packet, initial, say, stolen_token
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a peer may make an engine hold: windows, and pieces of streams with holes between them."""
+"""Limits on the memory that a peer can make an engine hold: windows, and stream data with gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the native engine alone does: what it refuses to write, panics, and the search for the largest datagram."""
+"""Behaviour of the native engine alone: rejected writes, panics, and the search for the largest datagram."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.transport.engine_pair import (
 )
 from tests.transport.engine_pairings import needs_native
 from tests.transport.hostile_peer import Fight, edge_is_attacked, has_errors, held
-from tests.transport.strangers_rig import initial
+from tests.transport.unknown_peers import initial
 
 __all__ = ["edge_is_attacked"]
 

@@ -1,4 +1,4 @@
-"""What comes to an engine from somebody it does not know, and packets that come from elsewhere."""
+"""Datagrams of unknown peers, and of known peers from other addresses."""
 
 from __future__ import annotations
 
