@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import shown
+from quictunnel.shared.address import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -111,7 +111,7 @@ def _announced(environ: MutableMapping[str, str]) -> tuple[int, list[str]]:
     if not re.fullmatch(r"[0-9]{1,3}", count) or int(count) > MAX_SOCKETS:
         raise ConfigError(
             "LISTEN_FDS: the edge takes one TCP and one UDP socket (ListenStream=, ListenDatagram=), and one more "
-            f"for TCP that is called {ACME_HTTP_NAME}, not {shown(count)}."
+            f"for TCP that is called {ACME_HTTP_NAME}, not {short_repr(count)}."
         )
     return int(count), names.split(":")
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from edge_server.admin.models import Timestamp
-from quictunnel.shared.output import visible
+from quictunnel.shared.output import escape_unprintable
 
 MAX_RECORDS: Final = 100
 """Records in memory: as many as a person reads."""
@@ -65,7 +65,7 @@ class RecentErrors(logging.Handler):
                 at=record.created,
                 level=record.levelname.lower(),
                 logger=record.name,
-                message=visible(message[:MAX_MESSAGE]),
+                message=escape_unprintable(message[:MAX_MESSAGE]),
             )
         )
 

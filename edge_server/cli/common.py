@@ -9,8 +9,8 @@ import click
 
 from edge_server.config.option_table import PREFIX
 from quictunnel.errors import ConfigError
-from quictunnel.shared.command_line import FilePath, combined
-from quictunnel.shared.output import visible
+from quictunnel.shared.command_line import FilePath, combine_options
+from quictunnel.shared.output import escape_unprintable
 from quictunnel.shared.paths import default_state_dir
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ STATE_DIR: Final = click.option(
     show_default="that of an edge started without it",
     help="the edge's state directory",
 )
-QUERY: Final = combined(STATE_DIR, click.option("--json", "as_json", is_flag=True, help="print JSON"))
+QUERY: Final = combine_options(STATE_DIR, click.option("--json", "as_json", is_flag=True, help="print JSON"))
 """Options of the commands that print something of the state."""
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows in aligned columns; the first row is the header."""
-    rows = [[visible(cell) for cell in row] for row in rows]
+    rows = [[escape_unprintable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -9,7 +9,7 @@ import click
 from edge_server.config.option_table import PREFIX
 from quictunnel.errors import ConfigError
 from quictunnel.shared.command_line import SETTINGS, Command
-from quictunnel.shared.output import visible
+from quictunnel.shared.output import escape_unprintable
 from quictunnel.shared.version import VERSION
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def parse_arguments(options: Sequence[Option], argv: Sequence[str]) -> dict[str,
         with _command(options).make_context(PROGRAM, list(argv), **settings) as context:
             return {name: value for name, value in context.params.items() if value is not None}
     except click.UsageError as error:
-        message = visible(error.format_message().removesuffix("."))
+        message = escape_unprintable(error.format_message().removesuffix("."))
         raise ConfigError(f"{message}; `{PROGRAM} --help` lists the options.") from None
     except click.exceptions.Exit as end:
         raise SystemExit(end.exit_code) from None

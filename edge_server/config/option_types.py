@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import format_address, parse_address, parse_ports, shown
-from quictunnel.shared.paths import expanded
+from quictunnel.shared.address import format_address, parse_address, parse_ports, short_repr
+from quictunnel.shared.paths import expand_home
 from quictunnel.wire.labels import LABEL
 from quictunnel.wire.messages import is_host
 
@@ -59,7 +59,7 @@ class OptionType(Generic[T]):
         """Return the value. Raises ConfigError."""
         value, what, words = given.value, given.what, self.words
         if isinstance(value, str) and not value.isprintable():
-            raise ConfigError(f"{what} contains a character that cannot be printed: {shown(value)}.")
+            raise ConfigError(f"{what} contains a character that cannot be printed: {short_repr(value)}.")
         if given.is_toml and type(value) not in self.toml:
             words = "text" if self.toml == (str,) else words
         else:
@@ -69,7 +69,7 @@ class OptionType(Generic[T]):
                 raise ConfigError(f"{what}{error}") from None
             except (ValueError, LookupError, OverflowError):
                 pass
-        raise ConfigError(f"{what} should be {words}, not {shown(str(value))}.")
+        raise ConfigError(f"{what} should be {words}, not {short_repr(str(value))}.")
 
 
 def _if(is_right: bool, value: T) -> T:
@@ -91,14 +91,14 @@ def named_text(metavar: str) -> OptionType[str]:
 
 def _path(metavar: str, noun: str) -> OptionType[Path | None]:
     def read(text: str) -> Path | None:
-        return expanded(text, "") if text else None
+        return expand_home(text, "") if text else None
 
     words = f"{noun}, relative to the file that names it"
     return OptionType(metavar, words, read, lambda path: str(path or ""), is_path=True)
 
 
 def _state_dir(text: str) -> Path:
-    return expanded(text, "").absolute()
+    return expand_home(text, "").absolute()
 
 
 def _domain(text: str) -> str:

@@ -15,7 +15,7 @@ from edge_server.config.option_table import PREFIX, Option
 from edge_server.config.option_types import OptionValue
 from edge_server.config.toml_lines import lines_of
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import shown
+from quictunnel.shared.address import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +53,7 @@ def from_environment(options: Sequence[Option], environ: Mapping[str, str], pars
             parsed.given[option.field] = OptionValue(value, variable)
         else:
             suggestion = hint(variable, [*by_variable, CONFIG])
-            parsed.problems.append(f"The environment has an unknown variable {shown(variable)}; {suggestion}")
+            parsed.problems.append(f"The environment has an unknown variable {short_repr(variable)}; {suggestion}")
 
 
 def from_file(options: Sequence[Option], path: Path, parsed: ParsedOptions) -> None:
@@ -85,7 +85,7 @@ def from_file(options: Sequence[Option], path: Path, parsed: ParsedOptions) -> N
         option = by_name.get(name)
         if option is None:
             known = [other for other in by_name if len(keys) == 1 or other.startswith(keys[0] + "-")]
-            parsed.problems.append(f"{where}unknown name {shown(key)}; {hint(name, known, keys)}")
+            parsed.problems.append(f"{where}unknown name {short_repr(key)}; {hint(name, known, keys)}")
         elif option.field in parsed.given:
             parsed.problems.append(f"{where}{option.name} is given twice ({parsed.given[option.field].what}).")
         else:

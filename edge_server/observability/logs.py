@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
 
-from quictunnel.shared.output import SteadyOutput, lost_line, visible
+from quictunnel.shared.output import SteadyOutput, escape_unprintable, lost_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +36,11 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         # Line breaks are escaped as well: only a traceback, which is ours, may span several lines.
-        message = visible(record.getMessage())
+        message = escape_unprintable(record.getMessage())
         lines = f"{self._time.of(record.created)} {record.levelname:<7} {message}"[:MAX_LINE]
         if record.exc_info:
             lines = f"{lines}\n{self.formatException(record.exc_info)}"[:MAX_LINE]
-            lines = "\n".join(map(visible, lines.split("\n")))
+            lines = "\n".join(map(escape_unprintable, lines.split("\n")))
         return lines
 
 

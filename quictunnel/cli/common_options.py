@@ -9,8 +9,8 @@ import click
 from quictunnel.cli.stderr_log import set_up_logging
 from quictunnel.errors import InvalidError
 from quictunnel.origin.wait_option import MAX_WAIT, wait_seconds
-from quictunnel.shared.address import MAX_PORT, shown
-from quictunnel.shared.command_line import FilePath, combined
+from quictunnel.shared.address import MAX_PORT, short_repr
+from quictunnel.shared.command_line import FilePath, combine_options
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 FILE: Final = FilePath(dir_okay=False)
@@ -19,7 +19,7 @@ FILE: Final = FilePath(dir_okay=False)
 def port(text: str) -> int:
     """Return a port number."""
     if not text.isascii() or not text.isdigit() or len(text) > 5 or not 1 <= int(text) <= MAX_PORT:
-        raise click.BadParameter(f"should be a port from 1 to {MAX_PORT}, not {shown(text)}.")
+        raise click.BadParameter(f"should be a port from 1 to {MAX_PORT}, not {short_repr(text)}.")
     return int(text)
 
 
@@ -29,7 +29,7 @@ def seconds(text: str) -> float:
         return wait_seconds(float(text))
     except (ValueError, InvalidError):
         raise click.BadParameter(
-            f"should be a number of seconds up to {MAX_WAIT:.0f}, not {shown(text)}."
+            f"should be a number of seconds up to {MAX_WAIT:.0f}, not {short_repr(text)}."
         ) from None
 
 
@@ -53,7 +53,7 @@ LOG_LEVEL: Final = click.option(
     callback=_log_level,
     help="log level on stderr",
 )
-EDGE: Final = combined(
+EDGE: Final = combine_options(
     click.option("--edge", metavar="HOST:PORT", help="the edge to use (default: QUICTUNNEL_EDGE, see below)"),
     click.option(
         "--ca", type=FILE, help="PEM file of the certificate authority that signed the edge's certificate"
@@ -71,7 +71,7 @@ Choice of the edge, first match wins:
 DOMAIN: Final = click.option(
     "--domain", metavar="DOMAIN", help="own domain whose DNS points to the edge, such as app.example.com"
 )
-TUNNEL: Final = combined(
+TUNNEL: Final = combine_options(
     click.option("--name", metavar="NAME", help="public name below the edge's domain, such as my-app"),
     click.option(
         "--pool",

@@ -20,7 +20,7 @@ from quictunnel.errors import (
     ProtocolError,
 )
 from quictunnel.shared import output
-from quictunnel.shared.address import shown
+from quictunnel.shared.address import short_repr
 from quictunnel.shared.command_line import LazyGroup, run, usage_hint
 from quictunnel.shared.malloc import keep_pages
 from quictunnel.shared.version import VERSION
@@ -77,7 +77,7 @@ def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -
 
         engine = os.environ.get(ENGINE) or "auto"
         if engine not in ENGINES:
-            raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {shown(engine)}.")
+            raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {short_repr(engine)}.")
         print(f"{PROGRAM} {VERSION}, engine {describe_engine(engine)}")
         context.exit()
 
@@ -150,7 +150,7 @@ def _main(words: Sequence[str]) -> int:
 
 
 def _fail(status: int, message: str, hint: str) -> int:
-    print(f"quictunnel: error: {output.visible(' '.join(message.split()))}", file=sys.stderr)
+    print(f"quictunnel: error: {output.escape_unprintable(' '.join(message.split()))}", file=sys.stderr)
     print(f"  {hint}", file=sys.stderr)
     return status
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from quictunnel.shared.output import visible
+from quictunnel.shared.output import escape_unprintable
 
 
 class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time in 3.11
@@ -22,9 +22,10 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
-        lines = [f"{self.formatTime(record)} {record.levelname} {record.name}: {visible(record.getMessage())}"]
+        begin = f"{self.formatTime(record)} {record.levelname} {record.name}"
+        lines = [f"{begin}: {escape_unprintable(record.getMessage())}"]
         if record.exc_info:
-            lines += map(visible, self.formatException(record.exc_info).split("\n"))
+            lines += map(escape_unprintable, self.formatException(record.exc_info).split("\n"))
         return "\n".join(lines)
 
 

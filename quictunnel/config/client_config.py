@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from quictunnel.config.files import Partial, read_authority, read_client_env, read_config_file, read_token_file
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import parse_address, shown
-from quictunnel.shared.paths import default_client_env, default_config_file, default_state_dir, expanded
+from quictunnel.shared.address import parse_address, short_repr
+from quictunnel.shared.paths import default_client_env, default_config_file, default_state_dir, expand_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,10 +105,10 @@ class ClientConfig:
         parse_address(self.edge, what=EDGE)
         _check_token(self.token.reveal())
         if self.engine not in ENGINES:
-            raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {shown(self.engine)}.")
+            raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {short_repr(self.engine)}.")
         if self.congestion not in CONGESTIONS:
             allowed = ", ".join(CONGESTIONS)
-            raise ConfigError(f"{CONGESTION} should be one of {allowed}, not {shown(self.congestion)}.")
+            raise ConfigError(f"{CONGESTION} should be one of {allowed}, not {short_repr(self.congestion)}.")
 
     @property
     def address(self) -> tuple[str, int]:
@@ -146,8 +146,8 @@ def load(
     if not found.token:
         source = found.source[0].upper() + found.source[1:]
         raise ConfigError(
-            f"{source} names the edge {shown(found.edge)} but no token: set {TOKEN} to the token that this edge "
-            "gave you (an edge in development writes it into client.env in its state directory)."
+            f"{source} names the edge {short_repr(found.edge)} but no token: set {TOKEN} to the token that this "
+            "edge gave you (an edge in development writes it into client.env in its state directory)."
         )
     parse_address(found.edge, what=f"the edge in {found.source}")
     if found.ca:
@@ -166,7 +166,7 @@ def load(
 def qlog_of(environ: Mapping[str, str]) -> Path | None:
     """Return the directory for qlog traces from the environment, or None."""
     directory = environ.get(QLOG)
-    return expanded(directory, QLOG) if directory else None
+    return expand_home(directory, QLOG) if directory else None
 
 
 def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token_file: Path | None) -> Partial:
@@ -176,7 +176,7 @@ def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token
         source="the command line" if edge else "the environment",
         edge=edge or environ.get(EDGE) or None,
         token=read_token_file(token_file) if token_file else environ.get(TOKEN) or None,
-        ca=ca or (expanded(ca_text, CA) if ca_text else None),
+        ca=ca or (expand_home(ca_text, CA) if ca_text else None),
     )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import shown
-from quictunnel.shared.paths import expanded
+from quictunnel.shared.address import short_repr
+from quictunnel.shared.paths import expand_home
 
 KIB: Final = 1024
 MAX_SETTINGS: Final = 64 * KIB
@@ -67,7 +67,7 @@ def read_config_file(path: Path) -> Partial | None:
         source=str(path),
         edge=values.get("edge"),
         token=values.get("token"),
-        ca=path.parent / expanded(ca, f"{path}: ca") if ca else None,
+        ca=path.parent / expand_home(ca, f"{path}: ca") if ca else None,
     )
 
 
@@ -129,7 +129,7 @@ def _checked(path: Path, content: dict[str, object]) -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in content.items():
         if key not in KEYS:
-            raise ConfigError(f"{path} has an unknown key {shown(key)}: the keys are {', '.join(KEYS)}.")
+            raise ConfigError(f"{path} has an unknown key {short_repr(key)}: the keys are {', '.join(KEYS)}.")
         if not isinstance(value, str) or not value:
             raise ConfigError(f'{path}: {key} should be a text in quotes, {key} = "...".')
         values[key] = value

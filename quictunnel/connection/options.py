@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import InvalidError
-from quictunnel.shared.address import MAX_PORT, shown
+from quictunnel.shared.address import MAX_PORT, short_repr
 from quictunnel.wire import labels
 from quictunnel.wire.messages import MAX_NETWORKS, BindV2
 
@@ -42,7 +42,7 @@ class ForwardOptions:
                 "Use h2_enabled=True without unencrypted=True."
             )
         if self.name is not None and (wrong := labels.validation_error(self.name)) is not None:
-            raise InvalidError(f"The name {shown(self.name)} {wrong}.")
+            raise InvalidError(f"The name {short_repr(self.name)} {wrong}.")
         self._check_domain()
         if self.pool and self.name is None and self.domain is None:
             raise InvalidError("A pool shares a name: give name= as well, the same in all of its clients.")
@@ -60,17 +60,17 @@ class ForwardOptions:
         if self.name is not None:
             raise InvalidError("A tunnel has one name: give name= (below the edge's domain) or domain=, not both.")
         if (wrong := labels.domain_validation_error(self.domain)) is not None:
-            raise InvalidError(f"The domain {shown(self.domain)} {wrong}.")
+            raise InvalidError(f"The domain {short_repr(self.domain)} {wrong}.")
 
     def _check_tls(self) -> None:
         if self.tls not in TLS_CHOICES:
-            raise InvalidError(f"tls should be one of {', '.join(TLS_CHOICES)}, not {shown(self.tls)}.")
+            raise InvalidError(f"tls should be one of {', '.join(TLS_CHOICES)}, not {short_repr(self.tls)}.")
         if self.h2 and self.tls == "passthrough":
             raise InvalidError(
                 "With tls='passthrough' the local service offers HTTP/2 itself; leave h2_enabled out."
             )
         if self.proxy_protocol not in PROXY_PROTOCOLS:
-            raise InvalidError(f"proxy_protocol should be v1 or v2, not {shown(str(self.proxy_protocol))}.")
+            raise InvalidError(f"proxy_protocol should be v1 or v2, not {short_repr(str(self.proxy_protocol))}.")
 
     def bind_message(self, lease: int, ticket: bytes, program: bytes, *, again: bool) -> BindV2:
         """Return the message that requests these options; the arguments are as in ``messages.BindV2``."""
@@ -110,7 +110,7 @@ def _networks(what: str, given: Sequence[str]) -> tuple[str, ...]:
             networks.append(str(ip_network(each)))
         except ValueError as error:
             raise InvalidError(
-                f"{what}: {shown(str(each))} is not a network such as 203.0.113.0/24 ({error})."
+                f"{what}: {short_repr(str(each))} is not a network such as 203.0.113.0/24 ({error})."
             ) from None
     if len(networks) > MAX_NETWORKS:
         raise InvalidError(f"{what} takes up to {MAX_NETWORKS} networks.")

@@ -11,9 +11,9 @@ import codecs
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import shown
+from quictunnel.shared.address import short_repr
 from quictunnel.shared.files import replace_file
-from quictunnel.shared.paths import expanded
+from quictunnel.shared.paths import expand_home
 from quictunnel.wire.messages import MAX_TICKET
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class TicketFile:
     """Ticket file, which need not exist yet. Raises ConfigError for a ``~`` without a home directory."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = expanded(path, "The ticket file")
+        self.path = expand_home(path, "The ticket file")
 
     def read(self) -> bytes:
         """Return the ticket, empty if there is no file. Raises ConfigError if the content is not a ticket."""
@@ -39,7 +39,7 @@ class TicketFile:
             return b""
         except OSError as error:
             raise ConfigError(
-                f"The ticket file {shown(str(self.path))} cannot be read: {error.strerror}."
+                f"The ticket file {short_repr(str(self.path))} cannot be read: {error.strerror}."
             ) from None
         first, _, rest = content.removeprefix(codecs.BOM_UTF8).decode("ascii", "replace").partition("\n")
         try:
@@ -48,8 +48,8 @@ class TicketFile:
             ticket = b""
         if first != FIRST_LINE or not ticket or len(ticket) > MAX_TICKET:
             raise ConfigError(
-                f"{shown(str(self.path))} is not a ticket file: name one that quictunnel wrote, or one that does "
-                "not exist yet."
+                f"{short_repr(str(self.path))} is not a ticket file: name one that quictunnel wrote, or one that "
+                "does not exist yet."
             )
         return ticket
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.shared.address import shown
+from quictunnel.shared.address import short_repr
 from quictunnel.shared.event_loop import in_thread
 
 if TYPE_CHECKING:
@@ -73,13 +73,15 @@ class TicketWriter:
                 self._first.set()
                 if self._has_failed:
                     self._has_failed = False
-                    self._observe("warning", f"The ticket is written again, to {shown(str(self._file.path))}.")
+                    self._observe(
+                        "warning", f"The ticket is written again, to {short_repr(str(self._file.path))}."
+                    )
 
     def _report_failure(self, error: OSError) -> None:
         if not self._has_failed:
             self._has_failed = True
             self._observe(
                 "warning",
-                f"The ticket cannot be written to {shown(str(self._file.path))} ({error.strerror or error}): a "
-                f"later start may not get this address. Trying again every {RETRY_INTERVAL:.0f} s.",
+                f"The ticket cannot be written to {short_repr(str(self._file.path))} ({error.strerror or error}): "
+                f"a later start may not get this address. Trying again every {RETRY_INTERVAL:.0f} s.",
             )

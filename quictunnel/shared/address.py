@@ -60,7 +60,9 @@ def parse_ports(text: str, *, what: str) -> range:
     match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text)
     first, last = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= first <= last <= MAX_PORT:
-        raise ConfigError(f"{what} should be a range such as 20000-29999 within 1-{MAX_PORT}, not {shown(text)}.")
+        raise ConfigError(
+            f"{what} should be a range such as 20000-29999 within 1-{MAX_PORT}, not {short_repr(text)}."
+        )
     return range(first, last + 1)
 
 
@@ -90,13 +92,15 @@ def is_name(host: str) -> bool:
     return False
 
 
-def shown(text: str) -> str:
+def short_repr(text: str) -> str:
     """Return a wrong value for an error message: one printable line of bounded length."""
     return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
 
 
 def _wrong(what: str, text: str, why: str) -> ConfigError:
-    return ConfigError(f"{what} should be host:port, such as edge.example.com:4433, not {shown(text)}: {why}.")
+    return ConfigError(
+        f"{what} should be host:port, such as edge.example.com:4433, not {short_repr(text)}: {why}."
+    )
 
 
 def _ipv6(host: str, what: str, text: str) -> str:

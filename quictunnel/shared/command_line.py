@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import shown
+from quictunnel.shared.address import short_repr
 from quictunnel.shared.lazy_imports import import_module
-from quictunnel.shared.paths import expanded
+from quictunnel.shared.paths import expand_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -102,12 +102,12 @@ class FilePath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path."""
         try:
-            return expanded(value, shown(str(value)))
+            return expand_home(value, short_repr(str(value)))
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
 
-def combined(*decorators: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
+def combine_options(*decorators: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
     """Return a decorator that adds several options, in the order of a help page."""
 
     def decorate(function: Decorated) -> Decorated:

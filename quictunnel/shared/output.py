@@ -160,7 +160,7 @@ def _becomes_writable(descriptor: int) -> bool:
     return bool(poll.poll(FULL_PIPE_WAIT * 1000))
 
 
-def visible(line: str) -> str:
+def escape_unprintable(line: str) -> str:
     """Return a line with unprintable characters, such as terminal control sequences, escaped as in Python."""
     if line.isprintable():
         return line

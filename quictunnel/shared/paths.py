@@ -24,7 +24,7 @@ CLIENT_ENV = "client.env"
 machine."""
 
 
-def expanded(path: str | os.PathLike[str], what: str) -> Path:
+def expand_home(path: str | os.PathLike[str], what: str) -> Path:
     """Return a path with a leading ``~`` replaced by the home directory, where no shell has done it.
 
     Args:

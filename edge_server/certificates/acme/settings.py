@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import parse_address, shown
+from quictunnel.shared.address import parse_address, short_repr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,7 +164,7 @@ def settings_of(options: AcmeOptions) -> AcmeSettings | None:
 
 def _check_email(email: str) -> None:
     if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > MAX_EMAIL or not email.isascii():
-        raise ConfigError(f"--acme should be an e-mail address such as you@example.com, not {shown(email)}.")
+        raise ConfigError(f"--acme should be an e-mail address such as you@example.com, not {short_repr(email)}.")
 
 
 def _check_packages() -> None:
@@ -211,7 +211,7 @@ def _url(value: str) -> str:
     except ValueError:
         is_good = False
     if not is_good:
-        raise ConfigError(f"--acme-directory should be an https:// URL, not {shown(value)}.")
+        raise ConfigError(f"--acme-directory should be an https:// URL, not {short_repr(value)}.")
     return value
 
 
@@ -236,7 +236,7 @@ def _updates(options: AcmeOptions) -> DnsUpdates | None:
     for name, value in (("acme_dns_zone", zone), ("acme_dns_key", key)):
         # The names of keys are DNS names as well (RFC 8945 section 4.2), of any number of labels.
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value) or ".." in value:
-            raise ConfigError(f"{_flag(name)} should be a DNS name, not {shown(value)}.")
+            raise ConfigError(f"{_flag(name)} should be a DNS name, not {short_repr(value)}.")
     secret = _file(options.acme_dns_secret, "acme_dns_secret")
     assert secret is not None
     read_secret(secret, "--acme-dns-secret")
@@ -263,7 +263,7 @@ def _hook(value: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(value))
     except ValueError as error:
-        raise ConfigError(f"--acme-dns-hook {shown(value)} is not a valid command: {error}.") from None
+        raise ConfigError(f"--acme-dns-hook {short_repr(value)} is not a valid command: {error}.") from None
 
 
 def _binding(options: AcmeOptions) -> AccountBinding | None:
