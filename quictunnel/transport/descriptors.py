@@ -18,25 +18,25 @@ from typing import Protocol
 
 
 class Socket(Protocol):
-    """A socket of any library."""
+    """Socket object of any library."""
 
     def fileno(self) -> int: ...
 
 
 _owned: dict[int, int] = {}
-"""Descriptors and the inodes of their sockets: whether the number still means the same one. Every visitor has an
-entry, so it is a plain number."""
+"""Descriptors with the inode of their sockets, by which a reused number is recognised. Plain numbers, because
+every visitor has an entry."""
 _handles: weakref.WeakValueDictionary[int, socket.SocketType] = weakref.WeakValueDictionary()
-"""Python's objects for some of them, which must not close the number once more when they are collected."""
+"""Python socket objects of some of them, which must not close the descriptor again when they are collected."""
 
 
 def own(sock: Socket | None) -> None:
-    """Have a forked child close its copy of this socket, which may be what a transport shows as its socket.
-    :func:`disown` has to come before it is closed; where it does not, the number is found to mean something
-    else."""
+    """Register a socket, of which a forked child then closes its copy. It may be a transport's view of its socket.
+
+    Call :func:`disown` before it is closed. Otherwise the inode shows that its number was reused."""
     if sock is None or sock.fileno() < 0:
         return
-    inner = getattr(sock, "_sock", sock)  # asyncio shows a wrapper, uvloop something that owns nothing
+    inner = getattr(sock, "_sock", sock)  # asyncio has a wrapper, uvloop an object without the descriptor
     _handles.pop(sock.fileno(), None)
     if isinstance(inner, socket.SocketType):
         _handles[sock.fileno()] = inner
@@ -44,7 +44,7 @@ def own(sock: Socket | None) -> None:
 
 
 def disown(sock: Socket | None) -> None:
-    """The socket is about to be closed. May be called again."""
+    """Remove a socket that is about to be closed. May be called again."""
     if sock is not None:
         _owned.pop(sock.fileno(), None)
         _handles.pop(sock.fileno(), None)

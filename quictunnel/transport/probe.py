@@ -1,9 +1,9 @@
-"""Is there a QUIC server, how far away, and which datagrams get there: asked without a connection.
+"""Prober of QUIC servers without a connection: reachability, round-trip time, and sizes of datagrams that pass.
 
-A first packet of a version that does not exist, of 1200 bytes or more, is answered with the versions that the
-server speaks (RFC 9000 section 6; RFC 8999 has the form), whatever its certificate and whoever asks. The answer
-repeats the connection IDs of the question, so it says which one was answered, and the answers to questions of many
-sizes tell the largest that passes. Blocking; on sockets of its own.
+A server answers an Initial packet of an unknown version, of 1200 bytes or more, with Version Negotiation (RFC 9000
+section 6; the format is in RFC 8999), whatever its certificate. The answer repeats the connection IDs of the
+probe, which identifies it, and the answers to probes of many sizes tell the largest that passes. Blocking, on
+sockets of its own.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 SMALLEST: Final = 1200
 """UDP payload bytes below which a server does not answer (RFC 9000 section 14.1)."""
 SIZES: Final = (1200, 1232, 1252, 1280, 1300, 1350, 1372, 1400, 1420, 1440, 1452, 1472, 8952)
-"""UDP payloads that are asked for: what VPNs, PPPoE, Ethernet and jumbo frames leave, with IPv4 and IPv6."""
+"""UDP payload sizes of probes: those that fit VPNs, PPPoE, Ethernet and jumbo frames, with IPv4 and IPv6."""
 ROUNDS: Final = (0.4, 0.8, 1.6)
-"""Seconds to wait after each time of asking: three losses in a row and 400 ms of round trip are not "blocked"."""
+"""Seconds to wait after each round of probes: three losses in a row, or a round trip of 400 ms, is not
+"blocked"."""
 _VERSION: Final = 0x1A2A3A4A
-"""Of those that are reserved for this (RFC 9000 section 15)."""
+"""One of the versions reserved to force negotiation (RFC 9000 section 15)."""
 _CID: Final = 8
 _UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 class Answer(enum.Enum):
-    """The result of a probe."""
+    """Result of a probe."""
 
     QUIC = "a QUIC server answers"
     REFUSED = "the port is closed"
@@ -51,18 +52,18 @@ class Answer(enum.Enum):
 class ProbeAnswer:
     answer: Answer
     rtt: float = 0.0
-    """Seconds, the shortest of all answers."""
+    """Shortest round-trip time of all answers, in seconds."""
     sizes: tuple[int, ...] = ()
     """Sizes of the datagrams that were answered."""
     lost: int = 0
-    """Questions of the smallest size that were not answered before the first that was."""
+    """Probes of the smallest size that were not answered before the first answer."""
     detail: str = ""
 
 
 @dataclass(slots=True)
 class _State:
     asked: dict[bytes, tuple[int, float]] = field(default_factory=dict)
-    """Connection ID to size and time."""
+    """Size and time of each probe by its connection ID."""
     sizes: set[int] = field(default_factory=set)
     rtt: float = float("inf")
     other: bool = False
@@ -76,8 +77,17 @@ def ask(
     rounds: Sequence[float] | None = None,
     whole: bool = True,
 ) -> ProbeAnswer:
-    """Ask until all sizes are answered or the rounds are over. ``whole``: datagrams may not be cut to pieces on
-    the way, as those of a connection may not. Never raises for what the network does."""
+    """Send probes until all sizes are answered or the rounds are over.
+
+    Args:
+        address: the server.
+        sizes: UDP payload sizes of the probes.
+        rounds: seconds to wait after each round; ``ROUNDS`` by default.
+        whole: forbid fragmentation, as a connection does.
+
+    Returns:
+        The result. Errors of the network are part of it and are not raised.
+    """
     state = _State()
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
@@ -92,23 +102,23 @@ def ask(
         unanswered = 0
     if state.sizes:
         return ProbeAnswer(Answer.QUIC, state.rtt, tuple(sorted(state.sizes)), unanswered)
-    return _silent(state)
+    return _failure(state)
 
 
 def _rounds(sock: socket.socket, sizes: Sequence[int], rounds: Sequence[float], state: _State) -> int:
     unanswered = 0
-    for patience in rounds:
+    for seconds in rounds:
         for size in sizes:
             if size not in state.sizes:
-                _question(sock, size, state)
-        _listen(sock, set(sizes), patience, state)
+                _send_probe(sock, size, state)
+        _receive_answers(sock, set(sizes), seconds, state)
         if set(sizes) <= state.sizes or isinstance(state.fault, ConnectionRefusedError):
             break
         unanswered += not state.sizes
     return unanswered
 
 
-def _question(sock: socket.socket, size: int, state: _State) -> None:
+def _send_probe(sock: socket.socket, size: int, state: _State) -> None:
     mine = os.urandom(_CID)
     head = bytes((0xC0,)) + _VERSION.to_bytes(4, "big") + bytes((_CID,)) + os.urandom(_CID) + bytes((_CID,)) + mine
     try:
@@ -120,29 +130,29 @@ def _question(sock: socket.socket, size: int, state: _State) -> None:
         state.asked[mine] = (size, time.monotonic())
 
 
-def _listen(sock: socket.socket, wanted: set[int], patience: float, state: _State) -> None:
-    deadline = time.monotonic() + patience
+def _receive_answers(sock: socket.socket, wanted: set[int], seconds: float, state: _State) -> None:
+    deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_READ)
         while not wanted <= state.sizes and (left := deadline - time.monotonic()) > 0:
-            if state.sizes:  # the others are as far away; what takes much longer was lost
+            if state.sizes:  # the other sizes take as long; a much later answer was lost
                 deadline = min(deadline, time.monotonic() + max(0.1, 4 * state.rtt))
                 left = max(0.0, deadline - time.monotonic())
             if not selector.select(left):
                 return
             try:
-                _hear(sock.recv(2048), state)
+                _on_datagram(sock.recv(2048), state)
             except BlockingIOError:
                 continue
-            except OSError as error:  # an ICMP message about a question
+            except OSError as error:  # an ICMP message about a probe
                 if error.errno != errno.EMSGSIZE:
                     state.fault = error
                 if isinstance(error, ConnectionRefusedError):
                     return
 
 
-def _hear(datagram: bytes, state: _State) -> None:
-    """A Version Negotiation packet for one of the questions (RFC 8999 section 6)."""
+def _on_datagram(datagram: bytes, state: _State) -> None:
+    """Handle a datagram: a Version Negotiation packet for one of the probes (RFC 8999 section 6), or another."""
     is_negotiation = len(datagram) > 6 + _CID and datagram[0] & 0x80 and datagram[1:5] == bytes(4)
     known = state.asked.get(datagram[6 : 6 + _CID]) if is_negotiation and datagram[5] == _CID else None
     if known is None:
@@ -153,7 +163,7 @@ def _hear(datagram: bytes, state: _State) -> None:
     state.rtt = min(state.rtt, time.monotonic() - asked)
 
 
-def _silent(state: _State) -> ProbeAnswer:
+def _failure(state: _State) -> ProbeAnswer:
     fault = state.fault
     if isinstance(fault, ConnectionRefusedError):
         return ProbeAnswer(Answer.REFUSED)

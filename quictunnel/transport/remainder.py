@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 READ_SIZE: Final = 64 * 1024
-"""Bytes of one read; others have their turn between two."""
+"""Bytes of one read; other callbacks run between two reads."""
 
 
 class Remainder(asyncio.Transport):
-    """A transport that only reads, from a socket that is closed for the kernel. Made within ``connection_lost`` of
-    the transport that broke; the protocol then gets what is left as if nothing had happened, ``eof_received`` if
-    the peer had ended its direction before the connection broke, and ``connection_lost`` with the same error once
-    more.
+    """Read-only transport of a socket whose connection is closed for the kernel.
 
-    Its reads never wait: whatever there will ever be is there.
+    Created within ``connection_lost`` of the transport that broke. The protocol then gets the unread bytes as
+    usual, ``eof_received`` if the peer had sent a FIN before the connection broke, and ``connection_lost`` with
+    the same error once more.
+
+    Its reads never wait, because no further bytes can arrive.
     """
 
     def __init__(self, sock: socket.socket, protocol: asyncio.BaseProtocol, error: Exception) -> None:
@@ -44,8 +45,8 @@ class Remainder(asyncio.Transport):
     def take(
         cls, transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol, error: Exception | None
     ) -> Self | None:
-        """Keep the socket of a transport that broke with ``error``; None where there is nothing to read any more,
-        or no descriptor for a second handle. Reading begins with :meth:`resume_reading`."""
+        """Return a transport for the socket of one that broke with ``error``. Return None if no bytes are unread,
+        or no descriptor for a duplicate is left. Reading starts with :meth:`resume_reading`."""
         sock: socket.socket | None = transport.get_extra_info("socket")
         if not isinstance(error, OSError) or isinstance(transport, cls) or sock is None or sock.fileno() < 0:
             return None
@@ -91,8 +92,8 @@ class Remainder(asyncio.Transport):
             if self._is_reading:
                 self.resume_reading()
             return
-        # The error was told to whoever wrote, and is told once. After a reset that is ECONNRESET, but EPIPE when
-        # the peer had ended its direction before (tcp_reset): only then this end is one.
+        # The error was reported to a write, and is reported once. After a reset it is ECONNRESET, but EPIPE if
+        # the peer had sent a FIN before (tcp_reset): only then is this a clean end.
         if isinstance(self._error, BrokenPipeError):
             cast("asyncio.Protocol | asyncio.BufferedProtocol", protocol).eof_received()
         self._close(self._error)
@@ -117,16 +118,16 @@ class Remainder(asyncio.Transport):
         """Drop the bytes."""
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
-        """Likewise."""
+        """Drop the bytes."""
 
     def write_eof(self) -> None:
-        """Likewise."""
+        """Drop the bytes."""
 
     def can_write_eof(self) -> bool:
         return True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """There is no buffer."""
+        """Do nothing: there is no write buffer."""
 
     def get_write_buffer_size(self) -> int:
         return 0

@@ -48,7 +48,7 @@ _DONT_FRAGMENT: dict[str, dict[int, list[tuple[int, int, int]]]] = {
 
 
 def forbid_fragments(sock: socket.socket) -> bool:
-    """Set the DF bit on what leaves (RFC 9000 section 14). False: this system cannot."""
+    """Set the DF bit of sent datagrams (RFC 9000 section 14). Return False if the system cannot."""
     wishes = list(_DONT_FRAGMENT.get(sys.platform, {}).get(sock.family, []))
     if wishes and is_dual(sock):
         wishes += _DONT_FRAGMENT[sys.platform][socket.AF_INET]
@@ -56,8 +56,11 @@ def forbid_fragments(sock: socket.socket) -> bool:
 
 
 def separate_families(sock: socket.socket, separate: bool) -> None:
-    """Set whether a socket of IPv6, not yet bound, leaves IPv4 alone. Raises OSError when it has to and cannot;
-    where it cannot do the other, it is a socket of IPv6."""
+    """Set IPV6_V6ONLY of a socket that is not bound yet.
+
+    Raises:
+        OSError: the system cannot restrict it to IPv6. If it cannot extend it to IPv4, it stays an IPv6 socket.
+    """
     try:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, separate)
     except OSError:
@@ -71,8 +74,8 @@ def is_dual(sock: socket.socket) -> bool:
 
 
 def enlarge_buffers(sock: socket.socket, size: int) -> tuple[int, int]:
-    """Ask for ``size`` bytes each way; give back what was granted for receiving and for sending, and say so
-    once a process when that is less."""
+    """Set both buffers to ``size`` bytes. Return the sizes granted for receiving and sending, and log once per
+    process if they are smaller."""
     received = _enlarge(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, size)
     sent = _enlarge(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, size)
     if min(received, sent) < size:

@@ -1,4 +1,4 @@
-"""TCP connections as this project wants them: how they are tuned, and how one is really reset."""
+"""Options of TCP connections, and ways to reset one."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ KEEPALIVE_IDLE: Final = 60
 that is idle or half-closed: that is none of a tunnel's business. Often enough for the routers between here and a
 visitor, which forget connections after some minutes (RFC 5382 asks for two hours, which few of them keep to)."""
 KEEPALIVE_INTERVAL: Final = 15
-"""Seconds between further questions."""
+"""Seconds between further probes."""
 KEEPALIVE_PROBES: Final = 4
-"""Unanswered ones after which the connection is dead: two minutes after the other end vanished."""
+"""Unanswered probes after which the connection is dead: two minutes after the other end vanished."""
 
 LINGER_TIMEOUT: Final = 30.0
-"""Seconds without progress after which a lingering reset is made although bytes are left: the peer does not
+"""Seconds without progress after which a connection is reset although bytes are undelivered: the peer does not
 read."""
 MIN_POLL_INTERVAL: Final = 0.001
 MAX_POLL_INTERVAL: Final = 0.5
-"""Seconds between two looks at what is left; doubled from the one to the other, so that ten thousand who do not
-read cost little. The kernel has no event for it."""
+"""Range of seconds between two polls of undelivered bytes; doubled each time, so that ten thousand peers that do
+not read cost little. The kernel has no event for it."""
 
 _SO_NWRITE: Final = 0x1024
 """macOS: bytes in the send buffer (sys/socket.h)."""
@@ -42,11 +42,11 @@ _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
 def tune(transport: asyncio.BaseTransport) -> None:
-    """Send small writes at once, and notice an end that vanished."""
+    """Disable Nagle's algorithm, and enable keep-alive probes."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    # A connection that died meanwhile says so by itself on the next read.
+    # A connection that broke meanwhile reports that on the next read.
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -60,8 +60,10 @@ def tune(transport: asyncio.BaseTransport) -> None:
 
 
 def end_writing(transport: asyncio.WriteTransport) -> None:
-    """Send FIN after what was written. asyncio's own loop raises where the connection has broken and it does not
-    know so yet; whoever reads hears of that as always, and an end that nobody can be told is no fault of ours."""
+    """Send a FIN after the bytes written.
+
+    asyncio's loop raises if the connection has broken unnoticed. The error is ignored, because the next read
+    reports it."""
     with contextlib.suppress(OSError):
         transport.write_eof()
 
@@ -78,8 +80,8 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def reset_after_delivery(transport: asyncio.Transport) -> None:
-    """Reset the connection as soon as the other end's kernel has everything that was written. A reset destroys
-    what is still to be sent. Nothing is read meanwhile unless the caller does."""
+    """Reset the connection as soon as the other end's kernel has all bytes written. An earlier reset would destroy
+    them. Nothing is read meanwhile unless the caller reads."""
     unsent = undelivered(transport)
     if unsent:
         now = asyncio.get_running_loop().time()
@@ -102,8 +104,8 @@ def _linger(transport: asyncio.Transport, before: int, deadline: float, interval
 
 
 def undelivered(transport: asyncio.Transport) -> int:
-    """Bytes that were written and that the other end's kernel has not acknowledged; where the system does not say,
-    as many as are still in this process."""
+    """Return the number of bytes written that the other end's kernel has not acknowledged. Where the system does
+    not report it, return the number that is still in this process."""
     left = transport.get_write_buffer_size()
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sock.fileno() < 0:
@@ -119,23 +121,24 @@ def undelivered(transport: asyncio.Transport) -> int:
 def is_gone(transport: asyncio.BaseTransport) -> bool:
     """Return True if the kernel knows already that the connection was reset or timed out.
 
-    Event loops notice only while they read or write; this asks. Always False where the system cannot say.
+    Event loops notice only while they read or write. Always False where the system does not report it.
 
-    It asks for the error and not for the state: a connection that both ends have closed in good order is closed
-    for the kernel (TCP_CLOSE), and what came before the end may still be there to be read."""
+    The error decides, not the state: a connection that both ends have closed cleanly is closed for the kernel
+    (TCP_CLOSE), while bytes before its end may still be unread."""
     return bool(_state(transport) & select.POLLERR)
 
 
 def has_told_error(transport: asyncio.BaseTransport) -> bool:
-    """Return True if the connection broke and the kernel has told somebody of it, which it does once. Of a
-    connection that this side has not ended, an end that is read then may be none: after a reset whose error went
-    to a write, a read finds the same as after a FIN. The write that failed tells which it was. Always False where
-    the system cannot say."""
+    """Return True if the connection broke and the kernel has reported that, which it does once.
+
+    On a connection that this side has not ended, an EOF then is ambiguous: after a reset whose error was reported
+    to a write, a read returns the same as after a FIN. The failed write tells which it was. Always False where the
+    system does not report it."""
     return _state(transport) & (select.POLLERR | select.POLLHUP) == select.POLLHUP
 
 
 def _state(transport: asyncio.BaseTransport) -> int:
-    """Events of poll(2) that nobody has to ask for."""
+    """Return the events of poll(2) that are reported without being requested."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sys.platform != "linux" or sock.fileno() < 0:
         return 0

@@ -18,16 +18,16 @@ class Meter(Protocol):
     """Rate limit of one direction, shared by its users."""
 
     def spend(self, size: int) -> float:
-        """Take so many bytes; seconds to wait before any more, 0 for none."""
+        """Spend bytes. Return the seconds to wait before the next, or 0."""
 
 
 class Throttle:
-    """Both directions of one splice."""
+    """Rate limits of both directions of one splice."""
 
     __slots__ = ("_reading", "_received", "_sent", "_writing")
 
     def __init__(self, received: Meter, sent: Meter) -> None:
-        """``received``: from the TCP connection; ``sent``: to it."""
+        """Create the throttle. ``received``: limit of bytes from the TCP connection; ``sent``: of bytes to it."""
         self._received = received
         self._sent = sent
         self._reading: asyncio.TimerHandle | None = None
@@ -35,16 +35,16 @@ class Throttle:
 
     @property
     def holds_reading(self) -> bool:
-        """True while nothing may be read from the TCP connection."""
+        """Return True while reading from the TCP connection is paused."""
         return self._reading is not None
 
     @property
     def holds_credit(self) -> bool:
-        """True while what was written may not be credited."""
+        """Return True while bytes written to the TCP connection are not credited."""
         return self._writing is not None
 
     def received(self, size: int, later: Callable[[], None]) -> None:
-        """So much was read; ``later`` is called when more may be."""
+        """Spend bytes that were read. ``later`` is called when reading may resume."""
         wait = self._received.spend(size)
         if wait and self._reading is None:
 
@@ -55,7 +55,7 @@ class Throttle:
             self._reading = asyncio.get_running_loop().call_later(wait, over)
 
     def sent(self, size: int, later: Callable[[], None]) -> None:
-        """So much was written; ``later`` is called when it may be credited."""
+        """Spend bytes that were written. ``later`` is called when they may be credited."""
         wait = self._sent.spend(size)
         if wait and self._writing is None:
 
@@ -66,7 +66,7 @@ class Throttle:
             self._writing = asyncio.get_running_loop().call_later(wait, over)
 
     def close(self) -> None:
-        """End the timers."""
+        """Cancel the timers."""
         for timer in (self._reading, self._writing):
             if timer is not None:
                 timer.cancel()

@@ -1,9 +1,9 @@
-"""A datagram socket in batches: what an endpoint needs of one, and the real one.
+"""UDP sockets that read and write in batches: interface and implementation.
 
-Linux joins datagrams on the way in (UDP_GRO) and cuts them on the way out (UDP_SEGMENT), so that one system
-call moves up to 64 of them; elsewhere, and where the kernel or a network card refuses, one call moves one.
-No QUIC in here, no timers, no retries: a datagram that cannot be sent now is dropped and counted, as any
-router on its way would, and no error that the network causes is ever raised.
+Linux joins received datagrams (UDP_GRO) and splits sent ones (UDP_SEGMENT), so that one system call moves up to 64
+of them; elsewhere, and where the kernel or a network card refuses, one call moves one. There are no timers and no
+retries: a datagram that cannot be sent now is dropped and counted, as a router would, and errors that the network
+causes are not raised.
 """
 
 from __future__ import annotations
@@ -56,62 +56,70 @@ them still fit one system call, and one lost datagram is not half of a small win
 
 @dataclass(slots=True)
 class UdpCounters:
-    """Counts since the socket was made."""
+    """Counts since the socket was opened."""
 
     received: int = 0
     """Datagrams read."""
     sent: int = 0
-    """Datagrams that the kernel took."""
+    """Datagrams that the kernel accepted."""
     reads: int = 0
-    """Reads that brought something."""
+    """Reads that returned datagrams."""
     writes: int = 0
-    """Writes that the kernel took."""
+    """Writes that the kernel accepted."""
     dropped_full: int = 0
     """Datagrams dropped because the send buffer or the interface's queue was full."""
     dropped_oversize: int = 0
     """Datagrams larger than the interface carries."""
     dropped_refused: int = 0
-    """Datagrams that the system would not send: no route, forbidden by a firewall, no such interface."""
+    """Datagrams that the system refused to send: no route, forbidden by a firewall, no such interface."""
     errors_read: int = 0
-    """Errors in place of a read: some systems report the peer's ICMP messages that way."""
+    """Errors of reads: some systems report ICMP messages of the peer that way."""
 
 
 class DatagramSocket(Protocol):
-    """The socket that an endpoint needs. ``tests/simnet`` has one without a system beneath it."""
+    """Socket of an endpoint. ``tests/simnet`` has one without an operating system."""
 
     @property
     def local_address(self) -> Address: ...
 
     def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
-        """Call ``on_readable`` once a loop turn for as long as something is left to receive."""
+        """Call ``on_readable`` once per iteration of the loop while datagrams are left to receive."""
 
     def detach(self) -> None:
-        """Undo :meth:`attach`; more than once does no harm."""
+        """Undo :meth:`attach`. May be called again."""
 
     def receive(self) -> list[Received]:
-        """Return what has arrived, up to a bound; an empty list when there is nothing. Payloads are never empty.
-        Never waits, never raises for what the network does."""
+        """Return datagrams that have arrived, up to a bound, or an empty list. Payloads are never empty. Does not
+        wait, and raises no error that the network causes."""
 
     def send(self, transmits: Iterable[Transmit]) -> None:
-        """Take all, send or drop; never waits, never raises for what the network does."""
+        """Send or drop all datagrams. Does not wait, and raises no error that the network causes."""
 
     def close(self) -> None:
-        """Detach and give the address back; more than once does no harm."""
+        """Detach and close the socket. May be called again."""
 
 
 def wildcard(peer: Address) -> Address:
-    """The address to bind for talking to ``peer``: any port of every interface, in the peer's family."""
+    """Return the wildcard address, with any port, in the address family of ``peer``."""
     return ("::", 0) if ":" in peer[0] else ("0.0.0.0", 0)
 
 
 class UdpSocket:
-    """The real one. Its peers' addresses are always in one form, the one that ``getaddrinfo`` gives for the
-    socket's own family, because an engine compares them: an IPv6 socket speaks IPv6 only. One that only answers
-    may be for both families, because a peer's address has one form there too."""
+    """UDP socket of the operating system.
+
+    Peers' addresses have the form of ``getaddrinfo`` for the socket's family, because an engine compares them. An
+    IPv6 socket therefore speaks IPv6 only. A server's may serve both families: each peer's address has one form
+    there too."""
 
     def __init__(self, sock: socket.socket, *, gro: bool = True, gso: bool = True, whole: bool = False) -> None:
-        """Take over a bound socket. ``gro`` and ``gso`` False: never join datagrams that way. ``whole``: the
-        system was told not to cut datagrams to pieces, so that a path's limit can be found out."""
+        """Take ownership of a bound socket.
+
+        Args:
+            sock: the socket.
+            gro: use UDP_GRO if the system has it.
+            gso: use UDP_SEGMENT if the system has it.
+            whole: the system does not fragment its datagrams, so that the path MTU can be discovered.
+        """
         sock.setblocking(False)
         descriptors.own(sock)
         self._sock = sock
@@ -121,7 +129,7 @@ class UdpSocket:
         self._reader: asyncio.Task[None] | None = None
         self._first: tuple[bytes, Address] | None = None
         self.largest_datagram = LARGEST_DATAGRAM if whole else 0
-        """For ``EngineSettings.largest_datagram``."""
+        """Value for ``EngineSettings.largest_datagram``."""
         self._local_address: Address = sock.getsockname()
         self.counters = UdpCounters()
 
@@ -135,8 +143,8 @@ class UdpSocket:
         buffer: int = sockopts.BUFFER_BYTES,
         dual: bool = False,
     ) -> Self:
-        """A socket at a numeric address. ``dual``: one of IPv6 speaks IPv4 as well, where the system can. Raises
-        OSError as ``bind`` does: that is its owner's business."""
+        """Open a socket at a numeric address. ``dual``: an IPv6 socket speaks IPv4 as well, where the system
+        supports it. Raises OSError as ``socket.bind`` does."""
         sock = unpatched.new_socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             if sock.family == socket.AF_INET6:
@@ -151,11 +159,11 @@ class UdpSocket:
 
     @classmethod
     def adopt(cls, sock: socket.socket) -> Self:
-        """A socket that :meth:`bind` made in another process, or another handle of one."""
+        """Return the UdpSocket of a socket that :meth:`bind` has opened, possibly in another process."""
         return cls(sock, whole=sockopts.forbid_fragments(sock))
 
     def duplicate(self) -> socket.socket:
-        """Another handle of the same socket, for :meth:`adopt`; it stays open when this one is closed."""
+        """Return a duplicate of the socket for :meth:`adopt`, which stays open when this one is closed."""
         return self._sock.dup()
 
     @property
@@ -164,17 +172,18 @@ class UdpSocket:
 
     @property
     def is_dual(self) -> bool:
-        """True if it speaks IPv4 and IPv6; IPv4 peers then have addresses like ``::ffff:192.0.2.1``."""
+        """Return True if the socket speaks IPv4 and IPv6; IPv4 peers then have addresses like
+        ``::ffff:192.0.2.1``."""
         return sockopts.is_dual(self._sock)
 
     @property
     def gro(self) -> bool:
-        """True if reads may bring several datagrams."""
+        """Return True if one read may return several datagrams."""
         return self._gro
 
     @property
     def gso(self) -> bool:
-        """True if writes may carry several datagrams; turns False for good when the system refuses one."""
+        """Return True if one write may carry several datagrams. False for good once the system has refused one."""
         return self._gso
 
     def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
@@ -199,8 +208,8 @@ class UdpSocket:
         self._sock.close()
 
     async def _read(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
-        """Stand in for ``add_reader``: wait for one datagram, then let :meth:`receive` find it and those
-        behind it. Ends by :meth:`detach` only."""
+        """Replace ``add_reader`` where the loop lacks it: wait for a datagram, then call the reader. Runs until
+        :meth:`detach`."""
         while True:
             try:
                 self._first = await loop.sock_recvfrom(self._sock, READ_BYTES)
@@ -258,7 +267,7 @@ class UdpSocket:
                 self.counters.dropped_full += sum(map(_count, bursts))  # what is left of the generator
 
     def _write_joined(self, burst: Transmit) -> bool:
-        """Send a burst with one call. False: the system has no more room."""
+        """Send a burst with one call. Return False if the system's buffer is full."""
         counters = self.counters
         count = _count(burst)
         ancillary = [(sockopts.SOL_UDP, sockopts.UDP_SEGMENT, _SEGMENT.pack(burst.segment))]
@@ -284,7 +293,7 @@ class UdpSocket:
         return True
 
     def _write_singly(self, burst: Transmit) -> bool:
-        """Send a burst with a call for each datagram. False: the system has no more room."""
+        """Send a burst with one call per datagram. Return False if the system's buffer is full."""
         counters = self.counters
         segment = burst.segment
         payload = burst.parts[0] if len(burst.parts) == 1 else b"".join(burst.parts)
@@ -305,7 +314,8 @@ class UdpSocket:
         return True
 
     def _drop_oversize(self, size: int) -> None:
-        """Usually a probe of the path's limit, which is meant to fail at some size."""
+        """Count a datagram that was too large: usually a probe of the path MTU, some of which are expected to
+        fail."""
         self.counters.dropped_oversize += 1
         log.debug("a UDP datagram of %d bytes is too large for the network interface", size)
 
@@ -316,7 +326,7 @@ def _count(burst: Transmit) -> int:
 
 
 def _bursts(transmit: Transmit) -> Iterator[Transmit]:
-    """Cut a transmit into what one call may carry."""
+    """Split a transmit into bursts for one call each."""
     parts, segment, address = transmit
     size = sum(map(len, parts))
     limit = max(1, min(MAX_SEGMENTS, MAX_PAYLOAD // segment)) * segment

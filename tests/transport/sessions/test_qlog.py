@@ -124,7 +124,7 @@ async def test_a_file_has_a_bound_and_an_owner(pair: SessionPair, tmp_path: Path
 async def test_there_are_so_many_files_and_no_more(pair: SessionPair, tmp_path: Path, caplog):
     tracer = Tracer(tmp_path, max_files=1)
     pair.edge_endpoint.trace(tracer)
-    assert "as many qlog files" in caplog.text
+    assert "the limit of qlog files" in caplog.text
     pair.client_endpoint.trace(tracer)
     await transfer(pair)
     assert only_file(tmp_path).name.endswith("-server.sqlog")

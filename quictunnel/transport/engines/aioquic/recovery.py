@@ -86,8 +86,8 @@ class Recovery(QuicPacketRecovery):
         self.packets_lost = 0
         self.packets_acked = 0
         self._answered = -1
-        """The highest 1-RTT packet acknowledged of those that ask for it. What is below was acknowledged at once,
-        if it arrived. What is above may take the peer's delay (RFC 9000 section 13.2.1)."""
+        """Highest acknowledged 1-RTT packet among the ack-eliciting ones. Earlier packets were acknowledged at
+        once if they arrived; later ones may be subject to the peer's delay (RFC 9000 section 13.2.1)."""
         self._reordering = Reordering()
         self._reset_congestion(in_flight=0, first_acked=0)
 
@@ -114,21 +114,21 @@ class Recovery(QuicPacketRecovery):
         self._pacer = self._pace  # type: ignore[assignment]  # the two methods that aioquic calls are there
 
     def on_mtu(self) -> None:
-        """The size of datagrams has changed."""
+        """Apply a changed size of datagrams."""
         self._cc.datagram = self._pace.datagram = self.mtu.size
         self._cc.congestion_window = max(self._cc.congestion_window, MINIMUM_WINDOW * self.mtu.size)
         if self._rtt_initialized:
             self._pace.update_rate(self._cc.congestion_window, self._rtt_smoothed)
 
     def on_mtu_probe(self, state: QuicDeliveryState, size: int) -> None:
-        """A probe arrived or was lost, or took so long that it counts as lost."""
+        """Handle a probe of the path MTU that was acknowledged or lost."""
         before = self.mtu.size
         self.mtu.on_probe(size, arrived=state is ACKED)
         if self.mtu.size != before:
             self.on_mtu()
 
     def reset_path(self) -> None:
-        """Forget what was learnt of the path: the peer is somewhere else (RFC 9000 section 9.4)."""
+        """Reset the state of the path: the peer has migrated (RFC 9000 section 9.4)."""
         self.mtu.restart()
         self._reordering = Reordering()
         self._reset_congestion(self._cc.bytes_in_flight, self._cc.first_acked)
@@ -162,7 +162,7 @@ class Recovery(QuicPacketRecovery):
     def on_ranges(
         self, ranges: Sequence[tuple[int, int]], ack_delay: float, now: float, space: QuicPacketSpace
     ) -> None:
-        """The peer acknowledged these half-open ranges, the highest of them last."""
+        """Handle acknowledged half-open ranges in ascending order."""
         largest = ranges[-1][1] - 1
         space.largest_acked_packet = max(space.largest_acked_packet, largest)
         if space.is_application_data:
@@ -213,7 +213,7 @@ class Recovery(QuicPacketRecovery):
         return newest, acked, eliciting
 
     def _sample_rtt(self, sample: float, ack_delay: float, now: float) -> None:
-        """RFC 9002 section 5."""
+        """Update the round-trip estimates with a sample (RFC 9002 section 5)."""
         latest = max(sample, 1e-6)
         self._rtt_min = min(self._rtt_min, latest)
         ack_delay = min(ack_delay, self.max_ack_delay)
@@ -269,7 +269,7 @@ class Recovery(QuicPacketRecovery):
                 self._reordering.on_declared(numbers, is_cut=self._cc.cuts != before)
 
     def _suspect(self, lost: list[Any]) -> None:
-        """Is it the size that these packets were lost for?"""
+        """Return True if packets were probably lost because of their size."""
         base = self.mtu.base
         large = sum(1 for packet in lost if packet.in_flight and packet.sent_bytes > base)
         if large and self.mtu.on_lost(large):
