@@ -54,7 +54,7 @@ MAX_IDLE_SOCKETS: Final = 50
 def enter(rig: LoadRig, count: int, *, tls: bool) -> None:
     """Connect ``count`` idle visitors, in steps."""
     for start in range(0, count, VISITORS_PER_STEP):
-        rig.well("idle", count=min(VISITORS_PER_STEP, count - start), tls=tls)
+        rig.do_checked("idle", count=min(VISITORS_PER_STEP, count - start), tls=tls)
 
 
 def spent(pids: Sequence[int]) -> list[float]:
@@ -72,7 +72,7 @@ def visitors(count: int, *, tls: bool) -> list[str]:
         quiet, before = spent(pids), rig.memory()
         enter(rig, count, tls=tls)
         after, busy = rig.memory(), spent(pids)
-        rig.well("ask_again")  # all of them are still connected
+        rig.do_checked("ask_again")  # all of them are still connected
     kib = [(after[side] - before[side]) / count / KIB for side in ("edge", "client")]
     return _line(f"{count} visitors, {'TLS' if tls else 'raw'}", kib, busy, quiet)
 

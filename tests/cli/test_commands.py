@@ -15,14 +15,14 @@ from quictunnel.cli.main import COMMANDS, commands, main
 from tests.cli.fake_client import FakeApi, run_with
 
 
-def parsed(line: str) -> dict[str, Any]:
+def parse(line: str) -> dict[str, Any]:
     """Return the values of a command line by the names of their parameters."""
     name, *words = line.split()
     return commands.load(name).make_context(name, words).params
 
 
 def test_http() -> None:
-    assert parsed("http 8000") == {
+    assert parse("http 8000") == {
         "port": 8000,
         "h2_enabled": False,
         "edge": None,
@@ -44,11 +44,11 @@ def test_http() -> None:
 
 
 def test_every_option() -> None:
-    options = parsed("http 65535 --h2 --edge e:1 --ca ca.pem --token-file t --json --log-level debug")
+    options = parse("http 65535 --h2 --edge e:1 --ca ca.pem --token-file t --json --log-level debug")
     expected = {"h2_enabled": True, "edge": "e:1", "ca": Path("ca.pem"), "token_file": Path("t"), "as_json": True}
     assert options | expected == options
-    assert parsed("demo --once --json") == {"once": True, "as_json": True}
-    options = parsed("run --port 80 -- ls --json -- x")
+    assert parse("demo --once --json") == {"once": True, "as_json": True}
+    options = parse("run --port 80 -- ls --json -- x")
     assert (options["port"], options["program"]) == (80, ("ls", "--json", "--", "x"))
     assert not options["as_json"]
 

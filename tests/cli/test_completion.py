@@ -55,7 +55,7 @@ def test_the_shell_accepts_it(shell: str, tmp_path: Path, capsys: pytest.Capture
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def typed(argv: list[str], line: str, expected: list[str], environ: dict[str, str], folder: Path) -> str:
+def complete_line(argv: list[str], line: str, expected: list[str], environ: dict[str, str], folder: Path) -> str:
     """Type a line and two tabs into a shell on a terminal. Return what follows the line, once all is there."""
     process, terminal = pty.fork()
     if process == 0:
@@ -101,7 +101,7 @@ def test_bash_completes(
 ) -> None:
     setup = tmp_path / "bashrc"
     setup.write_text(f". {script('bash', tmp_path, capsys)}\nPS1='$ '\necho ready\n")
-    answer = typed([need("bash"), "--rcfile", str(setup), "-i"], line, expected, environ, tmp_path)
+    answer = complete_line([need("bash"), "--rcfile", str(setup), "-i"], line, expected, environ, tmp_path)
     assert [words for words in expected if words not in answer] == []
 
 
@@ -112,7 +112,7 @@ def test_zsh_completes(
     (tmp_path / "home" / ".zshrc").write_text(
         f"autoload -Uz compinit; compinit -u\n. {script('zsh', tmp_path, capsys)}\nPS1='$ '\necho ready\n"
     )
-    answer = typed([need("zsh"), "-i"], line, expected, environ, tmp_path)
+    answer = complete_line([need("zsh"), "-i"], line, expected, environ, tmp_path)
     assert [words for words in expected if words not in answer] == []
 
 

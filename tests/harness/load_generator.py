@@ -104,19 +104,19 @@ class Visitor(asyncio.Protocol):
         """Request a response of that size. Raises if it is wrong."""
         self._answered = asyncio.get_running_loop().create_future()
         self._head, self._left, self._size, self._hash = b"", -1, size, hashlib.sha256()
-        self.transport.write(f"GET /{size} HTTP/1.1\r\nHost: crowd\r\n\r\n".encode())
+        self.transport.write(f"GET /{size} HTTP/1.1\r\nHost: load\r\n\r\n".encode())
         async with asyncio.timeout(TIMEOUT):
             await self._answered
 
     def stall(self) -> None:
         """Request endless data and read nothing."""
         self.transport.pause_reading()
-        self.transport.write(b"GET /for-ever HTTP/1.1\r\nHost: crowd\r\n\r\n")
+        self.transport.write(b"GET /for-ever HTTP/1.1\r\nHost: load\r\n\r\n")
 
     async def upload(self, quiet: float) -> int:
         """Send to an origin that never reads, until no progress was possible for ``quiet`` seconds. Return the
         bytes sent."""
-        self.transport.write(b"POST /deaf HTTP/1.1\r\nHost: crowd\r\n\r\n")
+        self.transport.write(b"POST /deaf HTTP/1.1\r\nHost: load\r\n\r\n")
         sent = 0
         while True:
             try:
@@ -184,7 +184,7 @@ class LoadGenerator:
                 _, visitor = await loop.create_connection(Visitor, self._tcp_host, self._tcp_port)
         return visitor
 
-    async def crowd(self, count: int, size: int) -> dict[str, Any]:
+    async def burst(self, count: int, size: int) -> dict[str, Any]:
         """Open connections, every other one over TLS; then send a request on all of them at once."""
         entered = await self._all(self.enter(tls=bool(n % 2)) for n in range(count))
         visitors = [one for one in entered if isinstance(one, Visitor)]
@@ -256,10 +256,10 @@ class LoadGenerator:
 async def visitors() -> None:
     """Run the generator until standard input ends."""
     loop = asyncio.get_running_loop()
-    crowd = LoadGenerator(*json.loads(sys.argv[2]))
+    generator = LoadGenerator(*json.loads(sys.argv[2]))
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         command = json.loads(line)
-        answer = await getattr(crowd, command.pop("do"))(**command)
+        answer = await getattr(generator, command.pop("do"))(**command)
         print(json.dumps(answer), flush=True)
 
 

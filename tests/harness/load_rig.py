@@ -76,7 +76,7 @@ class LoadRig:
         """Return the next result."""
         return json.loads(first_line(self._visitors, ANSWER_TIMEOUT))
 
-    def well(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def do_checked(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and check that nothing failed."""
         answer = self.do(name, **arguments)
         assert not answer["errors"], answer

@@ -12,7 +12,7 @@ from quictunnel.inspect.bodies import Body, BodyError, Chunked, Length, UntilClo
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+def split(data: bytes, sizes: list[int]) -> list[bytes]:
     pieces, at = [], 0
     for size in sizes:
         pieces.append(data[at : at + size])
@@ -59,7 +59,7 @@ def chunked(draw: st.DrawFn) -> bytes:
 
 @given(chunked(), st.lists(st.integers(0, 20), max_size=20), st.binary(max_size=20))
 def test_chunks_are_read_as_h11_reads_them(data: bytes, sizes: list[int], behind: bytes) -> None:
-    assert read(Chunked(), cut(data + behind, sizes)) == read_by_h11(data + behind)
+    assert read(Chunked(), split(data + behind, sizes)) == read_by_h11(data + behind)
 
 
 @given(chunked(), st.integers(0, 200), st.binary(min_size=1, max_size=3), st.lists(st.integers(0, 20), max_size=5))
@@ -69,7 +69,7 @@ def test_invalid_chunks_never_yield_another_body(data: bytes, at: int, wrong: by
     data = data[:at] + wrong + data[at:]
     expected = read_by_h11(data)
     try:
-        content, _ = read(Chunked(), cut(data, sizes))
+        content, _ = read(Chunked(), split(data, sizes))
     except BodyError:
         return
     if expected is not None:
@@ -79,8 +79,8 @@ def test_invalid_chunks_never_yield_another_body(data: bytes, at: int, wrong: by
 @given(st.integers(0, 100), st.lists(st.integers(0, 20), max_size=20))
 def test_a_length(size: int, sizes: list[int]) -> None:
     data = bytes(range(120))
-    assert read(Length(size), cut(data, sizes)) == (data[:size], data[size:])
-    assert read(UntilClose(), cut(data, sizes)) == (data, b"")
+    assert read(Length(size), split(data, sizes)) == (data[:size], data[size:])
+    assert read(UntilClose(), split(data, sizes)) == (data, b"")
 
 
 def test_passing_over_what_is_certainly_content() -> None:

@@ -23,30 +23,30 @@ NASTY = b"'\"`id`$HOME $(id)\\ \\n !! ; | & > < * ? [a] {b,c} ~ # %s %% \xe2\x82
 HOST = b"Host: a.example\r\n"
 
 
-def asked(line: bytes, more: bytes = b"") -> bytes:
+def request_of(line: bytes, more: bytes = b"") -> bytes:
     return line + b" HTTP/1.1\r\n" + HOST + more + b"\r\n"
 
 
 def with_body(body: bytes, more: bytes = b"", method: bytes = b"POST") -> bytes:
-    return asked(method + b" /", more + b"Content-Length: %d\r\n" % len(body)) + body
+    return request_of(method + b" /", more + b"Content-Length: %d\r\n" % len(body)) + body
 
 
 REQUESTS = {
-    "plain": asked(b"GET /a"),
-    "browser": asked(
+    "plain": request_of(b"GET /a"),
+    "browser": request_of(
         b"GET /a?b=c&d=%20e", b"User-Agent: Mozilla/5.0 (X11)\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n"
     ),
-    "header": asked(b"GET /", b"X-Nasty: " + NASTY + b"\r\nX-Twice: 1\r\nX-Twice: 2\r\nX-Empty:\r\n"),
-    "header bytes": asked(b"GET /", b"X-Raw: caf\xe9 -'%\r\nCookie: a=b; c='d'\r\n"),
+    "header": request_of(b"GET /", b"X-Nasty: " + NASTY + b"\r\nX-Twice: 1\r\nX-Twice: 2\r\nX-Empty:\r\n"),
+    "header bytes": request_of(b"GET /", b"X-Raw: caf\xe9 -'%\r\nCookie: a=b; c='d'\r\n"),
     "no host": b"GET / HTTP/1.0\r\n\r\n",
     "HTTP/1.0": b"GET /old HTTP/1.0\r\n" + HOST + b"\r\n",
-    "target": asked(b"GET /'\"`id`$HOME$(id)\\;|&><*?[a-z]{b,c}~!%41"),
-    "dots": asked(b"GET /a/../b/./c"),
-    "fragment": asked(b"GET /a#b"),
-    "whole URL": asked(b"GET http://other.example/x"),
-    "star": asked(b"OPTIONS *"),
-    "HEAD": asked(b"HEAD /"),
-    "DELETE": asked(b"DELETE /1"),
+    "target": request_of(b"GET /'\"`id`$HOME$(id)\\;|&><*?[a-z]{b,c}~!%41"),
+    "dots": request_of(b"GET /a/../b/./c"),
+    "fragment": request_of(b"GET /a#b"),
+    "whole URL": request_of(b"GET http://other.example/x"),
+    "star": request_of(b"OPTIONS *"),
+    "HEAD": request_of(b"HEAD /"),
+    "DELETE": request_of(b"DELETE /1"),
     "json": with_body(b'{"a": "it\'s $5"}\n\n', b"Content-Type: application/json\r\n"),
     "nasty": with_body(NASTY + b"\nEOF\n\t" + NASTY),
     "at": with_body(b"@/etc/passwd"),
@@ -58,7 +58,7 @@ REQUESTS = {
     "digits behind bytes": with_body(b"\x00123\x0045\xff7"),
     "large": with_body(b"ab'%\n" * 50_000),
     "expects": with_body(b"x", b"Expect: 100-continue\r\n"),
-    "chunked": asked(b"POST /", b"Transfer-Encoding: chunked\r\n") + b"4\r\nit's\r\n0\r\n\r\n",
+    "chunked": request_of(b"POST /", b"Transfer-Encoding: chunked\r\n") + b"4\r\nit's\r\n0\r\n\r\n",
 }
 
 
@@ -72,7 +72,7 @@ class Listener:
     def close(self) -> None:
         self._socket.close()
 
-    def one(self, found: list[bytes]) -> None:
+    def serve_one(self, found: list[bytes]) -> None:
         connection, _ = self._socket.accept()
         with connection:
             connection.settimeout(20)
@@ -94,7 +94,7 @@ def listener() -> Iterator[Listener]:
     listener.close()
 
 
-def recorded(request: bytes) -> Exchange:
+def exchange_of(request: bytes) -> Exchange:
     recording = Recording()
     recording.visitor_sends(request)
     return recording.only
@@ -106,13 +106,13 @@ def run(command: str, listener: Listener, shell: str) -> Exchange:
     if program is None or shutil.which("curl") is None:
         pytest.skip(f"{shell} and curl are not both installed")
     found: list[bytes] = []
-    serving = threading.Thread(target=listener.one, args=(found,))
+    serving = threading.Thread(target=listener.serve_one, args=(found,))
     serving.start()
     line = command.encode() + b" -sS\n"
     ended = subprocess.run([program], input=line, capture_output=True, check=False, timeout=30)
     serving.join(30)
     assert (ended.returncode, ended.stderr) == (0, b"")
-    return recorded(found[0])
+    return exchange_of(found[0])
 
 
 def headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
@@ -121,7 +121,7 @@ def headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("case", REQUESTS)
 def test_the_same_request(case: str, listener: Listener) -> None:
-    first = recorded(REQUESTS[case])
+    first = exchange_of(REQUESTS[case])
     command, note = curl_of(first, listener.port)
     assert note == ""
     again = run(command, listener, "bash" if case == "nasty" else "sh")
@@ -134,12 +134,12 @@ def test_the_same_request(case: str, listener: Listener) -> None:
 
 
 def test_long_body_is_piped_into_curl() -> None:
-    assert "printf" not in curl_of(recorded(with_body(b"a" * MAX_ARGUMENT)), 1)[0]
-    assert curl_of(recorded(with_body(b"a" * (MAX_ARGUMENT + 1))), 1)[0].startswith("printf 'aaa")
+    assert "printf" not in curl_of(exchange_of(with_body(b"a" * MAX_ARGUMENT)), 1)[0]
+    assert curl_of(exchange_of(with_body(b"a" * (MAX_ARGUMENT + 1))), 1)[0].startswith("printf 'aaa")
 
 
 def test_truncated_body_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BODY", 3)
-    command, note = curl_of(recorded(with_body(b"abcdef")), 1)
+    command, note = curl_of(exchange_of(with_body(b"abcdef")), 1)
     assert command.endswith("--data-raw abc")
     assert "incomplete" in note

@@ -80,7 +80,7 @@ class Side:
         return called
 
 
-def passed_on(splice: TcpSplice, soup: list[tuple[str, bytes, int]]) -> list[Any]:
+def log_of(splice: TcpSplice, soup: list[tuple[str, bytes, int]]) -> list[Any]:
     """Return the log of what a splice passes on when it receives these pieces."""
     log: list[Any] = []
     splice._stream, splice._transport = Side(log, "stream"), Side(log, "tcp")  # type: ignore[assignment]
@@ -107,7 +107,7 @@ def passed_on(splice: TcpSplice, soup: list[tuple[str, bytes, int]]) -> list[Any
     return log
 
 
-def made(tap: Tap | None) -> TcpSplice:
+def make_splice(tap: Tap | None) -> TcpSplice:
     """``__slots__`` of its own class keep a splice from being told to keep still; a subclass is not."""
     base = TcpSplice if tap is None else TappedSplice
 
@@ -134,7 +134,7 @@ def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
             recording.drain()
 
         recording.recorder.put = put_and_look  # type: ignore[method-assign]
-    assert passed_on(made(recording.tap), soup) == passed_on(made(None), soup)
+    assert log_of(make_splice(recording.tap), soup) == log_of(make_splice(None), soup)
     recording.drain()
     assert recording.recorder.head_budget.used == 0
     assert recording.recorder.connections == 0
@@ -188,7 +188,7 @@ def test_a_fault_of_the_queue_stays_there(caplog: pytest.LogCaptureFixture) -> N
     recorder = Recorder(ExchangeStore(lambda: 0.0), broken)
     soup = [("in", GET, 9), ("out", OK, 9), ("in end", b"", 1), ("gone", b"", 1)]
     with caplog.at_level(logging.ERROR):
-        assert passed_on(made(recorder.tap("x")), soup) == passed_on(made(None), soup)
+        assert log_of(make_splice(recorder.tap("x")), soup) == log_of(make_splice(None), soup)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 

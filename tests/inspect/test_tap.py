@@ -21,7 +21,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 UNTIL_THE_END = b"HTTP/1.1 200 OK\r\n\r\nsome of it"
 
 
-class Tapped:
+class TappedOrigin:
     """An origin's connection that is looked at, and the origin."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Tapped:
         self.gone = asyncio.Event()
         splice.on_gone = lambda _: self.gone.set()
 
-    async def asked_and_answered(self) -> None:
+    async def exchange(self) -> None:
         self.splice.stream_data([GET], len(GET))
         self.origin.sendall(UNTIL_THE_END)
         while self.stream.written != UNTIL_THE_END:
@@ -50,7 +50,7 @@ class Tapped:
 
 
 @pytest.fixture
-async def tapped() -> AsyncIterator[Tapped]:
+async def tapped() -> AsyncIterator[TappedOrigin]:
     recording, stream = Recording(), ListeningStream()
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as origin:
         origin.connect(listener.getsockname())
@@ -59,7 +59,7 @@ async def tapped() -> AsyncIterator[Tapped]:
             lambda: TappedSplice(lambda made: made.join(stream), recording.tap),  # type: ignore[arg-type]  # as one
             accepted,
         )
-        made = Tapped(stream, splice, origin, recording)
+        made = TappedOrigin(stream, splice, origin, recording)
         yield made
         if not made.gone.is_set():
             splice.refuse()
@@ -67,11 +67,11 @@ async def tapped() -> AsyncIterator[Tapped]:
 
 
 async def test_an_end_that_turns_out_to_be_a_reset_is_shown_as_one(
-    tapped: Tapped, monkeypatch: pytest.MonkeyPatch
+    tapped: TappedOrigin, monkeypatch: pytest.MonkeyPatch
 ):
     """The kernel told a write of the reset, so a read finds the same as after an end."""
     monkeypatch.setattr(splices, "POLL_INTERVAL", 0.01)
-    await tapped.asked_and_answered()
+    await tapped.exchange()
     tapped.origin.close()  # with the request unread
     sock = tapped.splice.transport.get_extra_info("socket")
     with socket.socket(fileno=socket.dup(sock.fileno())) as other:
@@ -83,7 +83,7 @@ async def test_an_end_that_turns_out_to_be_a_reset_is_shown_as_one(
 
 
 async def test_an_origin_that_ended_and_then_vanished_broke_the_connection_off(
-    tapped: Tapped, monkeypatch: pytest.MonkeyPatch
+    tapped: TappedOrigin, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(splices, "POLL_INTERVAL", 0.01)
     tapped.splice.stream_data([GET], len(GET))
@@ -93,8 +93,8 @@ async def test_an_origin_that_ended_and_then_vanished_broke_the_connection_off(
     assert await tapped.state() == (ExchangeState.BROKEN, True)
 
 
-async def test_an_end_is_shown_as_one(tapped: Tapped):
-    await tapped.asked_and_answered()
+async def test_an_end_is_shown_as_one(tapped: TappedOrigin):
+    await tapped.exchange()
     assert tapped.origin.recv(100) == GET
     tapped.origin.shutdown(socket.SHUT_WR)
     await tapped.stream.finished.wait()

@@ -11,7 +11,7 @@ from tests.simnet.link import HEADER_BYTES, Conditions, Link, Packet
 A, B = ("10.0.0.1", 1), ("10.0.0.2", 2)
 
 
-class Bed:
+class LinkBed:
     """A link, and what came out of it when."""
 
     def __init__(self, loop: VirtualLoop, conditions: Conditions, seed: int = 7) -> None:
@@ -35,14 +35,14 @@ def numbered(count: int, size: int = 1200) -> list[bytes]:
 
 
 async def test_a_perfect_link_delivers_at_once(virtual_time: VirtualLoop) -> None:
-    bed = Bed(virtual_time, Conditions())
+    bed = LinkBed(virtual_time, Conditions())
     bed.send(b"x")
     assert bed.out == [(0.0, b"x")]
 
 
 async def test_rate_and_delay_of_100_mbit_and_50_ms(virtual_time: VirtualLoop) -> None:
     rate = 100e6 / 8
-    bed = Bed(virtual_time, Conditions(delay=0.050, rate=rate, queue=10**9))
+    bed = LinkBed(virtual_time, Conditions(delay=0.050, rate=rate, queue=10**9))
     for payload in numbered(10_000):
         bed.send(payload)
     await asyncio.sleep(10)
@@ -56,7 +56,7 @@ async def test_rate_and_delay_of_100_mbit_and_50_ms(virtual_time: VirtualLoop) -
 
 async def test_full_queue_drops_the_newest(virtual_time: VirtualLoop) -> None:
     packet = 1000 + HEADER_BYTES
-    bed = Bed(virtual_time, Conditions(rate=1e6, queue=10 * packet))
+    bed = LinkBed(virtual_time, Conditions(rate=1e6, queue=10 * packet))
     for payload in numbered(25, 1000):
         bed.send(payload)
     await asyncio.sleep(1)
@@ -68,7 +68,7 @@ async def test_full_queue_drops_the_newest(virtual_time: VirtualLoop) -> None:
 
 
 async def test_loss_duplication_and_corruption_strike_at_their_shares(virtual_time: VirtualLoop) -> None:
-    bed = Bed(virtual_time, Conditions(delay=0.01, loss=0.05, duplicate=0.02, corrupt=0.01))
+    bed = LinkBed(virtual_time, Conditions(delay=0.01, loss=0.05, duplicate=0.02, corrupt=0.01))
     sent = [number.to_bytes(4, "big") * 25 for number in range(20_000)]  # a flipped bit cannot make another
     for payload in sent:
         bed.send(payload)
@@ -85,8 +85,8 @@ async def test_loss_duplication_and_corruption_strike_at_their_shares(virtual_ti
 
 
 async def test_jitter_reorders_and_without_it_order_holds(virtual_time: VirtualLoop) -> None:
-    shaken = Bed(virtual_time, Conditions(delay=0.01, jitter=0.005))
-    steady = Bed(virtual_time, Conditions(delay=0.01))
+    shaken = LinkBed(virtual_time, Conditions(delay=0.01, jitter=0.005))
+    steady = LinkBed(virtual_time, Conditions(delay=0.01))
     for payload in numbered(500):
         shaken.send(payload)
         steady.send(payload)
@@ -98,7 +98,7 @@ async def test_jitter_reorders_and_without_it_order_holds(virtual_time: VirtualL
 
 
 async def test_a_black_hole_swallows_until_it_is_gone(virtual_time: VirtualLoop) -> None:
-    bed = Bed(virtual_time, Conditions(delay=0.01))
+    bed = LinkBed(virtual_time, Conditions(delay=0.01))
     bed.send(b"before")
     bed.link.conditions.black_hole = True
     bed.send(b"during")
@@ -110,7 +110,7 @@ async def test_a_black_hole_swallows_until_it_is_gone(virtual_time: VirtualLoop)
 
 
 async def test_conditions_change_while_it_runs(virtual_time: VirtualLoop) -> None:
-    bed = Bed(virtual_time, Conditions(delay=0.5))
+    bed = LinkBed(virtual_time, Conditions(delay=0.5))
     bed.send(b"slow")
     bed.link.conditions.delay = 0.1
     bed.send(b"fast")
@@ -119,7 +119,7 @@ async def test_conditions_change_while_it_runs(virtual_time: VirtualLoop) -> Non
 
 
 async def test_datagram_above_the_mtu_is_dropped(virtual_time: VirtualLoop) -> None:
-    bed = Bed(virtual_time, Conditions(mtu=1280))
+    bed = LinkBed(virtual_time, Conditions(mtu=1280))
     bed.send(bytes(1281))
     bed.send(bytes(1280))
     assert [len(payload) for _, payload in bed.out] == [1280]
@@ -127,7 +127,7 @@ async def test_datagram_above_the_mtu_is_dropped(virtual_time: VirtualLoop) -> N
 
 
 async def test_coalesced_arrivals_share_an_instant(virtual_time: VirtualLoop) -> None:
-    bed = Bed(virtual_time, Conditions(delay=0.01, rate=12.5e6, coalesce=0.001))
+    bed = LinkBed(virtual_time, Conditions(delay=0.01, rate=12.5e6, coalesce=0.001))
     for payload in numbered(50):
         bed.send(payload)
     await asyncio.sleep(1)
@@ -136,7 +136,7 @@ async def test_coalesced_arrivals_share_an_instant(virtual_time: VirtualLoop) ->
 
 
 async def test_a_tap_takes_out_the_one_it_aims_at(virtual_time: VirtualLoop) -> None:
-    bed = Bed(virtual_time, Conditions())
+    bed = LinkBed(virtual_time, Conditions())
     bed.link.tap = lambda packet: None if packet.payload == b"2" else packet
     for payload in (b"1", b"2", b"3"):
         bed.send(payload)
@@ -148,7 +148,7 @@ async def test_the_same_seed_gives_the_same_trace(virtual_time: VirtualLoop, see
     everything = Conditions(delay=0.02, jitter=0.01, loss=0.1, duplicate=0.1, corrupt=0.1, rate=1e6, queue=50_000)
     traces = []
     for seed in seeds:
-        bed = Bed(virtual_time, everything.copy(), seed)
+        bed = LinkBed(virtual_time, everything.copy(), seed)
         bed.link.trace = []
         for payload in numbered(300):
             bed.send(payload)

@@ -33,7 +33,7 @@ def is_plain(text: str) -> bool:
     return text.isprintable() and not any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") for c in text)
 
 
-def good(struct: type[Message]) -> dict[str, Any]:
+def valid_values(struct: type[Message]) -> dict[str, Any]:
     """Values that a message of this type may have."""
     made: dict[str, Any] = {}
     info = type_info(struct)
@@ -51,10 +51,10 @@ def good(struct: type[Message]) -> dict[str, Any]:
     return made
 
 
-def decoded(struct: type[Message], name: str, text: str) -> str | None:
+def decoded_text(struct: type[Message], name: str, text: str) -> str | None:
     """Return a message's text after encoding and decoding; None if it is refused."""
     try:
-        message = messages.decode(messages.encode(struct(**good(struct) | {name: text})))
+        message = messages.decode(messages.encode(struct(**valid_values(struct) | {name: text})))
     except ProtocolError:
         return None
     value: str = getattr(message, name)
@@ -73,11 +73,11 @@ def test_there_are_texts_to_look_at():
 @given(text=ANY_TEXT)
 @settings(deadline=None, max_examples=60)
 def test_accepted_text_is_plain(struct, name, text):
-    taken = decoded(struct, name, text)
+    taken = decoded_text(struct, name, text)
     assert taken is None or (taken == text and is_plain(taken))
     for ugly in UGLY:
-        assert decoded(struct, name, f"a{ugly}b") is None
-        assert decoded(struct, name, f"host{ugly}") is None, "at the end, where $ would let a line break pass"
+        assert decoded_text(struct, name, f"a{ugly}b") is None
+        assert decoded_text(struct, name, f"host{ugly}") is None, "at the end, where $ would let a line break pass"
 
 
 @given(ANY_TEXT)
@@ -94,8 +94,8 @@ def test_the_address_of_a_visitor_is_plain(text):
 def test_the_lists_of_networks_are_plain():
     for ugly in UGLY:
         for name in ("allow", "deny"):
-            assert decoded(messages.Bind, name, [f"10.0.0.0/8{ugly}"]) is None
-    assert decoded(messages.Bind, "allow", ["10.0.0.0/8", "2001:db8::/32"]) == ["10.0.0.0/8", "2001:db8::/32"]
+            assert decoded_text(messages.Bind, name, [f"10.0.0.0/8{ugly}"]) is None
+    assert decoded_text(messages.Bind, "allow", ["10.0.0.0/8", "2001:db8::/32"]) == ["10.0.0.0/8", "2001:db8::/32"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_lists_of_networks_are_plain():
 )  # fmt: skip
 def test_hosts(host):
     assert is_host(host)
-    assert decoded(Bound, "host", host) == host
+    assert decoded_text(Bound, "host", host) == host
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_hosts(host):
 )  # fmt: skip
 def test_malformed_host_is_refused(host):
     assert not is_host(host)
-    assert decoded(Bound, "host", host) is None
+    assert decoded_text(Bound, "host", host) is None
 
 
 def test_the_library_matches_from_end_to_end():

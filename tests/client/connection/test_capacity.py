@@ -160,9 +160,9 @@ def test_descriptors_are_listed_where_the_system_has_no_count(silent_system):
 def test_a_listing_is_used_for_a_while_and_every_visitor_counts(silent_system, monkeypatch):
     listed = []
     monkeypatch.setattr(capacity._Listing, "_list", staticmethod(lambda: listed.append(1) or 400))
-    before, crowd = free_descriptors(), Capacity()
+    before, capacity_used = free_descriptors(), Capacity()
     for number in range(5):
-        crowd.reserve(number, "192.0.2.1").mark_opened()
+        capacity_used.reserve(number, "192.0.2.1").mark_opened()
     assert free_descriptors() == before - 5
     assert len(listed) == 1
     for _ in range(LISTING_REUSE_FACTOR):

@@ -11,22 +11,22 @@ from quictunnel.shared.supervision import Supervisor
 
 
 @pytest.fixture
-def said() -> list[str]:
+def warnings() -> list[str]:
     return []
 
 
 @pytest.fixture
-def policy(said: list[str]) -> RetryPolicy:
-    return RetryPolicy(lambda kind, message: said.append(f"{kind}: {message}"), Supervisor())
+def policy(warnings: list[str]) -> RetryPolicy:
+    return RetryPolicy(lambda kind, message: warnings.append(f"{kind}: {message}"), Supervisor())
 
 
-def test_a_wrong_certificate_ends_the_first_dial_and_no_redial(policy, said):
+def test_a_wrong_certificate_ends_the_first_dial_and_no_redial(policy, warnings):
     error = EdgeIdentityError("The certificate was not accepted.")
     assert policy.final_error(error, was_connected=False) is error
-    assert said == []
+    assert warnings == []
     for _ in range(3):
         assert policy.final_error(error, was_connected=True) is None
-    assert said == [
+    assert warnings == [
         "warning: The certificate was not accepted. It was accepted before, so this client dials again by itself."
     ]
 

@@ -292,14 +292,16 @@ def test_a_certificate_that_cannot_be_read() -> None:
 
 
 def test_when_a_token_ends() -> None:
-    def accepted(left: int) -> Finding:
+    def welcome_finding(left: int) -> Finding:
         return edge._accepted(Welcome(1, 65_536, 10, "edge/1", b"", False, 0, NOW, NOW + left))
 
-    assert accepted(-NOW) == ok("token", "accepted by edge/1; it allows 10 tunnels at once")
-    assert accepted(30 * edge.DAY) == ok("token", "accepted by edge/1; it allows 10 tunnels at once, for 30 days")
-    soon = accepted(3 * edge.DAY)
+    assert welcome_finding(-NOW) == ok("token", "accepted by edge/1; it allows 10 tunnels at once")
+    assert welcome_finding(30 * edge.DAY) == ok(
+        "token", "accepted by edge/1; it allows 10 tunnels at once, for 30 days"
+    )
+    soon = welcome_finding(3 * edge.DAY)
     assert (soon.verdict, soon.message[-10:]) == ("warn", "for 3 days")
-    assert accepted(7200).message.endswith("for 2 hours")
+    assert welcome_finding(7200).message.endswith("for 2 hours")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ def test_two_clocks(ahead: int, words: str) -> None:
 # This machine
 
 
-def alone(program: str) -> str:
+def run_alone(program: str) -> str:
     """Run a program in a process of its own and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", f"from quictunnel.doctor import machine\n{program}"],
@@ -333,7 +335,7 @@ def test_small_socket_buffers() -> None:
     """Without the privilege to exceed it, the system's own limit holds."""
     limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
     drop = "import os; os.geteuid() or os.seteuid(65534)"
-    out = alone(f"{drop}; print(machine.buffers({4 * limit}))")
+    out = run_alone(f"{drop}; print(machine.buffers({4 * limit}))")
     assert "verdict='warn'" in out
     assert f"{limit // 1024} KiB to receive" in out
     assert f"sysctl -w net.core.rmem_max={4 * limit}" in out
@@ -342,7 +344,7 @@ def test_small_socket_buffers() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on this system")
 def test_few_open_files() -> None:
-    out = alone("import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 512)); print(machine.open_files())")
+    out = run_alone("import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 512)); print(machine.open_files())")
     assert "verdict='warn'" in out
     assert "remedy='ulimit -n 512'" in out
     assert machine.open_files().check == "open files"

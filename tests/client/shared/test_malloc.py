@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
 """
 
 
-def said(program: str, **environ: str) -> str:
+def output_of(program: str, **environ: str) -> str:
     env = {key: value for key, value in os.environ.items() if key not in USER_VARIABLES} | environ
     return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
@@ -35,8 +35,8 @@ def said(program: str, **environ: str) -> str:
 
 
 def test_three_megabytes_again_and_again_are_asked_of_the_kernel_once():
-    kept = int(said(FAULTS.format(before="assert keep_pages()")))
-    given_back = int(said(FAULTS.format(before="")))
+    kept = int(output_of(FAULTS.format(before="assert keep_pages()")))
+    given_back = int(output_of(FAULTS.format(before="")))
     assert kept < 100
     assert given_back > 10_000  # else nothing of this is needed any more
 
@@ -45,4 +45,4 @@ def test_three_megabytes_again_and_again_are_asked_of_the_kernel_once():
 def test_explicit_allocator_settings_are_kept(name: str):
     value = "glibc.malloc.check=0" if name == "GLIBC_TUNABLES" else "131072"
     program = "from quictunnel.shared.malloc import keep_pages; print(keep_pages())"
-    assert said(program, **{name: value}) == "False"
+    assert output_of(program, **{name: value}) == "False"

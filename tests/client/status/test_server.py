@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes and Unix sockets")
 
 
-def listed(number: int = 0) -> TunnelStatus:
+def tunnel_status(number: int = 0) -> TunnelStatus:
     url = f"https://t{number}.example.com"
     return TunnelStatus(url, "", 8000 + number, "e:1", "connected", "native", 0.01, 1, 2, 300, 400, 1.7e9)
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
@@ -50,17 +50,17 @@ def background() -> Iterator[EventLoopThread]:
 
 @pytest.fixture(params=[True, False], ids=["unix", "port"])
 def open_endpoint(
-    request: pytest.FixtureRequest, room: Path, background: EventLoopThread
+    request: pytest.FixtureRequest, directory: Path, background: EventLoopThread
 ) -> Iterator[Callable[[int], StatusServer]]:
     made: list[StatusServer] = []
 
-    def opened(tunnels: int) -> StatusServer:
-        made.append(StatusServer(room, unix=request.param))
+    def status_server(tunnels: int) -> StatusServer:
+        made.append(StatusServer(directory, unix=request.param))
         for number in range(tunnels):
-            background.call(made[-1].announce(number, lambda number=number: listed(number)))
+            background.call(made[-1].announce(number, lambda number=number: tunnel_status(number)))
         return made[-1]
 
-    yield opened
+    yield status_server
 
     async def close() -> None:
         for each in made:
@@ -70,92 +70,94 @@ def open_endpoint(
 
 
 def test_status_socket_ends_with_the_last_tunnel(
-    open_endpoint: Callable[[int], StatusServer], room: Path, background: EventLoopThread
+    open_endpoint: Callable[[int], StatusServer], directory: Path, background: EventLoopThread
 ) -> None:
-    assert client.query(room) == client.QueryResult(), "no directory is nothing"
-    opened = open_endpoint(2)
-    path = opened.path
+    assert client.query(directory) == client.QueryResult(), "no directory is nothing"
+    status_server = open_endpoint(2)
+    path = status_server.path
     assert path is not None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(room.stat().st_mode) == 0o700
-    found = client.query(room)
-    assert [report.tunnels for report in found.reports] == [[listed(0), listed(1)]]
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    found = client.query(directory)
+    assert [report.tunnels for report in found.reports] == [[tunnel_status(0), tunnel_status(1)]]
     assert (found.reports[0].pid, found.errors) == (os.getpid(), ())
 
     async def withdraw(number: int) -> None:
-        opened.withdraw(number)
+        status_server.withdraw(number)
 
     background.call(withdraw(0))
-    assert client.query(room).reports[0].tunnels == [listed(1)]
+    assert client.query(directory).reports[0].tunnels == [tunnel_status(1)]
     background.call(withdraw(1))
     background.call(withdraw(1))
-    assert list(room.iterdir()) == []
-    background.call(opened.announce("again", listed))
-    assert len(client.query(room).reports) == 1, "it opens again for the next one"
+    assert list(directory.iterdir()) == []
+    background.call(status_server.announce("again", tunnel_status))
+    assert len(client.query(directory).reports) == 1, "it opens again for the next one"
 
 
-def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], StatusServer], room: Path) -> None:
+def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], StatusServer], directory: Path) -> None:
     open_endpoint(MAX_LISTED + 3)
-    (report,) = client.query(room).reports
+    (report,) = client.query(directory).reports
     assert (len(report.tunnels), report.unlisted) == (MAX_LISTED, 3)
-    long = TunnelStatus(**{**msgspec.structs.asdict(listed()), "url": "https://" + "x" * 253, "edge": "y" * 260})
+    long = TunnelStatus(
+        **{**msgspec.structs.asdict(tunnel_status()), "url": "https://" + "x" * 253, "edge": "y" * 260}
+    )
     whole = msgspec.json.encode(Report(1, "p" * 255, "s" * 64, [long] * MAX_LISTED))
     assert len(whole) < client.MAX_REPORT
 
 
 def test_silent_readers_do_not_block_others(
-    open_endpoint: Callable[[int], StatusServer], room: Path, background: EventLoopThread
+    open_endpoint: Callable[[int], StatusServer], directory: Path, background: EventLoopThread
 ) -> None:
-    opened = open_endpoint(1)
-    assert opened.path is not None
-    assert opened._sock is not None
-    address = opened._sock.getsockname()
+    status_server = open_endpoint(1)
+    assert status_server.path is not None
+    assert status_server._sock is not None
+    address = status_server._sock.getsockname()
     with contextlib.ExitStack() as stack:
         for _ in range(3 * MAX_CONNECTIONS):
-            silent = stack.enter_context(socket.socket(opened._sock.family))
+            silent = stack.enter_context(socket.socket(status_server._sock.family))
             silent.connect(address)
 
         async def at_rest() -> None:
             async with asyncio.timeout(10):
                 while True:
-                    assert opened._connections <= 3 * MAX_CONNECTIONS
-                    if opened._connections == 0:
+                    assert status_server._connections <= 3 * MAX_CONNECTIONS
+                    if status_server._connections == 0:
                         return
                     await asyncio.sleep(0.01)
 
         background.call(asyncio.sleep(0.05))
         background.call(at_rest())
-        assert len(client.query(room).reports) == 1
+        assert len(client.query(directory).reports) == 1
 
 
-def test_without_the_key_a_port_says_nothing(room: Path, background: EventLoopThread) -> None:
-    opened = StatusServer(room, unix=False)
-    background.call(opened.announce(1, listed))
-    assert opened._sock is not None
+def test_without_the_key_a_port_says_nothing(directory: Path, background: EventLoopThread) -> None:
+    status_server = StatusServer(directory, unix=False)
+    background.call(status_server.announce(1, tunnel_status))
+    assert status_server._sock is not None
     try:
         for said in (b"0" * 32, b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
-            with socket.create_connection(opened._sock.getsockname(), timeout=10) as stranger:
-                stranger.sendall(said)
-                stranger.shutdown(socket.SHUT_WR)
+            with socket.create_connection(status_server._sock.getsockname(), timeout=10) as other_socket:
+                other_socket.sendall(said)
+                other_socket.shutdown(socket.SHUT_WR)
                 with contextlib.suppress(ConnectionResetError):
-                    assert stranger.recv(1000) == b""
+                    assert other_socket.recv(1000) == b""
     finally:
-        background.loop.call_soon_threadsafe(opened.close)
+        background.loop.call_soon_threadsafe(status_server.close)
 
 
-def test_sockets_of_dead_processes_are_removed(room: Path) -> None:
-    own_directory(room)
+def test_sockets_of_dead_processes_are_removed(directory: Path) -> None:
+    own_directory(directory)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(room / f"{ended.pid}-0001.sock"))
-    (room / f"{ended.pid}-0002.port").write_bytes(b"")
+        left.bind(str(directory / f"{ended.pid}-0001.sock"))
+    (directory / f"{ended.pid}-0002.port").write_bytes(b"")
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    (room / f"{ended.pid}-0003.port").write_bytes(b"%d %s\n" % (port, b"0" * 32))
-    (room / "notes.txt").write_text("somebody's own")
-    assert client.query(room) == client.QueryResult()
-    assert [path.name for path in room.iterdir()] == ["notes.txt"]
+    (directory / f"{ended.pid}-0003.port").write_bytes(b"%d %s\n" % (port, b"0" * 32))
+    (directory / "notes.txt").write_text("somebody's own")
+    assert client.query(directory) == client.QueryResult()
+    assert [path.name for path in directory.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -170,11 +172,11 @@ def test_sockets_of_dead_processes_are_removed(room: Path) -> None:
     ids=["nothing", "another version", "nonsense", "endless", "silence"],
 )
 def test_malformed_answer_is_reported_and_its_socket_kept(
-    answer: bytes | None, words: str, room: Path, monkeypatch: pytest.MonkeyPatch
+    answer: bytes | None, words: str, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "QUERY_TIMEOUT", 0.3)
-    own_directory(room)
-    path = room / f"{os.getpid()}-0001.sock"
+    own_directory(directory)
+    path = directory / f"{os.getpid()}-0001.sock"
     over = threading.Event()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -190,7 +192,7 @@ def test_malformed_answer_is_reported_and_its_socket_kept(
 
         thread = threading.Thread(target=serve)
         thread.start()
-        found = client.query(room)
+        found = client.query(directory)
         over.set()
         thread.join()
     assert found.reports == ()
@@ -199,49 +201,49 @@ def test_malformed_answer_is_reported_and_its_socket_kept(
     assert path.exists()
 
 
-def test_more_processes_than_are_asked(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_are_asked(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_PROCESSES", 2)
-    own_directory(room)
+    own_directory(directory)
     for number in range(5):
-        (room / f"{number}.port").write_bytes(b"")
-    assert client.query(room).unqueried == 3
+        (directory / f"{number}.port").write_bytes(b"")
+    assert client.query(directory).unqueried == 3
 
 
 def test_a_directory_that_others_may_write_is_not_trusted(
-    room: Path, background: EventLoopThread, caplog: pytest.LogCaptureFixture
+    directory: Path, background: EventLoopThread, caplog: pytest.LogCaptureFixture
 ) -> None:
-    room.mkdir(mode=0o777)
-    room.chmod(0o777)
+    directory.mkdir(mode=0o777)
+    directory.chmod(0o777)
     with pytest.raises(PermissionError, match="not a directory of this user alone"):
-        client.query(room)
+        client.query(directory)
     with caplog.at_level("INFO"):
-        background.call(StatusServer(room).announce(1, listed))
+        background.call(StatusServer(directory).announce(1, tunnel_status))
     assert "will not show this process" in caplog.text
-    assert list(room.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def test_tunnel_works_without_a_status_socket(
     tmp_path: Path, background: EventLoopThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    opened = StatusServer(tmp_path / "file" / "run")
+    status_server = StatusServer(tmp_path / "file" / "run")
     with caplog.at_level("INFO"):
-        background.call(opened.announce(1, listed))
+        background.call(status_server.announce(1, tunnel_status))
     assert "will not show this process" in caplog.text
-    assert opened.path is None
+    assert status_server.path is None
 
 
 def test_long_socket_path_falls_back_to_a_port(tmp_path: Path, background: EventLoopThread) -> None:
-    room = tmp_path / ("x" * 120)
-    opened = StatusServer(room)
-    background.call(opened.announce(1, listed))
+    directory = tmp_path / ("x" * 120)
+    status_server = StatusServer(directory)
+    background.call(status_server.announce(1, tunnel_status))
     try:
-        assert opened.path is not None
-        assert opened.path.suffix == server.PORT_FILE
-        assert stat.S_IMODE(opened.path.stat().st_mode) == 0o600
-        assert len(client.query(room).reports) == 1
+        assert status_server.path is not None
+        assert status_server.path.suffix == server.PORT_FILE
+        assert stat.S_IMODE(status_server.path.stat().st_mode) == 0o600
+        assert len(client.query(directory).reports) == 1
     finally:
-        background.loop.call_soon_threadsafe(opened.close)
+        background.loop.call_soon_threadsafe(status_server.close)
 
 
 @pytest.mark.parametrize(

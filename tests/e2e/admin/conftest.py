@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def shared(engines) -> Iterator[AdminTunnel]:
+def shared_rig(engines) -> Iterator[AdminTunnel]:
     with AdminTunnel() as rig:
         yield rig
 
 
 @pytest.fixture
-def rig(shared: AdminTunnel) -> Iterator[AdminTunnel]:
-    yield shared
-    shared.close_ends()
-    eventually(lambda: shared.edge.server.visitors == 0, "visitors were left")
+def rig(shared_rig: AdminTunnel) -> Iterator[AdminTunnel]:
+    yield shared_rig
+    shared_rig.close_ends()
+    eventually(lambda: shared_rig.edge.server.visitors == 0, "visitors were left")
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
-class Stage(EmbeddedTunnel):
+class AdminPageRig(EmbeddedTunnel):
     """An edge with a page, a tunnel, and a browser in front of it."""
 
     def __init__(self, browser: Browser, **options: Any) -> None:
@@ -61,7 +61,7 @@ class Stage(EmbeddedTunnel):
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         return page
 
-    def opened(self) -> Page:
+    def open_page(self) -> Page:
         """The page, let in."""
         page = self.page()
         page.goto(f"{self.url}#token={self.token}")
@@ -70,26 +70,26 @@ class Stage(EmbeddedTunnel):
 
 
 @pytest.fixture
-def rig(browser: Browser, engines) -> Iterator[Stage]:
+def rig(browser: Browser, engines) -> Iterator[AdminPageRig]:
     """One of one's own, for what ends things."""
-    with Stage(browser) as rig:
+    with AdminPageRig(browser) as rig:
         yield rig
 
 
 @pytest.fixture(scope="module")
-def one_for_many(browser: Browser, engines) -> Iterator[Stage]:
-    with Stage(browser) as rig:
+def module_page(browser: Browser, engines) -> Iterator[AdminPageRig]:
+    with AdminPageRig(browser) as rig:
         yield rig
 
 
 @pytest.fixture
-def shared(one_for_many: Stage) -> Iterator[Stage]:
-    one_for_many.complaints.clear()
-    yield one_for_many
-    for page in one_for_many.context.pages:
+def shared_page(module_page: AdminPageRig) -> Iterator[AdminPageRig]:
+    module_page.complaints.clear()
+    yield module_page
+    for page in module_page.context.pages:
         page.close()
-    one_for_many.close_ends()
-    eventually(lambda: one_for_many.edge.server.visitors == 0, "visitors were left")
+    module_page.close_ends()
+    eventually(lambda: module_page.edge.server.visitors == 0, "visitors were left")
 
 
 def cells(page: Page, table: str) -> list[list[str]]:
@@ -99,7 +99,7 @@ def cells(page: Page, table: str) -> list[list[str]]:
 def test_page_shows_the_load(browser: Browser, engines, monkeypatch: pytest.MonkeyPatch):
     """Seven visitors, so many bytes each way, in every part of it; and the browser has nothing to complain of."""
     monkeypatch.setattr(history, "SAMPLE_INTERVAL", 0.5)
-    with Stage(browser) as rig:
+    with AdminPageRig(browser) as rig:
         name = rig.tunnel.host.partition(".")[0]
         pairs = [rig.pair("tcp") for _ in range(3)] + [rig.pair("tls") for _ in range(4)]
         for visitor, origin in pairs:
@@ -107,7 +107,7 @@ def test_page_shows_the_load(browser: Browser, engines, monkeypatch: pytest.Monk
             receive_exactly(origin, 100_000)
             origin.send(bytes(299_999))
             receive_exactly(visitor, 299_999)
-        page = rig.opened()
+        page = rig.open_page()
         for tile, shown in (("visitors", "7"), ("came", "7"), ("tunnels", "1"), ("sessions", "1")):
             expect(page.locator(f"#tile-{tile}")).to_have_text(shown)
         expect(page.locator("#visitors-count")).to_have_text("7")
@@ -151,30 +151,30 @@ def test_page_shows_the_load(browser: Browser, engines, monkeypatch: pytest.Monk
         assert rig.complaints == []
 
 
-def test_hostile_text_is_escaped(shared: Stage, monkeypatch: pytest.MonkeyPatch):
+def test_hostile_text_is_escaped(shared_page: AdminPageRig, monkeypatch: pytest.MonkeyPatch):
     """HTML in what a client calls itself and in a line of the log."""
     monkeypatch.setattr(edge_connection, "SOFTWARE", HOSTILE)
     logging.getLogger("edge_server.test").warning("%s", HOSTILE)
-    page = shared.opened()
+    page = shared_page.open_page()
     with (
-        quictunnel.Client.from_config(shared.edge.client_config) as client,
-        quictunnel.forward(shared.origin_port, client=client),
+        quictunnel.Client.from_config(shared_page.edge.client_config) as client,
+        quictunnel.forward(shared_page.origin_port, client=client),
     ):
         expect(page.locator("#sessions")).to_contain_text(HOSTILE)
     expect(page.locator("#errors")).to_contain_text(HOSTILE)
     assert page.locator("main img, main script").count() == 0
     assert "owned" not in page.title()
-    assert shared.complaints == []
+    assert shared_page.complaints == []
     # Nor could a script of the page's own make HTML of it by mistake.
     careless = "(text) => { try { document.body.innerHTML = text; } catch (e) { return e.name; } }"
     assert page.evaluate(careless, HOSTILE) == "TypeError"
 
 
-def test_page_without_the_token_is_only_a_form(shared: Stage):
+def test_page_without_the_token_is_only_a_form(shared_page: AdminPageRig):
     asked = []
-    page = shared.page()
-    page.on("request", lambda request: asked.append(request.url.removeprefix(shared.url)))
-    page.goto(shared.url)
+    page = shared_page.page()
+    page.on("request", lambda request: asked.append(request.url.removeprefix(shared_page.url)))
+    page.goto(shared_page.url)
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     assert not any(path.startswith("api/") for path in asked)
     assert page.locator("#view").is_hidden()
@@ -182,29 +182,29 @@ def test_page_without_the_token_is_only_a_form(shared: Stage):
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_contain_text("token is missing or wrong")
     assert page.locator("#view").is_hidden()
-    page.get_by_label("Token").fill(shared.token)
+    page.get_by_label("Token").fill(shared_page.token)
     page.keyboard.press("Enter")
     expect(page.locator("#state")).to_have_text("live")
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     assert page.evaluate("sessionStorage.length") == 0
-    assert [text for text in shared.complaints if "401" not in text] == []
+    assert [text for text in shared_page.complaints if "401" not in text] == []
 
 
-def test_the_token_of_a_link_stays_with_this_tab_and_page(shared: Stage):
-    page = shared.opened()
-    assert page.url == shared.url
+def test_the_token_of_a_link_stays_with_this_tab_and_page(shared_page: AdminPageRig):
+    page = shared_page.open_page()
+    assert page.url == shared_page.url
     assert page.evaluate("document.cookie") == ""
     assert page.evaluate("localStorage.length") == 0
     page.reload()
     expect(page.locator("#state")).to_have_text("live")
-    other = shared.page()
-    other.goto(shared.url)
+    other = shared_page.page()
+    other.goto(shared_page.url)
     expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
-    assert shared.context.cookies() == []
+    assert shared_page.context.cookies() == []
 
 
-class _Evil(http.server.BaseHTTPRequestHandler):
+class _HostilePage(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/html")
@@ -217,7 +217,7 @@ class _Evil(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def evil_site() -> Iterator[int]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Evil)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _HostilePage)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server.server_address[1]
@@ -238,49 +238,49 @@ FRAME = """(url) => new Promise((done) => {
 })"""
 
 
-def test_another_page_can_neither_read_nor_do_anything(shared: Stage):
+def test_another_page_can_neither_read_nor_do_anything(shared_page: AdminPageRig):
     """Of another port of the same host, with everything that a page may send, even with the token."""
-    visitor, _ = shared.pair("tcp")
-    (one,) = shared.operator.get("/visitors")["items"]
-    kill = f"{shared.url}api/v1/visitors/{one['id']}/end"
-    headers = {"Authorization": f"Bearer {shared.token}"}
+    visitor, _ = shared_page.pair("tcp")
+    (one,) = shared_page.operator.get("/visitors")["items"]
+    kill = f"{shared_page.url}api/v1/visitors/{one['id']}/end"
+    headers = {"Authorization": f"Bearer {shared_page.token}"}
     with evil_site() as port:
         for host in ("127.0.0.1", "localhost"):
-            page = shared.page()
+            page = shared_page.page()
             page.goto(f"http://{host}:{port}/")
             for url in (
-                shared.url,
-                f"{shared.url}api/v1/edge",
-                f"{shared.url}api/v1/events",
-                f"{shared.url}healthz",
+                shared_page.url,
+                f"{shared_page.url}api/v1/edge",
+                f"{shared_page.url}api/v1/events",
+                f"{shared_page.url}healthz",
             ):
                 assert page.evaluate(FETCH, [url, {}]) == "TypeError"
                 assert page.evaluate(FETCH, [url, {"headers": headers}]) == "TypeError"
             assert page.evaluate(FETCH, [kill, {"method": "POST", "headers": headers}]) == "TypeError"
             blind = page.evaluate(FETCH, [kill, {"method": "POST", "mode": "no-cors"}])
             assert blind in (["opaque", 0, ""], "TypeError")
-            assert page.evaluate(FRAME, shared.url) is True  # what shows there is the browser's own refusal
+            assert page.evaluate(FRAME, shared_page.url) is True  # what shows there is the browser's own refusal
             assert "Sign in" not in "".join(frame.content() for frame in page.frames)
             page.close()
     visitor.send(b"still here")
-    assert shared.operator.get("/visitors")["total"] == 1
+    assert shared_page.operator.get("/visitors")["total"] == 1
 
 
-def test_a_name_that_was_rebound_leads_to_nothing(shared: Stage):
+def test_a_name_that_was_rebound_leads_to_nothing(shared_page: AdminPageRig):
     """A page of evil.example, which now resolves to this address, is of the origin that it asks."""
-    page = shared.page()
-    port = httpx.URL(shared.url).port
+    page = shared_page.page()
+    port = httpx.URL(shared_page.url).port
     answer = page.goto(f"http://evil.example:{port}/")
     assert answer is not None
     assert answer.status == 421
-    headers = {"Authorization": f"Bearer {shared.token}"}
+    headers = {"Authorization": f"Bearer {shared_page.token}"}
     for path in ("/", "/api/v1/edge", "/healthz"):
         kind, status, text = page.evaluate(FETCH, [path, {"headers": headers}])
         assert (kind, status) == ("basic", 421)
         assert "tunnel.localhost" not in text
 
 
-def focused(page: Page) -> str:
+def focused_element(page: Page) -> str:
     return page.evaluate(
         "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent.trim()"
     )
@@ -289,14 +289,14 @@ def focused(page: Page) -> str:
 def tab_to(page: Page, label: str) -> None:
     """With the keyboard, as far as it takes."""
     for _ in range(60):
-        if focused(page) == label:
+        if focused_element(page) == label:
             return
         page.keyboard.press("Tab")
     raise AssertionError(f"{label} is not reached")
 
 
-def test_a_visitor_is_ended_with_the_keyboard_alone(rig: Stage):
-    page = rig.opened()
+def test_a_visitor_is_ended_with_the_keyboard_alone(rig: AdminPageRig):
+    page = rig.open_page()
     stays, _ = rig.pair("tcp")
     goes, _ = rig.pair("tcp")
     stays_at, goes_at = (end.sock.getsockname()[1] for end in (stays, goes))
@@ -306,30 +306,30 @@ def test_a_visitor_is_ended_with_the_keyboard_alone(rig: Stage):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "the focus is seen"
     rig.pair("tcp")  # a newcomer changes the table, and not where the keyboard is
     expect(page.locator("#visitors-count")).to_have_text("3")
-    assert focused(page) == label
+    assert focused_element(page) == label
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="End this visitor?")
     expect(dialog).to_be_visible()
-    assert focused(page) == "Cancel"
+    assert focused_element(page) == "Cancel"
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert focused(page) == label
+    assert focused_element(page) == label
     assert rig.operator.get("/visitors")["total"] == 3
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    assert focused(page) == "End the visitor"
+    assert focused_element(page) == "End the visitor"
     page.keyboard.press("Enter")
     expect(page.locator("#said")).to_have_text(f"Visitor 127.0.0.1 port {goes_at} is ended.")
     assert is_reset(goes)
     expect(page.locator("#visitors-count")).to_have_text("2")
-    assert focused(page).startswith("Visitors now"), "and goes on from the table"
+    assert focused_element(page).startswith("Visitors now"), "and goes on from the table"
     assert page.get_by_role("button", name=f"End visitor 127.0.0.1 port {stays_at}").is_visible()
     stays.send(b"still here")
     assert rig.complaints == []
 
 
-def test_a_session_is_traced_with_the_keyboard_alone(rig: Stage):
-    page = rig.opened()
+def test_a_session_is_traced_with_the_keyboard_alone(rig: AdminPageRig):
+    page = rig.open_page()
     ((owner, address, *_),) = cells(page, "sessions")
     label = f"Trace session of {owner} at {address}"
     tab_to(page, label)
@@ -337,7 +337,7 @@ def test_a_session_is_traced_with_the_keyboard_alone(rig: Stage):
     dialog = page.get_by_role("dialog", name="Trace this session?")
     expect(dialog).to_be_visible()
     page.keyboard.press("Tab")
-    assert focused(page) == "Trace the session"
+    assert focused_element(page) == "Trace the session"
     in_the_way = rig.edge.server.config.state_dir / "qlog"
     in_the_way.write_text("")
     page.keyboard.press("Enter")
@@ -355,7 +355,7 @@ def test_a_session_is_traced_with_the_keyboard_alone(rig: Stage):
     expect(page.get_by_role("button", name=label)).to_be_focused()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    assert focused(page) == "Stop tracing"
+    assert focused_element(page) == "Stop tracing"
     page.keyboard.press("Enter")
     expect(page.locator("#said")).to_have_text(f"The session of {owner} is no longer traced. The file is {file}.")
     expect(page.locator("#traces")).to_be_hidden()
@@ -363,8 +363,8 @@ def test_a_session_is_traced_with_the_keyboard_alone(rig: Stage):
     assert [text for text in rig.complaints if "409" not in text] == []
 
 
-def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(rig: Stage):
-    page = rig.opened()
+def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(rig: AdminPageRig):
+    page = rig.open_page()
     name = rig.tunnel.host.partition(".")[0]
     page.get_by_role("button", name=f"Close tunnel {name}").click()
     page.get_by_role("button", name="Close the tunnel").click()
@@ -380,8 +380,8 @@ def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(rig: Stage):
     assert rig.complaints == []
 
 
-def test_page_reports_a_lost_edge_and_reconnects(rig: Stage):
-    page = rig.opened()
+def test_page_reports_a_lost_edge_and_reconnects(rig: AdminPageRig):
+    page = rig.open_page()
     feed = rig.edge.server.admin._app._events
     loop = rig.edge._background.loop
     page.context.set_offline(True)
@@ -392,11 +392,11 @@ def test_page_reports_a_lost_edge_and_reconnects(rig: Stage):
     expect(page.locator("#state")).to_have_text("live", timeout=PATIENCE)
 
 
-def test_page_fits_screens_and_has_contrast(shared: Stage):
+def test_page_fits_screens_and_has_contrast(shared_page: AdminPageRig):
     """On a phone and on a screen, by day and by night: nothing beside the page, and text against its ground."""
-    shared.pair("tls")
+    shared_page.pair("tls")
     logging.getLogger("edge_server.test").error("something to show")
-    page = shared.opened()
+    page = shared_page.open_page()
     expect(page.locator("#visitors-count")).to_have_text("1")
     for width, scheme in ((360, "light"), (1280, "dark")):
         page.set_viewport_size({"width": width, "height": 800})

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 HOLD = 12
 
 
-class Watched:
+class WatchedEdge:
     """An edge with all eyes on, a client, and an origin in the test's own hands."""
 
     def __init__(self, directory: Path, stack: contextlib.ExitStack, *more: str, grace: int = 0) -> None:
@@ -112,21 +112,21 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory, engines) -> Iterator[Watched]:
+def shared_edge(tmp_path_factory, engines) -> Iterator[WatchedEdge]:
     with contextlib.ExitStack() as stack:
-        yield Watched(tmp_path_factory.mktemp("sight"), stack)
+        yield WatchedEdge(tmp_path_factory.mktemp("sight"), stack)
 
 
 @pytest.fixture
-def watched(shared: Watched) -> Iterator[Watched]:
-    yield shared
-    for sock in shared.ends:
+def watched(shared_edge: WatchedEdge) -> Iterator[WatchedEdge]:
+    yield shared_edge
+    for sock in shared_edge.ends:
         sock.close()
-    shared.ends.clear()
+    shared_edge.ends.clear()
 
 
 @pytest.mark.parametrize("kind", ["tls", "tcp"])
-def test_both_sides_finished(watched: Watched, kind: str):
+def test_both_sides_finished(watched: WatchedEdge, kind: str):
     begun = time.monotonic()
     visitor, port = watched.visitor(kind)
     origin = watched.accept()
@@ -153,7 +153,7 @@ def test_both_sides_finished(watched: Watched, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["tls", "tcp"])
-def test_the_visitor_broke_off(watched: Watched, kind: str):
+def test_the_visitor_broke_off(watched: WatchedEdge, kind: str):
     visitor, origin, port = watched.pair(kind)
     reset(visitor)
     assert is_reset(origin)
@@ -162,7 +162,7 @@ def test_the_visitor_broke_off(watched: Watched, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["tls", "tcp"])
-def test_the_origin_broke_off(watched: Watched, kind: str):
+def test_the_origin_broke_off(watched: WatchedEdge, kind: str):
     visitor, origin, port = watched.pair(kind)
     reset(origin)
     assert is_reset(visitor)
@@ -170,7 +170,7 @@ def test_the_origin_broke_off(watched: Watched, kind: str):
     assert (line["bytes_in"], line["bytes_out"], line["ending"]) == (5, 7, "origin")
 
 
-def test_the_origin_refused(watched: Watched):
+def test_the_origin_refused(watched: WatchedEdge):
     with ClientProcess.start(watched.edge, free_port()) as client:
         visitor, port = watched.visitor("tcp", client)
         visitor.send(b"\x00no HTTP")
@@ -180,7 +180,7 @@ def test_the_origin_refused(watched: Watched):
         assert (line["bytes_out"], line["first_byte"], line["ending"]) == (0, None, "refused")
 
 
-def test_the_tunnel_was_closed(watched: Watched):
+def test_the_tunnel_was_closed(watched: WatchedEdge):
     with ClientProcess.start(watched.edge, watched.listener.getsockname()[1]) as client:
         visitor, port = watched.visitor("tls", client)
         origin = watched.accept()
@@ -191,7 +191,7 @@ def test_the_tunnel_was_closed(watched: Watched):
     assert (line["bytes_in"], line["bytes_out"], line["ending"]) == (0, 6, "closed")
 
 
-def test_curl_leaves_when_it_has_everything(watched: Watched, nginx):
+def test_curl_leaves_when_it_has_everything(watched: WatchedEdge, nginx):
     """curl reads the answer to its end and closes without close_notify; the log does not call that an error."""
     (nginx.root / "page").write_bytes(bytes(100_000))
     with ClientProcess.start(watched.edge, nginx.port) as client:
@@ -207,7 +207,7 @@ def test_curl_leaves_when_it_has_everything(watched: Watched, nginx):
 
 
 @pytest.mark.long
-def test_the_client_was_killed(watched: Watched):
+def test_the_client_was_killed(watched: WatchedEdge):
     """Nothing is heard of it for 30 seconds; then it may come back for some more. Who was in is told that the
     tunnel is gone, and who comes then that nobody takes him."""
     with ClientProcess.start(watched.edge, watched.listener.getsockname()[1]) as client:
@@ -228,7 +228,7 @@ def test_the_client_was_killed(watched: Watched):
         assert 40 <= line["seconds"] <= 60
 
 
-def test_visitors_have_distinct_numbers(watched: Watched):
+def test_visitors_have_distinct_numbers(watched: WatchedEdge):
     for _ in range(3):
         visitor, _, port = watched.pair("tcp")
         reset(visitor)
@@ -237,14 +237,14 @@ def test_visitors_have_distinct_numbers(watched: Watched):
     assert len(numbers) == len(set(numbers)) >= 3
 
 
-def test_client_name_breaks_no_log_line(watched: Watched):
+def test_client_name_breaks_no_log_line(watched: WatchedEdge):
     """Everything in the log is an object with the four fields, whatever peers have said so far."""
     for line in watched.lines():
         assert {"time", "level", "logger", "message"} <= set(line)
         assert line["message"].isprintable()
 
 
-def test_the_figures_match_a_known_load(watched: Watched):
+def test_the_figures_match_a_known_load(watched: WatchedEdge):
     before = watched.figures()
     for _ in range(20):
         visitor, _, port = watched.pair("tls")
@@ -274,12 +274,12 @@ def test_the_figures_match_a_known_load(watched: Watched):
     assert after["certificate_expiry_timestamp_seconds", "clients"] > time.time()
 
 
-def test_figures_are_for_who_has_the_token(watched: Watched):
+def test_figures_are_for_who_has_the_token(watched: WatchedEdge):
     assert watched.ask("/metrics", token=False).stdout.endswith(b"\n401")
     assert b"quictunnel" not in watched.ask("/metrics", token=False).stdout
 
 
-def test_health_is_for_everybody(watched: Watched):
+def test_health_is_for_everybody(watched: WatchedEdge):
     body, _, status = watched.ask("/readyz", token=False).stdout.rpartition(b"\n")
     assert (status, json.loads(body)["ready"]) == (b"200", True)
     body, _, status = watched.ask("/healthz", token=False).stdout.rpartition(b"\n")
@@ -291,7 +291,7 @@ def health(state_dir: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, **more)
 
 
-def test_the_command_says_that_it_is_ready(watched: Watched):
+def test_the_command_says_that_it_is_ready(watched: WatchedEdge):
     # A proxy of the environment is none of its business.
     ended = health(watched.edge.state_dir, env=os.environ | {"http_proxy": "http://127.0.0.1:9"})
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ready\n", "")
@@ -312,7 +312,7 @@ def test_an_edge_that_was_killed_is_not_ready_and_one_without_a_page_may_be(tmp_
     assert "not ready: udp: nothing listens at UDP 127.0.0.1 port " in ended.stderr
 
 
-def test_the_dump_has_everything_but_secrets(watched: Watched):
+def test_the_dump_has_everything_but_secrets(watched: WatchedEdge):
     visitor, origin, port = watched.pair("tls")
     file = watched.edge.state_dir / "dump.json"
     os.kill(watched.edge.pid, signal.SIGUSR1)
@@ -342,7 +342,7 @@ def test_the_dump_has_everything_but_secrets(watched: Watched):
 
 def test_an_edge_that_is_about_to_stop_is_alive_and_not_ready(tmp_path, engines):
     with contextlib.ExitStack() as stack:
-        watched = Watched(tmp_path, stack, grace=30)
+        watched = WatchedEdge(tmp_path, stack, grace=30)
         visitor, origin, _ = watched.pair("tcp")
         visitor.send(b"and then?")  # waits for an answer, so that there is somebody to wait for
         assert watched.ask("/readyz", token=False).stdout.endswith(b"\n200")
@@ -372,7 +372,7 @@ def test_connections_of_an_edge_that_runs_are_traced_on_request(tmp_path, engine
     config, traces = tmp_path / "edge.toml", tmp_path / "traces"
     config.write_text("")
     with contextlib.ExitStack() as stack:
-        watched = Watched(tmp_path, stack, "--config", str(config))
+        watched = WatchedEdge(tmp_path, stack, "--config", str(config))
         for text, word in (('qlog = "traces"', "changed: qlog"), ("", "changed: qlog")):
             before = len(watched.lines())
             config.write_text(text)
@@ -390,7 +390,7 @@ def test_connections_of_an_edge_that_runs_are_traced_on_request(tmp_path, engine
             sock.close()
 
 
-def test_a_client_traces_its_connections_when_the_environment_says_so(watched: Watched, tmp_path, monkeypatch):
+def test_a_client_traces_its_connections_when_the_environment_says_so(watched: WatchedEdge, tmp_path, monkeypatch):
     monkeypatch.setenv("QUICTUNNEL_QLOG", str(tmp_path / "traces"))
     with ClientProcess.start(watched.edge, free_port()):
         pass

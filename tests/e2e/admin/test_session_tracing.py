@@ -74,7 +74,7 @@ def session_at(operator: AdminClient, tunnels: list[str]) -> dict[str, Any]:
     return one
 
 
-def moved(found: list[dict[str, Any]]) -> int:
+def moves_in(found: list[dict[str, Any]]) -> int:
     """Return how often the client has passed on the origin's data. Datagrams cannot be counted: some are sent
     again."""
     size = sum(event["data"]["length"] for event in found if event.get("name") == "transport:data_moved")
@@ -118,7 +118,7 @@ def test_trace_covers_only_the_chosen_client(tmp_path, engines):
         found = events(file)
         assert found[0]["trace"]["vantage_point"]["type"] == "server"
         assert found[1]["data"]["dst_port"] == int(session["address"].rpartition(":")[2])
-        assert moved(found) == 1
+        assert moves_in(found) == 1
         assert count(found, "transport:datagrams_sent") > 0
         # And with the session.
         again = Path(trace(operator, session["id"])["file"])
@@ -170,8 +170,8 @@ def test_the_option_for_all_and_the_wish_for_one(tmp_path, engines):
         assert switch("") == [file, None]
         watched.move()
         assert trace(operator, id_, "delete")["is_traced"] is False
-        assert moved(events(Path(file))) == 2
-        assert moved(events(Path(others))) == 1
+        assert moves_in(events(Path(file))) == 2
+        assert moves_in(events(Path(others))) == 1
         # While all are traced a wish changes nothing but what comes after.
         mine, others = switch('qlog = "traces"')
         assert trace(operator, id_)["file"] == mine
@@ -182,7 +182,7 @@ def test_the_option_for_all_and_the_wish_for_one(tmp_path, engines):
         assert switch("") == [mine, None]
         watched.move()
         trace(operator, id_, "delete")
-        assert moved(events(Path(mine))) == 1
+        assert moves_in(events(Path(mine))) == 1
         # One that is wanted while the option names a place goes there.
         switch('qlog = "elsewhere"')
         assert Path(trace(operator, id_)["file"]).parent == tmp_path / "elsewhere"
@@ -191,7 +191,7 @@ def test_the_option_for_all_and_the_wish_for_one(tmp_path, engines):
 # Links, in this process.
 
 
-class Stage(AdminTunnel):
+class TracingRig(AdminTunnel):
     @property
     def engine(self) -> Engine:
         """The edge's, with what stands before it."""
@@ -199,12 +199,12 @@ class Stage(AdminTunnel):
 
 
 @pytest.fixture
-def rig(engines) -> Iterator[Stage]:
-    with Stage() as rig:
+def rig(engines) -> Iterator[TracingRig]:
+    with TracingRig() as rig:
         yield rig
 
 
-async def test_another_link_has_another_file(rig: Stage):
+async def test_another_link_has_another_file(rig: TracingRig):
     """Of a client that dials again while its old link is there, and of one that is away and comes back."""
     config, operator = rig.edge.client_config, rig.operator
     async with HostileClient(config) as first, ReturningClient(config) as second, ReturningClient(config) as third:
@@ -237,7 +237,7 @@ async def test_another_link_has_another_file(rig: Stage):
             assert (names(found)[-1] == "connectivity:connection_closed") == (client is not third)
 
 
-def test_unwritable_trace_file_is_reported(rig: Stage, caplog: pytest.LogCaptureFixture):
+def test_unwritable_trace_file_is_reported(rig: TracingRig, caplog: pytest.LogCaptureFixture):
     in_the_way = rig.edge.server.config.state_dir / "qlog"
     in_the_way.write_text("")
     (session,) = rig.operator.get("/sessions")["items"]
@@ -252,12 +252,12 @@ def test_unwritable_trace_file_is_reported(rig: Stage, caplog: pytest.LogCapture
     assert trace(rig.operator, session["id"])["is_traced"]
 
 
-def test_a_trace_that_is_full_is_over(rig: Stage):
+def test_a_trace_that_is_full_is_over(rig: TracingRig):
     (session,) = rig.operator.get("/sessions")["items"]
     tracing = rig.edge.server.introspection.tracing
-    rig.edge._background.call(traced(tracing, Tracer(tracing._own, max_bytes=20_000)))
+    rig.edge._background.call(trace_all(tracing, Tracer(tracing._own, max_bytes=20_000)))
     file = Path(trace(rig.operator, session["id"])["file"])
-    rig.edge._background.call(traced(tracing, None))
+    rig.edge._background.call(trace_all(tracing, None))
     visitor, origin = rig.pair("tcp")
     for _ in range(100):
         origin.send(bytes(20_000))
@@ -269,5 +269,5 @@ def test_a_trace_that_is_full_is_over(rig: Stage):
     assert rig.operator.do(f"/sessions/{session['id']}/qlog", "delete").status_code == 404
 
 
-async def traced(tracing: QlogRecorder, tracer: Tracer | None) -> None:
+async def trace_all(tracing: QlogRecorder, tracer: Tracer | None) -> None:
     tracing.trace_all(tracer)

@@ -282,7 +282,7 @@ class TestFork:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-class Mortal:
+class DyingProcess:
     """An edge that may be killed and started again in the same place."""
 
     def __init__(self, state_dir: Path) -> None:
@@ -298,7 +298,7 @@ class Mortal:
 class TestTheEdgeGoesAndComesBack:
     @pytest.fixture
     def mortal(self, tmp_path):
-        mortal = Mortal(tmp_path / "state")
+        mortal = DyingProcess(tmp_path / "state")
         yield mortal
         mortal.edge.stop()
 

@@ -32,8 +32,8 @@ def tunnel(running, edge, token: str, **environ: str) -> subprocess.Popen:
     )
 
 
-def ended(process: subprocess.Popen, token: str) -> tuple[int, str]:
-    """Return how it ended, and the line that says why; the hint below is not about the network."""
+def exit_of(process: subprocess.Popen, token: str) -> tuple[int, str]:
+    """Return the exit status and the error line. Check that the hint below it is not about the network."""
     _, err = process.communicate(timeout=30)
     line, hint = err.splitlines()
     assert line.startswith("quictunnel: error: ")
@@ -60,23 +60,23 @@ def test_a_token_that_is_revoked_or_expires_while_the_tunnel_is_open(own_edge, r
     command(own_edge, "token", "revoke", tokens["revoked"].split(".")[1])
     let_expire(own_edge, tokens["expired"])
     for why, process in processes.items():
-        status, line = ended(process, tokens[why])
+        status, line = exit_of(process, tokens[why])
         assert status == 2
         assert "does not accept the token any more: it has been revoked or has expired" in line
     again = [tunnel(running, own_edge, token) for token in tokens.values()]
     for process, token in zip(again, tokens.values(), strict=True):
-        status, line = ended(process, token)
+        status, line = exit_of(process, token)
         assert status == 2
         assert "refused the token: it is not a token of this edge, or it has been revoked or has expired" in line
 
 
 def test_a_token_of_another_edge(own_edge, edge, running):
     token = edge.environ["QUICTUNNEL_TOKEN"]
-    status, line = ended(tunnel(running, own_edge, token), token)
+    status, line = exit_of(tunnel(running, own_edge, token), token)
     assert status == 2
     assert "it is not a token of this edge" in line
     # With the other edge's authority as well, it is the certificate that does not fit.
-    status, line = ended(tunnel(running, own_edge, token, QUICTUNNEL_CA=str(edge.ca)), token)
+    status, line = exit_of(tunnel(running, own_edge, token, QUICTUNNEL_CA=str(edge.ca)), token)
     assert status == 2
     assert "The certificate of the edge" in line
 
@@ -87,6 +87,6 @@ def test_client_of_a_banned_address_is_refused(own_edge, running):
     assert json.loads(process.stdout.readline())["event"] == "ready"
     command(own_edge, "name", "ban", "127.0.0.0/8")
     for each in (process, tunnel(running, own_edge, token)):
-        status, line = ended(each, token)
+        status, line = exit_of(each, token)
         assert status == 2
         assert "has banned this address" in line

@@ -80,7 +80,7 @@ def processes_of(word: str) -> list[int]:
     return found
 
 
-def until_gone(word: str, seconds: float = 20) -> None:
+def wait_until_gone(word: str, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while left := processes_of(word):
         assert time.monotonic() < deadline, left
@@ -219,7 +219,7 @@ def test_no_orphan_when_it_is_killed(start, tmp_path, stubborn):
     assert len(processes_of(str(port))) == 2
     process.kill()
     process.wait(10)
-    until_gone(str(port))
+    wait_until_gone(str(port))
 
 
 def test_program_gets_port_and_edge_but_no_token(edge, start, tmp_path):

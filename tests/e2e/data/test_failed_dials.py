@@ -69,10 +69,10 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
     async with HostileEdge(tmp_path) as edge:
         config = edge.client_config
 
-        async def both(_: ClientConfig) -> list[Address]:
+        async def both_addresses(_: ClientConfig) -> list[Address]:
             return [config.address, silent.getsockname()]
 
-        monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
+        monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both_addresses)
         edge.greetings.append(greet_late)
         dial_owner = DialOwner()
         owner: ConnectionManager = dial_owner  # type: ignore[assignment]  # as much of one as is asked
@@ -93,7 +93,7 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
 ) -> None:
     first, second = ("127.0.0.1", 1), ("127.0.0.1", 2)
 
-    async def both(_: ClientConfig) -> list[Address]:
+    async def both_addresses(_: ClientConfig) -> list[Address]:
         return [first, second]
 
     async def attempt(_: Dialer, address: Address, *_more: float) -> Address:
@@ -105,7 +105,7 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
         await asyncio.sleep(0)
         return address
 
-    monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
+    monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both_addresses)
     monkeypatch.setattr(Dialer, "_dial_address", attempt)
     owner: ConnectionManager = DialOwner()  # type: ignore[assignment]  # as much of one as is asked
     supervisor = Supervisor()

@@ -105,7 +105,7 @@ def test_request_bytes_are_unchanged(edge, client):
 
 class TestNobodyListens:
     @pytest.fixture
-    def closed(self, client):
+    def closed_port(self, client):
         """A tunnel to a port where nobody listens."""
         port = free_port()
         with quictunnel.forward(port, unencrypted=True, client=client) as tunnel:
@@ -122,8 +122,8 @@ class TestNobodyListens:
         ],
         ids=["get", "1.0", "options", "post with a body", "two in one"],
     )
-    def test_http_visitor_gets_a_502_that_names_the_port(self, edge, closed, request_bytes):
-        port, tunnel = closed
+    def test_http_visitor_gets_a_502_that_names_the_port(self, edge, closed_port, request_bytes):
+        port, tunnel = closed_port
         with tls_connect(edge, tunnel) as visitor:
             visitor.sendall(request_bytes)
             answer = read_all(visitor)
@@ -134,8 +134,8 @@ class TestNobodyListens:
         assert f"Content-Length: {len(body)}".encode() in head
         assert f"port {port} ".encode() in body
 
-    def test_head_has_no_body(self, edge, closed):
-        _, tunnel = closed
+    def test_head_has_no_body(self, edge, closed_port):
+        _, tunnel = closed_port
         with tls_connect(edge, tunnel) as visitor:
             visitor.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = read_all(visitor)
@@ -143,8 +143,8 @@ class TestNobodyListens:
         assert answer.endswith(b"\r\n\r\n")
         assert answer.count(b"\r\n\r\n") == 1
 
-    def test_curl_understands_it(self, edge, closed, tmp_path):
-        port, tunnel = closed
+    def test_curl_understands_it(self, edge, closed_port, tmp_path):
+        port, tunnel = closed_port
         body = random_file(tmp_path / "body", 2)
         for options in ([], ["--head"], ["--data-binary", f"@{body}"], ["--upload-file", str(body)]):
             done = curl(edge, "--include", *options, tunnel.url)
@@ -152,21 +152,21 @@ class TestNobodyListens:
             assert b" 502 " in done.stdout
             assert (f"port {port} ".encode() in done.stdout) is (options != ["--head"])
 
-    def test_a_request_in_single_bytes(self, edge, closed):
-        _, tunnel = closed
+    def test_a_request_in_single_bytes(self, edge, closed_port):
+        _, tunnel = closed_port
         with tls_connect(edge, tunnel) as visitor:
             for byte in b"GET / HTTP/1.1\r\nHost: x\r\n\r\n":
                 visitor.sendall(bytes((byte,)))
             assert read_all(visitor).count(b"HTTP/1.1 502") == 1
 
-    def test_other_protocols_are_reset(self, edge, closed):
-        _, tunnel = closed
+    def test_other_protocols_are_reset(self, edge, closed_port):
+        _, tunnel = closed_port
         with tls_connect(edge, tunnel) as visitor:
             visitor.sendall(b"\x00\x01 this is no request")
             assert was_reset(visitor)
 
-    def test_a_raw_tcp_visitor_is_reset(self, closed):
-        _, tunnel = closed
+    def test_a_raw_tcp_visitor_is_reset(self, closed_port):
+        _, tunnel = closed_port
         with socket.create_connection(tunnel.tcp_socket, timeout=30) as visitor:
             assert was_reset(visitor)
 

@@ -110,7 +110,7 @@ def members(edge: EdgeProcess) -> Iterator[list[Member]]:
         yield found
 
 
-def asked(sock: socket.socket) -> str:
+def answer_of(sock: socket.socket) -> str:
     sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     answer = b""
     while not (body := answer.partition(b"\r\n\r\n")[2]):
@@ -120,9 +120,9 @@ def asked(sock: socket.socket) -> str:
     return body.decode()
 
 
-def who(edge: EdgeProcess, tunnel: quictunnel.Tunnel, *, tls: bool) -> str:
+def answering_member(edge: EdgeProcess, tunnel: quictunnel.Tunnel, *, tls: bool) -> str:
     with tls_connect(edge, tunnel) if tls else socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT) as sock:
-        return asked(sock)
+        return answer_of(sock)
 
 
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "tcp"])
@@ -134,7 +134,7 @@ def test_visitors_are_shared_out_evenly(edge: EdgeProcess, members: list[Member]
             sock = (
                 tls_connect(edge, tunnel) if tls else socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
             )
-            served[asked(stack.enter_context(sock))] += 1
+            served[answer_of(stack.enter_context(sock))] += 1
         assert served == {"a": 10, "b": 10, "c": 10}
 
 
@@ -144,7 +144,7 @@ def test_member_without_its_origin_is_skipped(edge: EdgeProcess, members: list[M
     served: list[str] = []
 
     def served_by(*, tls: bool) -> str:
-        served.append(who(edge, tunnel, tls=tls))
+        served.append(answering_member(edge, tunnel, tls=tls))
         return served[-1]
 
     with churn_beside(edge, tunnel, conversation="http", others=lambda: len(served)) as churn:
@@ -212,7 +212,7 @@ def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess,
         churn.finish(in_between(killed, noticed))
         assert any(visit.failure for visit in churn.visits), "nobody has gone to the dead client"
     for tls in (True, False):
-        assert {who(edge, tunnel, tls=tls) for _ in range(6)} == {"a", "c"}
+        assert {answering_member(edge, tunnel, tls=tls) for _ in range(6)} == {"a", "c"}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_port_stays_while_a_member_is_left(edge: EdgeProcess, members: list[Memb
     tunnel = members[0].tunnel
     for member in members[:2]:
         end(member.process)
-    assert {who(edge, tunnel, tls=tls) for tls in (True, False)} == {"c"}
+    assert {answering_member(edge, tunnel, tls=tls) for tls in (True, False)} == {"c"}
     end(members[2].process)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)

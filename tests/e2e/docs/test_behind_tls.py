@@ -40,7 +40,7 @@ def project(tmp_path):
 
 
 @contextmanager
-def shared(namespace, directory, name, *replaced):
+def start_shared(namespace, directory, name, *replaced):
     """Run a command of the page there; gives the public address. ``replaced``: words that are others here."""
     command = COMMANDS[name].replace("quictunnel run", "quictunnel run --json --wait 60")
     for before, after in replaced:
@@ -71,24 +71,24 @@ def as_it_was(text: str) -> str:
     return re.sub(r"^.*(?:add_middleware|wsgi_app = ).*\n", "", text, flags=re.MULTILINE)
 
 
-def asked(namespace, *arguments: str) -> str:
+def fetch(namespace, *arguments: str) -> str:
     return namespace.curl("--max-time", "20", *arguments).stdout.decode()
 
 
 @pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_fastapi(namespace, project, is_told):
     (project / "api.py").write_text(FILES["api.py"] if is_told else as_it_was(FILES["api.py"]))
-    with shared(namespace, project, "my-api") as url:
-        where = asked(namespace, "--output", "/dev/null", "--write-out", "%{redirect_url}", f"{url}/shelf")
+    with start_shared(namespace, project, "my-api") as url:
+        where = fetch(namespace, "--output", "/dev/null", "--write-out", "%{redirect_url}", f"{url}/shelf")
         assert (where == f"{url}/shelf/") == is_told
-        assert (asked(namespace, f"{url}/shelf/") == f'"{url}/shelf/"') == is_told
+        assert (fetch(namespace, f"{url}/shelf/") == f'"{url}/shelf/"') == is_told
 
 
 @pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_flask(namespace, project, is_told):
     (project / "pages.py").write_text(FILES["pages.py"] if is_told else as_it_was(FILES["pages.py"]))
-    with shared(namespace, project, "my-site") as url:
-        assert (asked(namespace, url) == f"{url}/") == is_told
+    with start_shared(namespace, project, "my-site") as url:
+        assert (fetch(namespace, url) == f"{url}/") == is_told
 
 
 FORM = """
@@ -116,16 +116,16 @@ def test_django(namespace, project, told):
         settings.write(FILES["mysite/settings.py"] + more)
     (project / "mysite" / "urls.py").write_text(FORM)
     jar = str(project / "jar")
-    with shared(namespace, project, "my-form") as url:
-        token = asked(namespace, "--cookie-jar", jar, url)
+    with start_shared(namespace, project, "my-form") as url:
+        token = fetch(namespace, "--cookie-jar", jar, url)
         sent = ("--data", f"csrfmiddlewaretoken={token}", "--header", f"Origin: {url}")
-        answer = asked(namespace, "--cookie", jar, *sent, f"{url}/")
+        answer = fetch(namespace, "--cookie", jar, *sent, f"{url}/")
         expected = {"scheme": f"{url}/", "origins": f"{url}/".replace("https", "http")}
         if told in expected:
             assert answer == expected[told]
         else:
             assert "Origin checking failed" in answer
-        assert "Forbidden" in asked(
+        assert "Forbidden" in fetch(
             namespace, "--cookie", jar, *sent[:2], "--header", "Origin: https://a.example", url
         )
 
@@ -133,15 +133,15 @@ def test_django(namespace, project, told):
 def polls(namespace, url: str) -> bool:
     """Return True if Socket.IO opens a session for a browser's page of the same origin."""
     polling = f"{url}/socket.io/?EIO=4&transport=polling"
-    assert "sid" not in asked(namespace, "--header", "Origin: https://a.example", polling)
-    return "sid" in asked(namespace, "--header", f"Origin: {url}", polling)
+    assert "sid" not in fetch(namespace, "--header", "Origin: https://a.example", polling)
+    return "sid" in fetch(namespace, "--header", f"Origin: {url}", polling)
 
 
 @pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_flask_socketio(namespace, project, is_told):
     pytest.importorskip("flask_socketio", reason="flask-socketio is not installed")
     (project / "chat.py").write_text(FILES["chat.py"] if is_told else as_it_was(FILES["chat.py"]))
-    with shared(namespace, project, "my-chat") as url:
+    with start_shared(namespace, project, "my-chat") as url:
         assert polls(namespace, url) == is_told
 
 
@@ -150,7 +150,7 @@ def test_socketio_by_asgi(namespace, project, is_told):
     pytest.importorskip("socketio", reason="python-socketio is not installed")
     text = FILES["events.py"]
     (project / "events.py").write_text(text if is_told else re.sub(", cors_allowed_origins=.*]", "", text))
-    with shared(namespace, project, "my-events") as url:
+    with start_shared(namespace, project, "my-events") as url:
         assert polls(namespace, url) == is_told
 
 
@@ -175,12 +175,14 @@ def test_next(namespace, project):
     )
     for config, status in (("module.exports = {};", "403"), (FILES["next.config.js"], "200")):
         (project / "next.config.js").write_text(config)
-        with shared(namespace, project, "my-page", ("npx next", "node node_modules/next/dist/bin/next")) as url:
-            page = asked(namespace, "--retry", "30", "--retry-delay", "1", "--fail", url)
+        with start_shared(
+            namespace, project, "my-page", ("npx next", "node node_modules/next/dist/bin/next")
+        ) as url:
+            page = fetch(namespace, "--retry", "30", "--retry-delay", "1", "--fail", url)
             assert "From Next" in page
             script = re.search(r'src="(/_next/static[^"]*)"', page)[1]
             as_module = ("--header", f"Origin: {url}", "--write-out", "%{http_code}", "--output", "/dev/null")
-            assert asked(namespace, *as_module, url + script) == status
+            assert fetch(namespace, *as_module, url + script) == status
 
 
 @pytest.mark.long
@@ -190,8 +192,8 @@ def test_a_registry(namespace, project, is_told):
     registry = need("docker-registry")
     text = FILES["config.yml"]
     (project / "config.yml").write_text(text if is_told else text.replace("  relativeurls: true\n", ""))
-    with shared(namespace, project, "my-registry", ("registry serve", f"{registry} serve")) as url:
-        where = asked(namespace, "--request", "POST", "--dump-header", "-", f"{url}/v2/app/blobs/uploads/")
+    with start_shared(namespace, project, "my-registry", ("registry serve", f"{registry} serve")) as url:
+        where = fetch(namespace, "--request", "POST", "--dump-header", "-", f"{url}/v2/app/blobs/uploads/")
         assert ("\r\nLocation: /v2/" in where) == is_told
         assert ("\r\nLocation: http://" in where) != is_told
 

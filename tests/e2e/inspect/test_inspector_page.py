@@ -52,24 +52,24 @@ def chromium(tmp_path_factory) -> Iterator[Browser]:
         yield launched
 
 
-class Complaints(list[str]):
+class PageErrors(list[str]):
     """Console messages of a page and the dialogs that it opened; a test fails if any are left."""
 
-    def taken(self) -> list[str]:
+    def take(self) -> list[str]:
         found = list(self)
         self.clear()
         return found
 
 
 @pytest.fixture
-def complaints() -> Iterator[Complaints]:
-    complaints = Complaints()
+def complaints() -> Iterator[PageErrors]:
+    complaints = PageErrors()
     yield complaints
     assert complaints == []
 
 
 @pytest.fixture
-def page(chromium: Browser, complaints: Complaints) -> Iterator[Page]:
+def page(chromium: Browser, complaints: PageErrors) -> Iterator[Page]:
     context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.set_default_timeout(15_000)
@@ -80,7 +80,7 @@ def page(chromium: Browser, complaints: Complaints) -> Iterator[Page]:
     context.close()
 
 
-def opened(page: Page, inspected: InspectedTunnel) -> Page:
+def open_page(page: Page, inspected: InspectedTunnel) -> Page:
     page.goto(inspected.page_url)
     expect(page.locator("#link")).to_have_text("Live")
     return page
@@ -94,8 +94,8 @@ def cells(page: Page, number: int) -> list[str]:
     return row(page, number).locator("td").all_text_contents()
 
 
-def known(inspected: InspectedTunnel) -> list[tuple[str, str, int, int, int]]:
-    """A known set of requests; of each the method, path, status, and bytes that it sent and got."""
+def send_known_requests(inspected: InspectedTunnel) -> list[tuple[str, str, int, int, int]]:
+    """Send a known set of requests; return method, path, status, bytes sent and bytes received of each."""
     inspected.curl(inspected.url("/json?a=b"))
     inspected.curl(inspected.url("/post"), "--json", '{"tea": 2}')
     packed = len(inspected.curl(inspected.url("/gzip"), "--header", "Accept-Encoding: gzip"))
@@ -128,9 +128,9 @@ def known(inspected: InspectedTunnel) -> list[tuple[str, str, int, int, int]]:
 
 def test_a_known_set_of_requests(inspected: InspectedTunnel, page: Page) -> None:
     """Requests of each kind appear with all that is known of them, in the API and on the page, while they pass."""
-    opened(page, inspected)
+    open_page(page, inspected)
     assert inspected.token not in page.url, "what opens the page does not stay in the address bar"
-    expected = known(inspected)
+    expected = send_known_requests(inspected)
     found = inspected.settled(28)
     assert [
         (each["method"], each["target"], each["status"], each["sent"], each["received"]) for each in found
@@ -159,7 +159,7 @@ def test_a_known_set_of_requests(inspected: InspectedTunnel, page: Page) -> None
 
 
 def test_browser_only_encodings_are_readable(inspected: InspectedTunnel, page: Page) -> None:
-    opened(page, inspected)
+    open_page(page, inspected)
     for number, coding in enumerate(("br", "zstd"), 1):
         inspected.curl(inspected.url(f"/{coding}"))
         inspected.settled(number)
@@ -169,8 +169,8 @@ def test_browser_only_encodings_are_readable(inspected: InspectedTunnel, page: P
 
 
 def test_by_keyboard_and_by_filter(inspected: InspectedTunnel, page: Page) -> None:
-    opened(page, inspected)
-    known(inspected)
+    open_page(page, inspected)
+    send_known_requests(inspected)
     inspected.settled(28)
     expect(page.locator("#count")).to_have_text("28")
     page.keyboard.press("ArrowDown")
@@ -204,7 +204,7 @@ def test_by_keyboard_and_by_filter(inspected: InspectedTunnel, page: Page) -> No
 
 
 def test_stream_is_shown_as_it_arrives(inspected: InspectedTunnel, origin: Origin, page: Page) -> None:
-    opened(page, inspected)
+    open_page(page, inspected)
     with inspected.raw() as visitor:
         visitor.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         row(page, 1).click()
@@ -217,7 +217,7 @@ def test_stream_is_shown_as_it_arrives(inspected: InspectedTunnel, origin: Origi
 
 
 def test_hostile_bytes_are_shown_as_text(inspected: InspectedTunnel, page: Page) -> None:
-    opened(page, inspected)
+    open_page(page, inspected)
     inspected.curl(inspected.url("/hostile"))
     path = "/<img/src=x/onerror=alert(3)>?" + "a" * 5000
     with inspected.raw() as visitor:
@@ -248,7 +248,7 @@ def test_hostile_bytes_are_shown_as_text(inspected: InspectedTunnel, page: Page)
 
 
 def test_replay_and_copy(inspected: InspectedTunnel, origin: Origin, page: Page) -> None:
-    opened(page, inspected)
+    open_page(page, inspected)
     body = 'it\'s "$5" `now`\n\\n €'
     inspected.curl("--data-binary", body, "--header", 'X-Odd: a\'b "$c" `d`', inspected.url("/order?x='1'"))
     row(page, 1).click()
@@ -294,12 +294,12 @@ def test_requests_of_others_are_refused(inspected: InspectedTunnel) -> None:
     assert len(inspected.listed()) == 1
 
 
-def test_a_page_without_the_token(inspected: InspectedTunnel, page: Page, complaints: Complaints) -> None:
+def test_a_page_without_the_token(inspected: InspectedTunnel, page: Page, complaints: PageErrors) -> None:
     inspected.curl(inspected.url("/json"))
     page.goto(inspected.base)
     expect(page.locator("#link")).to_contain_text("The token is missing or wrong")
     assert page.locator("#rows tr").count() == 0
-    assert all("401" in said for said in complaints.taken())
+    assert all("401" in said for said in complaints.take())
 
 
 TRIES = """async ([url, token]) => {
@@ -315,7 +315,7 @@ TRIES = """async ([url, token]) => {
 }"""
 
 
-def test_another_site_in_the_same_browser(inspected: InspectedTunnel, page: Page, complaints: Complaints) -> None:
+def test_another_site_in_the_same_browser(inspected: InspectedTunnel, page: Page, complaints: PageErrors) -> None:
     """Even if it knew the token."""
     inspected.curl(inspected.url("/json"))
     with serving(Quiet) as port:
@@ -324,7 +324,7 @@ def test_another_site_in_the_same_browser(inspected: InspectedTunnel, page: Page
         page.goto("about:blank")
     assert found == ["refused"] * 4
     assert len(inspected.listed()) == 1
-    assert complaints.taken()
+    assert complaints.take()
 
 
 def test_a_name_that_was_rebound_to_this_machine(inspected: InspectedTunnel, chromium: Browser) -> None:
@@ -337,7 +337,7 @@ def test_a_name_that_was_rebound_to_this_machine(inspected: InspectedTunnel, chr
 
 def test_thousands_of_requests(inspected: InspectedTunnel, page: Page) -> None:
     """The page follows, keeps the newest, and stays usable."""
-    opened(page, inspected)
+    open_page(page, inspected)
     context = ssl.create_default_context(cafile=str(inspected.edge.ca))
     connection = http.client.HTTPSConnection("127.0.0.1", inspected.tunnel.port, context=context)
     connection.sock = inspected.raw()
@@ -353,11 +353,11 @@ def test_thousands_of_requests(inspected: InspectedTunnel, page: Page) -> None:
     expect(page.locator("#title")).to_contain_text("/n/1499")
 
 
-def test_http_1_0_exchange_and_a_tunnel_that_ends(edge, client, page: Page, complaints: Complaints) -> None:
+def test_http_1_0_exchange_and_a_tunnel_that_ends(edge, client, page: Page, complaints: PageErrors) -> None:
     with serving(Quiet) as port:
         with quictunnel.forward(port, client=client, inspect=True) as tunnel:
             inspected = InspectedTunnel(edge, tunnel)
-            opened(page, inspected)
+            open_page(page, inspected)
             inspected.curl("--http1.0", inspected.url("/old"))
             (seen,) = inspected.settled(1)
             assert (seen["state"], seen["received"]) == ("done", 27)
@@ -366,4 +366,4 @@ def test_http_1_0_exchange_and_a_tunnel_that_ends(edge, client, page: Page, comp
         assert time.monotonic() - before < 5, "an open page does not hold the tunnel"
         expect(page.locator("#link")).to_have_text("The tunnel has ended.")
         page.goto("about:blank")
-        complaints.taken()  # it could not connect any more
+        complaints.take()  # it could not connect any more

@@ -32,12 +32,12 @@ RATE = 100
 """Newcomers of the flood a second: all places anew in less than a second, for ever."""
 
 
-def limited(files: int) -> tuple[str, ...]:
+def with_file_limit(files: int) -> tuple[str, ...]:
     """A command before a command that lets it open so many files."""
     return "bash", "-c", f'ulimit -n {files}; exec "$@"', "-"
 
 
-class Flooded(EmbeddedTunnel):
+class FloodedEdge(EmbeddedTunnel):
     """Two tunnels of different tokens; the second is somebody's who has nothing to do with the flood."""
 
     def __init__(self) -> None:
@@ -83,8 +83,8 @@ class Flooded(EmbeddedTunnel):
 
 
 @pytest.fixture(scope="module")
-def flooded(engines: object) -> Iterator[Flooded]:
-    with Flooded() as rig:
+def flooded(engines: object) -> Iterator[FloodedEdge]:
+    with FloodedEdge() as rig:
         yield rig
 
 
@@ -93,7 +93,7 @@ def flooded(engines: object) -> Iterator[Flooded]:
     [*(pytest.param([state], marks=pytest.mark.long) for state in STATES), STATES],
     ids="+".join,
 )
-def test_a_flood_of_the_tls_port_leaves_others_their_places(flooded: Flooded, states: list[str]):
+def test_a_flood_of_the_tls_port_leaves_others_their_places(flooded: FloodedEdge, states: list[str]):
     flooded.front.pending.limit = PLACES
     # The second is of the network that floods, and an address that holds no other place.
     took = flooded.flooded_by(states, PLACES, RATE, 1, sources=("127.0.0.1", "127.9.9.254"))
@@ -106,7 +106,7 @@ def test_a_flood_of_the_tls_port_leaves_others_their_places(flooded: Flooded, st
 @pytest.mark.alone
 def test_a_flood_of_all_places_that_there_are_by_default(engines: object):
     """Deadlines are long, so that it needs no more of the machine than a place needs."""
-    with Flooded() as rig:
+    with FloodedEdge() as rig:
         places = rig.front.pending.limit
         assert places == MAX_HANDSHAKES
         rig.front.deadlines = Deadlines(hello=300, handshake=300)
@@ -120,7 +120,7 @@ class TestFewDescriptors:
     """256 of them are what macOS allows by default."""
 
     def test_visitors_over_tls_are_served(self, tmp_path: Path, origin: int, engines: object):
-        edge = start_edge(tmp_path / "state", "--grace", "0", prefix=limited(256))
+        edge = start_edge(tmp_path / "state", "--grace", "0", prefix=with_file_limit(256))
         try:
             with edge.client() as client, quictunnel.forward(origin, client=client) as tunnel:
                 assert curl(edge, "--http0.9", "--max-time", "1", tunnel.url).stdout == b"hello"
@@ -129,11 +129,13 @@ class TestFewDescriptors:
                     assert self._served(edge, tunnel) == before == 20
         finally:
             assert edge.stop() == 0
-        said = (tmp_path / "state.log").read_text()
-        assert said.count("256 file descriptors: places for 132 visitors, for 44 in their TLS handshake") == 1
-        assert said.count("TLS handshake capacity is exhausted") == 1
-        assert said.count("ulimit -n") == 1
-        assert "Traceback" not in said
+        response_to = (tmp_path / "state.log").read_text()
+        assert (
+            response_to.count("256 file descriptors: places for 132 visitors, for 44 in their TLS handshake") == 1
+        )
+        assert response_to.count("TLS handshake capacity is exhausted") == 1
+        assert response_to.count("ulimit -n") == 1
+        assert "Traceback" not in response_to
 
     @staticmethod
     def _served(edge: Any, tunnel: quictunnel.Tunnel) -> int:
@@ -154,7 +156,14 @@ class TestFewDescriptors:
         return flood
 
     def test_low_descriptor_limit_is_reported_at_start(self, tmp_path: Path):
-        command = [*limited(MIN_FILES - 1), sys.executable, "-m", "edge_server", "--state-dir", str(tmp_path)]
+        command = [
+            *with_file_limit(MIN_FILES - 1),
+            sys.executable,
+            "-m",
+            "edge_server",
+            "--state-dir",
+            str(tmp_path),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 2
         assert done.stderr.startswith("edge_server: error: This process may open only 95 files")
@@ -195,13 +204,13 @@ class TestWithoutTls:
         assert (nginx.root / "up" / "body").read_bytes() == body.read_bytes()
 
     def test_names_that_there_are_not_get_one_answer(self, edge: Any, tunnel: quictunnel.Tunnel):
-        def said(*more: str) -> bytes:
+        def response_to(*more: str) -> bytes:
             return curl(edge, "--include", *more, f"http://127.0.0.1:{tunnel.port}/").stdout
 
-        unknown = said("--header", f"Host: x{tunnel.host}")
+        unknown = response_to("--header", f"Host: x{tunnel.host}")
         assert unknown.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert b"https://" in unknown
         label = tunnel.host.partition(".")[0]
         for host in ("", "Host: evil.example", f"Host: {label}", "Host:", "Host: 127.0.0.1", "Host: a b"):
-            assert said(*(["--header", host] if host else [])) == unknown
-        assert said("--header", f"Host: {tunnel.host}").startswith(b"HTTP/1.1 308 ")
+            assert response_to(*(["--header", host] if host else [])) == unknown
+        assert response_to("--header", f"Host: {tunnel.host}").startswith(b"HTTP/1.1 308 ")

@@ -25,7 +25,7 @@ BUSY = 1.15
 after another two."""
 
 
-async def greeted(tunnel: quictunnel.Tunnel) -> bytes:
+async def greeting_of(tunnel: quictunnel.Tunnel) -> bytes:
     reader, writer = await asyncio.open_connection(*tunnel.tcp_socket)
     try:
         return await reader.read(5)
@@ -57,7 +57,7 @@ async def service(engines: object) -> AsyncIterator[tuple[quictunnel.Tunnel, soc
 async def test_burst_of_visitors_reaches_a_short_backlog(service) -> None:
     """The service speaks first, so a connection of which its kernel knows nothing would wait for ever."""
     tunnel, listener = service
-    visitors = [asyncio.create_task(greeted(tunnel)) for _ in range(VISITORS)]
+    visitors = [asyncio.create_task(greeting_of(tunnel)) for _ in range(VISITORS)]
     await asyncio.sleep(BUSY)
     serving = asyncio.create_task(greet(listener))
     async with asyncio.timeout(20):
@@ -68,11 +68,11 @@ async def test_burst_of_visitors_reaches_a_short_backlog(service) -> None:
 async def test_service_that_does_not_answer_holds_up_only_as_many_as_begin_together(service) -> None:
     """Visitors who come when the service works again do not wait for the kernel's next retry of earlier ones."""
     tunnel, listener = service
-    early = [asyncio.create_task(greeted(tunnel)) for _ in range(EARLY)]
+    early = [asyncio.create_task(greeting_of(tunnel)) for _ in range(EARLY)]
     await asyncio.sleep(BUSY)
     serving = asyncio.create_task(greet(listener))
     async with asyncio.timeout(1.5):
-        assert await greeted(tunnel) == b"hello"
+        assert await greeting_of(tunnel) == b"hello"
     async with asyncio.timeout(20):
         await asyncio.gather(*early)
     serving.cancel()

@@ -92,7 +92,7 @@ def attack(*words: object, environ: dict[str, str] | None = None) -> subprocess.
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
 
 
-def met_at_the_door(arrivals: MetricIncrease) -> float:
+def rejected_datagrams(arrivals: MetricIncrease) -> float:
     """First packets that were answered, begun with, refused or found to be junk."""
     return (
         arrivals("quic_answers_total", "retry")
@@ -127,7 +127,7 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
             with attack(kind, host, port, *rest) as flood, echo.running() as beside:
                 done = json.loads(first_line(flood, 60))
                 most = resident_memory(rig.edge.pid)
-            assert met_at_the_door(arrivals) >= ENOUGH * words[1]
+            assert rejected_datagrams(arrivals) >= ENOUGH * words[1]
             ratios.append(p99(beside) / p99(quiet))
             print(
                 f"{p99(quiet) * 1e3:.2f} ms, beside {p99(beside) * 1e3:.2f} ms",
@@ -168,7 +168,7 @@ def test_handshakes_that_stop_keep_no_client_out(tmp_path: Path):
         assert max(taken) < 1
 
 
-class Disturbed:
+class DisturbedEdge:
     """A tunnel with an echo, how long a byte takes there and back when it is left alone, and the edge's memory."""
 
     def __init__(self, rig: ProcessTunnel) -> None:
@@ -199,9 +199,9 @@ class Disturbed:
 
 
 @pytest.fixture(scope="module")
-def disturbed(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[Disturbed]:
+def disturbed(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[DisturbedEdge]:
     with ProcessTunnel(tmp_path_factory.mktemp("floods"), *WITH_METRICS) as rig:
-        yield Disturbed(rig)
+        yield DisturbedEdge(rig)
         assert "Traceback" not in rig.edge.state_dir.with_suffix(".log").read_text()
 
 
@@ -227,7 +227,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iter
     ],
 )
 def test_a_client_that_floods_its_edge_costs_the_others_little(
-    disturbed: Disturbed, kind: str, rate: int, must_end: bool
+    disturbed: DisturbedEdge, kind: str, rate: int, must_end: bool
 ):
     """The flooding client has a valid token. Memory stays within its window and 2 MiB, the p99 of others at most
     doubles, and violations of the protocol's limits end the connection with a reason."""
@@ -270,7 +270,7 @@ def test_slow_and_idle_tls_visitors_delay_nobody(tmp_path: Path, sources: int):
     200 ms, and the drips are gone in six seconds."""
     with LoadRig(tmp_path, *WITH_METRICS) as rig:
         for _ in range(2):
-            rig.well("idle", count=2500, tls=True)
+            rig.do_checked("idle", count=2500, tls=True)
         tunnel = rig.client.tunnel
         with attack("drips", "127.0.0.1", tunnel.port, 2000, sources, tunnel.host) as drips:
             assert json.loads(first_line(drips, 60)) == {"all": "there"}
@@ -281,7 +281,7 @@ def test_slow_and_idle_tls_visitors_delay_nobody(tmp_path: Path, sources: int):
         assert p99(taken) < 0.2
         assert done["kept"] == 2000
         assert done["longest"] < 6
-        rig.well("ask_again")
+        rig.do_checked("ask_again")
 
 
 @pytest.mark.slow
@@ -302,15 +302,15 @@ def test_fastest_address_is_refused_first_under_overload(tmp_path: Path):
         assert metrics_of(rig.edge)["visitors_refused_total", "arrivals"] > 1000
         assert done["refused"] > 1000
         assert done["answered"] > 1000
-        rig.well("ask_again")
+        rig.do_checked("ask_again")
 
 
 def test_no_more_files_and_then_some(tmp_path: Path):
     """The limit is lowered to what is open, so that accept() fails: nothing crashes or spins, tunnels go on, and
     when it is raised again everybody is served within a second."""
     with LoadRig(tmp_path) as rig:
-        rig.well("idle", count=50, tls=False)
-        rig.well("idle", count=50, tls=True)
+        rig.do_checked("idle", count=50, tls=False)
+        rig.do_checked("idle", count=50, tls=True)
         pid = rig.edge.pid
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (sockets_of(pid), before[1]))
@@ -325,10 +325,10 @@ def test_no_more_files_and_then_some(tmp_path: Path):
             used = processor_time(rig)
             time.sleep(2)
             assert processor_time(rig) - used < 0.4  # of two seconds
-            rig.well("ask_again")
+            rig.do_checked("ask_again")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         began = time.monotonic()
-        rig.well("crowd", count=20, size=1000)
+        rig.do_checked("burst", count=20, size=1000)
         assert time.monotonic() - began < 1
         eventually(lambda: sockets_of(pid) < 150, "visitors are left")
 

@@ -19,9 +19,9 @@ EDGE_TLS, EDGE_TCP, CLIENT = 40, 8, 6
 def test_an_idle_visitor_is_cheap(tmp_path, tls, edge_allowed):
     """Visitors who have asked for something, were answered, and stay."""
     with LoadRig(tmp_path) as rig:
-        rig.well("idle", count=100, tls=tls)  # what is allocated once
+        rig.do_checked("idle", count=100, tls=tls)  # what is allocated once
         before = rig.memory()
-        rig.well("idle", count=COUNT, tls=tls)
+        rig.do_checked("idle", count=COUNT, tls=tls)
         cost = {k: (v - before[k]) / COUNT / KIB for k, v in rig.memory().items()}
         print({k: f"{v:.1f} KiB" for k, v in cost.items()})
         assert cost["edge"] <= edge_allowed, cost

@@ -71,7 +71,7 @@ def test_a_connection_with_h2_is_good_for_one_name_alone(edge: EdgeProcess, clie
         assert b.host not in names
 
 
-def knocked(edge: EdgeProcess, port: int, name: str) -> tuple[str, float]:
+def rejection_of(edge: EdgeProcess, port: int, name: str) -> tuple[str, float]:
     """Return the error that a rejected visitor gets, and the seconds until then."""
     context = ssl.create_default_context(cafile=str(edge.ca))
     began = time.perf_counter()
@@ -94,7 +94,7 @@ def test_a_name_that_is_not_there_is_as_one_that_never_was(edge: EdgeProcess, cl
         said = set()
         for _ in range(SAMPLES):
             for kind in kinds:
-                words, seconds = knocked(edge, port, kind)
+                words, seconds = rejection_of(edge, port, kind)
                 said.add(words)
                 found[kind].append(seconds)
     assert len(said) == 1

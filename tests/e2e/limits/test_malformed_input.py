@@ -89,15 +89,15 @@ SAID_FIRST = {
 }
 
 
-@pytest.mark.parametrize("said", SAID_FIRST.values(), ids=SAID_FIRST.keys())
-async def test_wrong_first_message_ends_the_session(hostile, said):
+@pytest.mark.parametrize("framed", SAID_FIRST.values(), ids=SAID_FIRST.keys())
+async def test_wrong_first_message_ends_the_session(hostile, framed):
     async with hostile as client:
-        client.write(0, said)
+        client.write(0, framed)
         assert await client.end() == PROTOCOL
 
 
 def _wrong_afterwards() -> dict[str, bytes]:
-    def said(*messages: AnyMessage) -> bytes:
+    def framed(*messages: AnyMessage) -> bytes:
         return b"".join(map(frame, messages))
 
     bind = Bind(2, unencrypted=False, h2=False, ticket=b"")
@@ -105,16 +105,16 @@ def _wrong_afterwards() -> dict[str, bytes]:
     return {
         "random bytes": CHANCE.randbytes(100_000),
         "a frame of 2 GiB": HUGE_FRAME,
-        "Hello again": said(Hello(PROTOCOL_VERSION, "x", WINDOW, "", b"")),
-        "Welcome": said(Welcome(1, WINDOW, 1, "", b"", False, 0, 0, 0)),
-        "Bound": said(Bound(1, "a.test", 443, "", 0, b"")),
-        "BindRefused": said(BindRefused(1, 1)),  # type: ignore[arg-type]  # the same on the wire
-        "Unbound": said(Unbound(1)),
-        "GoAway": said(GoAway(0)),
-        "one number for two leases": said(bind, bind),
-        "too many networks to allow": said(replace(bind, allow=networks)),
-        "too many networks to deny": said(replace(bind, deny=networks)),
-        "credit for a stream that never was": said(Credits([(0, 0, WINDOW)])),
+        "Hello again": framed(Hello(PROTOCOL_VERSION, "x", WINDOW, "", b"")),
+        "Welcome": framed(Welcome(1, WINDOW, 1, "", b"", False, 0, 0, 0)),
+        "Bound": framed(Bound(1, "a.test", 443, "", 0, b"")),
+        "BindRefused": framed(BindRefused(1, 1)),  # type: ignore[arg-type]  # the same on the wire
+        "Unbound": framed(Unbound(1)),
+        "GoAway": framed(GoAway(0)),
+        "one number for two leases": framed(bind, bind),
+        "too many networks to allow": framed(replace(bind, allow=networks)),
+        "too many networks to deny": framed(replace(bind, deny=networks)),
+        "credit for a stream that never was": framed(Credits([(0, 0, WINDOW)])),
         "an oversized ticket": b"\x00\x00\x10\x09" + b"\x95\x03\x02\xc2\xc2\xc5\x10\x00" + bytes(4097 - 8 + 8),
     }
 
@@ -122,11 +122,11 @@ def _wrong_afterwards() -> dict[str, bytes]:
 WRONG_AFTERWARDS = _wrong_afterwards()
 
 
-@pytest.mark.parametrize("said", WRONG_AFTERWARDS.values(), ids=WRONG_AFTERWARDS.keys())
-async def test_wrong_later_message_ends_the_session(hostile, said):
+@pytest.mark.parametrize("framed", WRONG_AFTERWARDS.values(), ids=WRONG_AFTERWARDS.keys())
+async def test_wrong_later_message_ends_the_session(hostile, framed):
     async with hostile as client:
         await client.greet()
-        client.write(0, said)
+        client.write(0, framed)
         assert await client.end() == PROTOCOL
 
 
@@ -179,8 +179,8 @@ async def test_a_hello_in_drops_has_the_same_deadline(hostile, monkeypatch):
 # Credit, at the edge.
 
 
-async def visited(client: HostileClient) -> tuple[int, TcpEnd]:
-    """A visitor who has said five bytes, and its stream."""
+async def visitor_of(client: HostileClient) -> tuple[int, TcpEnd]:
+    """Connect a visitor that sends five bytes; return its stream number and its end."""
     await client.greet()
     bound = await client.lease()
     loop = asyncio.get_running_loop()
@@ -210,7 +210,7 @@ IMPOSSIBLE_CREDIT = {
 @pytest.mark.parametrize("entries", IMPOSSIBLE_CREDIT.values(), ids=IMPOSSIBLE_CREDIT.keys())
 async def test_credit_that_cannot_be_ends_the_session(hostile, entries):
     async with hostile as client:
-        _, visitor = await visited(client)
+        _, visitor = await visitor_of(client)
         client.say(Credits(entries))
         assert await client.end() == PROTOCOL
         assert await asyncio.to_thread(is_reset, visitor)
@@ -220,7 +220,7 @@ async def test_credit_that_cannot_be_ends_the_session(hostile, entries):
 async def test_credit_that_is_possible_is_taken(hostile):
     """So the ones above are refused for what is wrong with them."""
     async with hostile as client:
-        stream, visitor = await visited(client)
+        stream, visitor = await visitor_of(client)
         client.say(Credits([(0, 5, 5 + MAX_WINDOW)]), Credits([(0, 5, 5 + MAX_WINDOW)]))
         visitor.send(b" again")
         visitor.finish()
@@ -235,7 +235,7 @@ async def test_credit_that_is_possible_is_taken(hostile):
 async def test_bytes_beyond_the_credit_end_the_session(hostile):
     """A client that sends and sends to a visitor who does not read."""
     async with hostile as client:
-        stream, visitor = await visited(client)
+        stream, visitor = await visitor_of(client)
         for _ in range(64):  # 64 MiB; the edge never grants so much
             client.write(stream, bytes(1 << 20))
         assert await client.end() == PROTOCOL

@@ -30,7 +30,7 @@ def test_a_thousand_visitors_at_once(tmp_path):
     """Half over HTTPS, half over plain TCP: all connected before the first asks, then all ask."""
     with LoadRig(tmp_path) as rig:
         before = sockets_of(rig.edge.pid), sockets_of(rig.client.pid)
-        rig.well("crowd", count=1000, size=100 * KIB)
+        rig.do_checked("burst", count=1000, size=100 * KIB)
         eventually(lambda: (sockets_of(rig.edge.pid), sockets_of(rig.client.pid)) == before, "sockets are left")
 
 
@@ -43,10 +43,10 @@ def test_idle_visitors_do_not_slow_a_busy_one(tmp_path):
         ratios: list[float] = []
         while more_rounds(ratios, 0.7):
             alone = rig.speed(size)
-            rig.well("idle", count=4500, tls=False)
-            rig.well("idle", count=500, tls=True)
+            rig.do_checked("idle", count=4500, tls=False)
+            rig.do_checked("idle", count=500, tls=True)
             ratios.append(rig.speed(size) / alone)
-            rig.well("ask_again")  # none of them was dropped
+            rig.do_checked("ask_again")  # none of them was dropped
             rig.do("leave")
             eventually(lambda: sockets_of(rig.edge.pid) < 50, "visitors are left", timeout=30)
     print("beside 5,000 idle visitors:", [f"{ratio:.0%}" for ratio in ratios])
@@ -59,17 +59,17 @@ def test_visitors_beyond_the_cap_are_reset_and_tunnels_live_on(tmp_path):
     prefix = (need("prlimit"), "--nofile=400:400", "--")
     with LoadRig(tmp_path, prefix=prefix) as rig:
         tunnel = rig.client.tunnel
-        rig.well("idle", count=90, tls=False)
-        crowd = rig.do("idle", count=300, tls=False)
-        refused = sum(crowd["errors"].values())
-        assert 100 < refused < 300, crowd
-        assert all(error.startswith("ConnectionResetError") for error in crowd["errors"]), crowd
-        rig.well("ask_again")
+        rig.do_checked("idle", count=90, tls=False)
+        outcome = rig.do("idle", count=300, tls=False)
+        refused = sum(outcome["errors"].values())
+        assert 100 < refused < 300, outcome
+        assert all(error.startswith("ConnectionResetError") for error in outcome["errors"]), outcome
+        rig.do_checked("ask_again")
         with pytest.raises(ConnectionResetError):
             knock(*tunnel.tcp_socket)
         rig.do("leave")
         eventually(lambda: sockets_of(rig.edge.pid) < 50, "visitors are left")
-        rig.well("crowd", count=50, size=KIB)
+        rig.do_checked("burst", count=50, size=KIB)
 
 
 def test_silent_connections_cannot_take_all_descriptors(tmp_path):
@@ -77,15 +77,15 @@ def test_silent_connections_cannot_take_all_descriptors(tmp_path):
     tunnels can be made, and when the strangers have gone everybody is served."""
     prefix = (need("prlimit"), "--nofile=400:400", "--")
     with LoadRig(tmp_path, prefix=prefix) as rig:
-        rig.well("idle", count=20, tls=False)
-        rig.well("idle", count=20, tls=True)
+        rig.do_checked("idle", count=20, tls=False)
+        rig.do_checked("idle", count=20, tls=True)
         strangers = []
         for _ in range(500):
             stranger = socket.socket()
             strangers.append(stranger)
             stranger.connect_ex(("127.0.0.1", rig.client.tunnel.port))  # beyond the bound it is reset at once
         try:
-            rig.well("ask_again")
+            rig.do_checked("ask_again")
             with (
                 rig.edge.client() as second,
                 quictunnel.forward(1234, unencrypted=True, client=second) as tunnel,
@@ -95,4 +95,4 @@ def test_silent_connections_cannot_take_all_descriptors(tmp_path):
             for stranger in strangers:
                 stranger.close()
         eventually(lambda: sockets_of(rig.edge.pid) < 100, "strangers are left")
-        rig.well("crowd", count=50, size=KIB)
+        rig.do_checked("burst", count=50, size=KIB)

@@ -56,12 +56,12 @@ def other(edge: EdgeProcess) -> str:
     return new_token(edge)
 
 
-def greeted(edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> bool:
+def is_greeted(edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> bool:
     with tls_connect(edge, tunnel) as visitor:
         return visitor.recv(5) == b"hello"
 
 
-def refused(edge: EdgeProcess, token: str, words: str, port: int = 9, **options: object) -> None:
+def assert_refused(edge: EdgeProcess, token: str, words: str, port: int = 9, **options: object) -> None:
     with client_of(edge, token) as client, pytest.raises(quictunnel.Error, match=words):
         quictunnel.forward(port, client=client, **options).__enter__()
 
@@ -74,19 +74,19 @@ def test_a_name_and_a_port_are_the_same_each_time(edge: EdgeProcess, owner: str,
             quictunnel.forward(origin, name="mine", unencrypted=True, tcp_port=18001, client=client) as tunnel,
         ):
             seen.add((tunnel.url, tunnel.tcp_socket))
-            assert greeted(edge, tunnel)
+            assert is_greeted(edge, tunnel)
     assert seen == {(f"https://mine.tunnel.localhost:{tunnel.port}", ("127.0.0.1", 18001))}
 
 
 def test_owned_names_are_refused_to_other_tokens(edge: EdgeProcess, owner: str, other: str, origin: int):
     options = {"name": "kept", "unencrypted": True, "tcp_port": 18002}
     with client_of(edge, owner) as client, quictunnel.forward(origin, client=client, **options) as tunnel:
-        refused(edge, other, "belongs to another client", name="kept")
-        refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
-        assert greeted(edge, tunnel)
-    refused(edge, other, "belongs to another client", name="kept")
-    refused(edge, other, "belongs to another client", name="kept", pool=True)
-    refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
+        assert_refused(edge, other, "belongs to another client", name="kept")
+        assert_refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
+        assert is_greeted(edge, tunnel)
+    assert_refused(edge, other, "belongs to another client", name="kept")
+    assert_refused(edge, other, "belongs to another client", name="kept", pool=True)
+    assert_refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_owned_names_are_refused_to_other_tokens(edge: EdgeProcess, owner: str, 
 def test_invalid_names_and_options_are_refused(
     edge: EdgeProcess, owner: str, options: dict[str, object], words: str
 ):
-    refused(edge, owner, words, **options)
+    assert_refused(edge, owner, words, **options)
 
 
 def test_rights_to_names(edge: EdgeProcess, owner: str, origin: int):
@@ -118,12 +118,12 @@ def test_rights_to_names(edge: EdgeProcess, owner: str, origin: int):
     with client_of(edge, narrow) as client:
         for name in ("team-a", "www"):
             with quictunnel.forward(origin, name=name, client=client) as tunnel:
-                assert greeted(edge, tunnel)
+                assert is_greeted(edge, tunnel)
         with quictunnel.forward(origin, client=client) as tunnel:  # a random one is everybody's right
-            assert greeted(edge, tunnel)
-    refused(edge, narrow, "token does not allow", name="else")
+            assert is_greeted(edge, tunnel)
+    assert_refused(edge, narrow, "token does not allow", name="else")
     new_token(edge, "--names", "promised")
-    refused(edge, owner, "belongs to another client", name="promised")
+    assert_refused(edge, owner, "belongs to another client", name="promised")
 
 
 def test_claims_of_a_token_are_limited(edge: EdgeProcess):
@@ -132,7 +132,7 @@ def test_claims_of_a_token_are_limited(edge: EdgeProcess):
         for number in range(MAX_CLAIMS):
             with quictunnel.forward(9, name=f"n{number}", client=client):
                 pass
-    refused(edge, token, "limit of names and ports", name="one-more")
+    assert_refused(edge, token, "limit of names and ports", name="one-more")
     eventually(lambda: "n3" in command(edge, "name", "list"), "it was not written down")
     command(edge, "name", "release", "n3")
     eventually(lambda: opens(edge, token, "one-more"), "a name was released and none is to be had", timeout=3)
@@ -159,7 +159,7 @@ def test_newer_client_of_a_token_takes_the_name(edge: EdgeProcess, owner: str, o
             with quictunnel.forward(origin, name="moving", client=new) as again:
                 assert again == tunnel
                 eventually(lambda: "lost" in told, "the older client was not told")
-                assert greeted(edge, again)
+                assert is_greeted(edge, again)
                 assert new.snapshot().visitors_total == 1
                 assert old.state == "connected"
                 assert old.snapshot().visitors_now == 1  # who was in stays
@@ -193,7 +193,7 @@ def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
             eventually(lambda: "lost" in told, "the client was not told")
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
-    refused(edge, owner, "has banned this name", name="phish")
+    assert_refused(edge, owner, "has banned this name", name="phish")
 
 
 def test_visitors_of_a_banned_address_are_refused(edge: EdgeProcess, owner: str, origin: int):
@@ -312,7 +312,7 @@ def test_name_and_port_withstand_a_thousand_takeover_attempts(tmp_path: Path, tr
                     except quictunnel.InvalidError:
                         tries[what] += 1
 
-    def tried(at_least: int) -> None:
+    def wait_for_attempts(at_least: int) -> None:
         goal = {what: count + at_least * tries_each // TRIES for what, count in tries.items()}
         eventually(lambda: all(tries[what] >= goal[what] for what in goal), "the thief is stuck", timeout=60)
 
@@ -324,15 +324,15 @@ def test_name_and_port_withstand_a_thousand_takeover_attempts(tmp_path: Path, tr
         thread.start()
         stack.callback(thread.join)
         stack.callback(stop.set)
-        tried(100)  # held
+        wait_for_attempts(100)  # held
         holder.give_back()
-        tried(100)  # given back
+        wait_for_attempts(100)  # given back
         for _ in range(4):
             holder.begin()
             churn.wait_for(2)
-            tried(50)
+            wait_for_attempts(50)
             holder.die()
-            tried(50)  # its owner is gone, and the edge does not know yet
+            wait_for_attempts(50)  # its owner is gone, and the edge does not know yet
         holder.begin()
         for number in (signal.SIGTERM, signal.SIGKILL):
             churn.edge_leaves()
@@ -341,11 +341,11 @@ def test_name_and_port_withstand_a_thousand_takeover_attempts(tmp_path: Path, tr
             edge = start_edge(tmp_path / "state", *OPTIONS)
             holder.close_gap()
             churn.edge_follows(arrivals_at(edge))
-            tried(150)  # the owner is on its way back
+            wait_for_attempts(150)  # the owner is on its way back
         churn.wait_for(2)
         churn.finish(holder.spares)
         holder.give_back()
-        tried(100)
+        wait_for_attempts(100)
     assert stolen == []
     assert min(tries.values()) >= tries_each
     holder.begin()  # still its owner's

@@ -253,7 +253,7 @@ def test_a_certificate_is_replaced_while_visitors_are_in(tmp_path: Path):
         def serial(visitor: ssl.SSLSocket) -> int:
             return x509.load_der_x509_certificate(visitor.getpeercert(binary_form=True) or b"").serial_number
 
-        def met() -> int:
+        def serial_of_visitor() -> int:
             with enter() as visitor:
                 return serial(visitor)
 
@@ -262,7 +262,7 @@ def test_a_certificate_is_replaced_while_visitors_are_in(tmp_path: Path):
             assert {serial(visitor) for visitor in visitors} == {first}
             second = issue()
             began = time.monotonic()
-            eventually(lambda: met() == second, "the new certificate is not used", timeout=5)
+            eventually(lambda: serial_of_visitor() == second, "the new certificate is not used", timeout=5)
             assert time.monotonic() - began < 1.5
             for visitor in visitors:
                 visitor.sendall(b"still here")

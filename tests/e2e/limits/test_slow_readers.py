@@ -17,7 +17,7 @@ ALLOWED = 60_000_000
 SIZE = 256 * MIB
 """Bytes of a speed measurement: a second or more of transfer, so that windows have found their size."""
 TRIES = 5
-"""The best of so many counts: single ones differ by a quarter, alone as well."""
+"""Repetitions of a measurement; the best counts. Single ones differ by a quarter, even alone."""
 
 
 def processor_time(rig: LoadRig) -> float:
@@ -29,7 +29,7 @@ def processor_time(rig: LoadRig) -> float:
     return total
 
 
-def settled(rig: LoadRig, patience: float = 60.0) -> dict[str, int]:
+def settled_memory(rig: LoadRig, patience: float = 60.0) -> dict[str, int]:
     """Memory when everything that can fill is full, buffers of the kernel too: nobody has any work then."""
     last = [processor_time(rig)]
 
@@ -60,14 +60,14 @@ def test_a_hundred_visitors_that_never_read(tmp_path, tls, apart):
         ratios: list[float] = []
         while more_rounds(ratios, 0.8):
             alone = rig.speed(SIZE, TRIES)
-            rig.well("stall", count=100, tls=tls, apart=apart)
-            filled = settled(rig)
+            rig.do_checked("stall", count=100, tls=tls, apart=apart)
+            filled = settled_memory(rig)
             ratios.append(rig.speed(SIZE, TRIES) / alone)
             after = rig.memory()
             grown = {k: max(filled[k], after[k]) - start[k] for k in start}
             assert max(grown.values()) <= ALLOWED, grown
             rig.do("leave")
-            settled(rig)
+            settled_memory(rig)
     print({k: f"{v / MIB:.1f} MiB" for k, v in grown.items()}, [f"{ratio:.0%}" for ratio in ratios])
     assert statistics.median(ratios) >= 0.8
 
@@ -80,7 +80,7 @@ def test_an_origin_that_never_reads(tmp_path, tls):
         rig.do("busy", size=MIB, tls=tls)
         start = rig.memory()
         sent = rig.do("upload", quiet=1.0, tls=tls)["sent"]
-        grown = {k: v - start[k] for k, v in settled(rig).items()}
+        grown = {k: v - start[k] for k, v in settled_memory(rig).items()}
         # Sockets' buffers on the way (two of up to 6 and 4 MiB each), and what the tunnel itself may hold.
         assert sent < 80 * MIB
         assert max(grown.values()) < 40 * MIB, grown

@@ -248,7 +248,7 @@ async def test_memory_that_a_download_used_is_given_back(edge: RunningEdge, monk
 MONTHS = 60 * 86_400.0
 
 
-async def looks_of(edge: RunningEdge, count: int = 3) -> None:
+async def wait_for_refreshes(edge: RunningEdge, count: int = 3) -> None:
     """Wait until the edge has looked at its clock, its tokens and its claims so often."""
     store = edge.services.claims._store
     looked, changes = 0, store.changes
@@ -278,14 +278,14 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: RunningEdge, c
         # What the edge is told of the time at its next looks; and it has run for days.
         services.clock._wall = lambda wrong=wrong: time.time() + wrong
         services.clock._since -= 10 * 86_400.0
-        await looks_of(edge)
+        await wait_for_refreshes(edge)
         watch = edge.refresher
         watch._seen_at -= 7200.0
-        await looks_of(edge)
+        await wait_for_refreshes(edge)
         again, _ = await begin(limited)
         await end(again)
         services.clock._wall = time.time
-        await looks_of(edge)
+        await wait_for_refreshes(edge)
     assert not client.over.done()
     assert "the system's clock jumped by 5184000 s" in caplog.text
     assert all(services.claims.owner(what) for what in ("held", "left", f":{edge.config.tcp_ports[5]}"))
@@ -303,11 +303,11 @@ async def test_names_unused_for_a_month_are_freed(edge: RunningEdge):
     assert isinstance(held, Bound)
     await ask(away, Bind(1, False, False, b"", name="left"))
     await end(away)
-    await looks_of(edge)
+    await wait_for_refreshes(edge)
     services.clock._steady = lambda: steady() + MONTHS
     services.clock._wall = lambda: time.time() + MONTHS
     edge.refresher._seen_at -= 7200.0
-    await looks_of(edge)
+    await wait_for_refreshes(edge)
     assert services.claims.owner("left") is None
     assert services.claims.owner("held") == services.claims.owner(f":{edge.config.tcp_ports[5]}") is not None
     await end(client)

@@ -52,7 +52,7 @@ class Operator:
         """The configuration."""
         self.config.write_text(f'cert = "{certificate}.pem"\nkey = "{certificate}.key"\n{more}\n')
 
-    def told(self) -> list[str]:
+    def next_notification(self) -> list[str]:
         """The next message to the service manager."""
         return self._manager.recv(4096).decode().splitlines()
 
@@ -60,12 +60,12 @@ class Operator:
         """Send SIGHUP and wait until it is done; what the log said meanwhile."""
         before = self.log.stat().st_size
         edge.process.send_signal(signal.SIGHUP)
-        begin = self.told()
+        begin = self.next_notification()
         assert begin[0] == "RELOADING=1"
         name, _, moment = begin[1].partition("=")
         assert name == "MONOTONIC_USEC"
         assert int(moment) > 0
-        assert self.told()[0] == "READY=1"
+        assert self.next_notification()[0] == "READY=1"
         return self.log.read_bytes()[before:].decode()
 
 
@@ -86,7 +86,7 @@ def operator(tmp_path, monkeypatch) -> Iterator[Operator]:
 def edge(tmp_path, operator, engines) -> Iterator[EdgeProcess]:
     operator.write()
     edge = start_edge(tmp_path / "state", "--config", str(operator.config), log=operator.log)
-    assert operator.told()[0] == "READY=1"
+    assert operator.next_notification()[0] == "READY=1"
     yield edge
     assert edge.stop() == 0
 
@@ -168,8 +168,8 @@ def test_invalid_reload_changes_nothing(operator, edge, content, said):
 def test_many_signals_at_once_are_one_reload_or_two(operator, edge):
     for _ in range(20):
         os.kill(edge.pid, signal.SIGHUP)
-    assert operator.told()[0] == "RELOADING=1"
-    assert operator.told()[0] == "READY=1"
+    assert operator.next_notification()[0] == "RELOADING=1"
+    assert operator.next_notification()[0] == "READY=1"
     operator.write(more="grace = 9")
     log = ""
     while "changed: grace" not in log:  # those signals may have left one more to do

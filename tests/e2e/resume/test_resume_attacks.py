@@ -45,7 +45,7 @@ def rig(engines):
         yield made
 
 
-async def visited(client: HostileClient) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
+async def session_with_visitor(client: HostileClient) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
     """A session with one visitor, who has said something: its secret, and the visitor."""
     client.say(client.good_hello)
     secret = (await client.heard(Welcome)).session
@@ -66,7 +66,7 @@ async def test_a_thousand_guesses_resume_nothing(rig: EmbeddedTunnel) -> None:
     config = rig.edge.client_config
     sessions = rig.edge.server.services.sessions
     async with HostileClient(config) as owner:
-        secret, _, writer = await visited(owner)
+        secret, _, writer = await session_with_visitor(owner)
         begun, resumed = sessions.begun, sessions.resumed
 
         async def guess(number: int) -> None:
@@ -132,7 +132,7 @@ async def test_a_thousand_forged_tickets_take_no_name_and_no_port(
 async def test_the_newest_link_has_the_session_and_an_older_one_nothing(rig: EmbeddedTunnel) -> None:
     config = rig.edge.client_config
     async with HostileClient(config) as first, ReturningClient(config) as second:
-        secret, reader, writer = await visited(first)
+        secret, reader, writer = await session_with_visitor(first)
         assert (await second.come_back(secret)).resumed
         assert await first.end() == (CloseCause.PEER, SessionCode.REPLACED)
         standing = await second.heard(ResumeState)
@@ -151,7 +151,7 @@ async def test_a_link_that_is_left_before_its_standing_leaves_the_session_away(r
     """The client may never have received the Welcome."""
     config = rig.edge.client_config
     async with HostileClient(config) as first:
-        secret, reader, writer = await visited(first)
+        secret, reader, writer = await session_with_visitor(first)
         async with ReturningClient(config) as second:
             assert (await second.come_back(secret)).resumed
             second.connection.close(SessionCode.DONE)
@@ -175,7 +175,7 @@ async def test_client_of_version_1_is_spoken_to_in_its_version(rig: EmbeddedTunn
 async def test_a_secret_is_of_no_use_after_its_session(rig: EmbeddedTunnel) -> None:
     config = rig.edge.client_config
     async with HostileClient(config) as first:
-        secret, _, writer = await visited(first)
+        secret, _, writer = await session_with_visitor(first)
         writer.close()
     eventually(lambda: rig.edge.server.guests == 1, "the session is still there")
     async with ReturningClient(config) as second:
@@ -186,7 +186,7 @@ async def test_session_of_a_closed_client_is_not_kept(rig: EmbeddedTunnel) -> No
     """Although it had not said yet how it stands."""
     config = rig.edge.client_config
     async with HostileClient(config) as first, ReturningClient(config) as second:
-        secret, reader, writer = await visited(first)
+        secret, reader, writer = await session_with_visitor(first)
         assert (await second.come_back(secret)).resumed
         second.connection.close(SessionCode.CLOSED)
         second.wake()
@@ -239,7 +239,7 @@ async def test_secret_of_a_session_that_lost_its_name_is_refused(rig: EmbeddedTu
 async def test_a_standing_that_cannot_be(rig: EmbeddedTunnel, said) -> None:
     config = rig.edge.client_config
     async with HostileClient(config) as first, ReturningClient(config) as second:
-        secret, reader, writer = await visited(first)
+        secret, reader, writer = await session_with_visitor(first)
         assert (await second.come_back(secret)).resumed
         second.say(*said)
         assert await second.end() == PROTOCOL

@@ -78,7 +78,7 @@ async def take_over(client: Client, ticket: bytes, port: int) -> ClientLease:
     return await asyncio.wrap_future(loop.submit(ask()))
 
 
-async def failed(client: Client) -> None:
+async def wait_until_failed(client: Client) -> None:
     """Until the client has given up for good."""
     loop, manager = client.loop_and_manager()
 
@@ -122,13 +122,13 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                 await asyncio.to_thread(nothing_left, edge)
                 assert edge.server.leases == 1
                 for loser in (old, *newer[:-1]):
-                    await failed(loser)
-                    assert loser.snapshot().state == "failed"
+                    await wait_until_failed(loser)
+                    assert loser.snapshot().state == "wait_until_failed"
             for client in (old, *newer):
                 client.close()
 
 
-async def resumed(client: Client) -> None:
+async def force_resume(client: Client) -> None:
     """Have the client's session go on with another link, as if nothing had come over the one it has."""
     loop, manager = client.loop_and_manager()
 
@@ -172,14 +172,14 @@ async def test_older_program_that_has_once_resumed_does_not_win(*, is_away: bool
                 forward(old_port, unencrypted=True, client=old) as tunnel,
                 churn_beside(edge, tunnel, conversation="greeting") as churn,
             ):
-                await resumed(old)
+                await force_resume(old)
                 gate = await out_of_reach(old) if is_away else None
                 begun = time.monotonic()
                 await take_over(newer, old.loop_and_manager()[1].leases.get(1).ticket, new_port)
                 over = time.monotonic()
                 if gate is not None:
                     gate.set()
-                await failed(old)
+                await wait_until_failed(old)
                 assert newer.state == "connected"
                 assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
                 await finish(churn, (begun, over))

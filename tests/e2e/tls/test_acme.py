@@ -110,7 +110,7 @@ def operator_gets(acme_edge: AcmeEdge, path: str) -> bytes:
         return bytes(answer.read())
 
 
-def asked(acme_edge: AcmeEdge, path: str) -> list[dict[str, Any]]:
+def items_of(acme_edge: AcmeEdge, path: str) -> list[dict[str, Any]]:
     """Return the items that the operator's API lists."""
     items: list[dict[str, Any]] = json.loads(operator_gets(acme_edge, "api/v1" + path))["items"]
     return items
@@ -153,7 +153,7 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
         ).stdout.decode()  # fmt: skip
         assert "Verify return code: 0 (ok)" in said
         assert is_ready(acme_edge), "although there is no certificate for all names"
-        (shown,) = [each for each in asked(acme_edge, "/certificates") if each["names"] == ["app.example.com"]]
+        (shown,) = [each for each in items_of(acme_edge, "/certificates") if each["names"] == ["app.example.com"]]
         assert shown["by_acme"]
         assert shown["last_error"] == ""
         assert abs(shown["expires_at"] - time.time()) <= LIFE
@@ -161,7 +161,9 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
         orders = dict(re.findall(r'quictunnel_acme_orders_total\{outcome="(\w+)"\} ([0-9.]+)', figures))
         assert float(orders["obtained"]) >= 2
         assert float(orders["failed"]) == 0
-        assert {each["url"] for each in asked(acme_edge, "/tunnels")} == {f"https://app.example.com:{tunnel.port}"}
+        assert {each["url"] for each in items_of(acme_edge, "/tunnels")} == {
+            f"https://app.example.com:{tunnel.port}"
+        }
     assert len(re.findall("a new certificate for app.example.com is in use", acme_edge.log.read_text())) >= 2
 
 
@@ -226,7 +228,7 @@ def test_with_a_revoked_token_nothing_is_renewed(acme_edge: AcmeEdge):
         return acme_edge.log.read_text().count(f"a new certificate for {domain} is in use")
 
     def standing() -> dict[str, Any]:
-        return next((each for each in asked(acme_edge, "/certificates") if each["names"] == [domain]), {})
+        return next((each for each in items_of(acme_edge, "/certificates") if each["names"] == [domain]), {})
 
     token = new_token(acme_edge.edge, "--domains", domain)
     with (

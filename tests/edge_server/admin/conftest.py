@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Carried(VisitorConnection):
+class FixedVisitor(VisitorConnection):
     """Visitor connection whose byte counts are set by the test."""
 
     __slots__ = ("moved",)
@@ -27,9 +27,9 @@ class Carried(VisitorConnection):
 
 
 @pytest.fixture
-def visit() -> Callable[..., Carried]:
-    def make(host: str = "192.0.2.1", lease: str = "shop", bytes_in: int = 0, bytes_out: int = 0) -> Carried:
-        made = Carried(host, "tcp", lease=lease, owner="owner")
+def visit() -> Callable[..., FixedVisitor]:
+    def make(host: str = "192.0.2.1", lease: str = "shop", bytes_in: int = 0, bytes_out: int = 0) -> FixedVisitor:
+        made = FixedVisitor(host, "tcp", lease=lease, owner="owner")
         made.moved = bytes_in, bytes_out
         return made
 

@@ -23,7 +23,7 @@ NOW = 1_800_000_000
 ALL = Permissions()
 
 
-class Time:
+class FakeTime:
     def __init__(self) -> None:
         self.now = float(NOW)
 
@@ -61,7 +61,7 @@ def test_an_empty_token_is_never_accepted():
 def test_a_token_of_the_database(store: TokenStore):
     rights = Permissions(tunnels=3, visitors=100, tcp_ports=range(20000, 20010), expires=NOW + 60)
     token, entry = store.create(rights, "for the shop", NOW)
-    tokens = TokenRegistry(CHOSEN, store, Time())
+    tokens = TokenRegistry(CHOSEN, store, FakeTime())
     found = tokens.check(token)
     assert found is not None
     assert (found.key, found.rights) == (entry.key, rights)
@@ -104,7 +104,7 @@ def test_changes_of_another_process_are_seen(store: TokenStore, tmp_path: Path):
 
 
 def test_a_token_expires(store: TokenStore):
-    time = Time()
+    time = FakeTime()
     token, _ = store.create(Permissions(expires=NOW + 60), "", NOW)
     tokens = TokenRegistry(CHOSEN, store, time)
     found = tokens.check(token)
@@ -168,7 +168,7 @@ def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store
 @pytest.mark.parametrize("jump", [3000, -3000])
 def test_a_token_outlives_a_jump_of_the_clock(store: TokenStore, jump: float):
     """Expired is what is so by a clock that has been believed; and a clock that is put right gives it back."""
-    time = Time()
+    time = FakeTime()
     wrong = 0.0
     clock = Clock(lambda: time.now + wrong, lambda: time.now)
     token, _ = store.create(Permissions(expires=NOW + 5000), "", NOW)

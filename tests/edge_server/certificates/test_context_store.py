@@ -244,7 +244,7 @@ def test_errors_are_one_line(write: Write, tmp_path: Path) -> None:
 class TestReplacedFiles:
     """Certificate files that an external ACME client replaces while an edge runs."""
 
-    def made(self, write: Write, *names: str) -> tuple[ContextStore, Path, Path]:
+    def make(self, write: Write, *names: str) -> tuple[ContextStore, Path, Path]:
         made = ContextStore()
         cert, key = write(*names)
         made.add_files(cert, key)
@@ -259,7 +259,7 @@ class TestReplacedFiles:
         return x509.load_der_x509_certificate(der).serial_number
 
     def test_a_new_pair_is_used_from_then_on(self, write: Write, authority: DevelopmentAuthority) -> None:
-        made, _, _ = self.made(write, "*.ops.example")
+        made, _, _ = self.make(write, "*.ops.example")
         made.refresh()
         assert made.apply_refresh() == frozenset()
         before = self.serial(made, authority, "a.ops.example")
@@ -272,7 +272,7 @@ class TestReplacedFiles:
 
     def test_half_a_replacement_is_not_used(self, write: Write, authority: DevelopmentAuthority) -> None:
         """The certificate is new and its key not yet: said once, and the old pair stays in use."""
-        made, _, key = self.made(write, "*.ops.example")
+        made, _, key = self.make(write, "*.ops.example")
         before = self.serial(made, authority, "a.ops.example")
         old_key = key.read_bytes()
         write("*.ops.example")
@@ -292,7 +292,7 @@ class TestReplacedFiles:
     def test_unusable_files_keep_the_old_certificate(
         self, write: Write, authority: DevelopmentAuthority, how: str
     ) -> None:
-        made, cert, _ = self.made(write, "*.ops.example", "ops.example")
+        made, cert, _ = self.make(write, "*.ops.example", "ops.example")
         before = self.serial(made, authority, "a.ops.example")
         if how == "gone":
             cert.unlink()

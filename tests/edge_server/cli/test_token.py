@@ -32,7 +32,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
     return command
 
 
-def listed(run: Callable[..., tuple[int, str, str]]) -> list[dict[str, Any]]:
+def list_tokens(run: Callable[..., tuple[int, str, str]]) -> list[dict[str, Any]]:
     status, out, _ = run("list", "--json")
     assert status == 0
     found: list[dict[str, Any]] = json.loads(out)
@@ -53,7 +53,7 @@ def test_a_token_is_printed_alone_and_once(run, tmp_path: Path):
 def test_rights(run):
     words = "--tunnels 2 --visitors 50 --tcp-ports 20000-20009 --expires 30d --note shop"
     run("create", *words.split())
-    (entry,) = listed(run)
+    (entry,) = list_tokens(run)
     expected = {"state": "good", "tunnels": 2, "visitors": 50, "tcp_ports": "20000-20009", "revoked": None}
     assert entry | expected == entry
     assert entry["expires"] - entry["created"] == 30 * 86_400
@@ -64,21 +64,21 @@ def test_rights(run):
 
 def test_without_options_everything_is_allowed(run):
     run("create")
-    (entry,) = listed(run)
+    (entry,) = list_tokens(run)
     assert [entry[name] for name in ("tunnels", "visitors", "tcp_ports", "expires")] == [None] * 4
     assert "never" in run("list")[1]
 
 
 def test_no_tcp_ports(run):
     run("create", "--tcp-ports", "none")
-    assert listed(run)[0]["tcp_ports"] == "none"
+    assert list_tokens(run)[0]["tcp_ports"] == "none"
 
 
 def test_revoke(run):
     run("create")
-    key = listed(run)[0]["key"]
+    key = list_tokens(run)[0]["key"]
     assert run("revoke", key) == (0, f"Token {key} is revoked.\n", "")
-    assert listed(run)[0]["state"] == "revoked"
+    assert list_tokens(run)[0]["state"] == "revoked"
     assert run("revoke", key)[0] == 0
 
 
@@ -91,7 +91,7 @@ def test_an_unknown_token(run, command: str):
 
 def test_empty_token_list_says_so(run):
     assert run("list") == (0, "", "There is no token yet.\n")
-    assert listed(run) == []
+    assert list_tokens(run) == []
 
 
 @pytest.mark.parametrize(("words", "complaint"), [
@@ -122,7 +122,7 @@ def test_tokens_have_no_domains_by_default(run):
     run("create")
     run("create", "--domains", "App.example.com,*.example.org,app.example.com")
     run("create", "--domains", "all")
-    found = [entry["domains"] for entry in listed(run)]
+    found = [entry["domains"] for entry in list_tokens(run)]
     assert sorted(found, key=str) == [None, ["app.example.com", "*.example.org"], []]
     shown = run("list")[1]
     assert "app.example.com,*.example.org" in shown

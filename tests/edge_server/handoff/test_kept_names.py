@@ -33,10 +33,10 @@ async def test_name_options_and_port_are_kept_for_their_owner_alone(runs: EdgeRu
     tunnel = edge.services.registry.find(given.host.partition(".")[0])
     assert tunnel is not None
     assert (tunnel.backends, tunnel.options.allow, tunnel.owner) == ([], ["127.0.0.0/8"], owner.key)
-    stranger = edge.client(other)
-    assert stranger.ask(1, name="shop") is BindCode.NAME_TAKEN
-    assert stranger.ask(2, unencrypted=True, tcp_port=17_042) is BindCode.PORT_TAKEN
-    assert stranger.got(3, ticket=given.ticket, unencrypted=True).host != given.host
+    other_owner = edge.client(other)
+    assert other_owner.ask(1, name="shop") is BindCode.NAME_TAKEN
+    assert other_owner.ask(2, unencrypted=True, tcp_port=17_042) is BindCode.PORT_TAKEN
+    assert other_owner.got(3, ticket=given.ticket, unencrypted=True).host != given.host
     again = edge.client(owner).got(1, ticket=given.ticket, unencrypted=True)
     assert (again.host, again.unencrypted_port) == (given.host, given.unencrypted_port)
 

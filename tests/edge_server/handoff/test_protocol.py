@@ -59,12 +59,12 @@ def names(count: int) -> list[TunnelRecord]:
 def hands_over(
     sockets: list[socket.socket], held: list[list[TunnelRecord]], with_them: list[socket.socket] | None = None
 ) -> Callable[[HandoffChannel], Awaitable[None]]:
-    async def hand_over(post: HandoffChannel) -> None:
-        await post.send(HandoffOffer("a.test", 7), sockets)
-        message, _ = await post.receive()
+    async def hand_over(channel: HandoffChannel) -> None:
+        await channel.send(HandoffOffer("a.test", 7), sockets)
+        message, _ = await channel.receive()
         assert message == Ready()
         for number, part in enumerate(held):
-            await post.send(Names(part, number == len(held) - 1), with_them)
+            await channel.send(Names(part, number == len(held) - 1), with_them)
 
     return hand_over
 
@@ -107,16 +107,16 @@ async def test_sockets_arrive_with_their_names(tmp_path: Path, sockets: list[soc
 
 async def test_announced_acme_socket_arrives(tmp_path: Path, sockets: list[socket.socket]) -> None:
     """Of an edge that has one for validators."""
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with socket.create_server(("127.0.0.1", 0)) as acme_socket:
 
-        async def hand_over(post: HandoffChannel) -> None:
-            await post.send(HandoffOffer("a.test", 7, has_acme_http=True), [*sockets, door])
+        async def hand_over(channel: HandoffChannel) -> None:
+            await channel.send(HandoffOffer("a.test", 7, has_acme_http=True), [*sockets, acme_socket])
 
         offer = HandoffListener(tmp_path, hand_over)
         inherited = await request_handoff(tmp_path)
         assert inherited is not None
         assert inherited.acme_http is not None
-        assert inherited.acme_http.getsockname() == door.getsockname()
+        assert inherited.acme_http.getsockname() == acme_socket.getsockname()
         inherited.close()
         assert inherited.acme_http.fileno() == -1
         offer.close()
@@ -190,17 +190,17 @@ async def test_the_newest_edge_is_asked_and_an_older_one_does_not_take_its_socke
     newer.close()
 
 
-async def refused(directory: Path, match: str) -> None:
+async def assert_handoff_refused(directory: Path, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         await request_handoff(directory)
 
 
 async def test_a_refusal_is_passed_on(tmp_path: Path) -> None:
-    async def refuse(post: HandoffChannel) -> None:
-        await post.send(HandoffRefusal("it is stopping"))
+    async def refuse(channel: HandoffChannel) -> None:
+        await channel.send(HandoffRefusal("it is stopping"))
 
     offer = HandoffListener(tmp_path, refuse)
-    await refused(tmp_path, "does not hand over: it is stopping")
+    await assert_handoff_refused(tmp_path, "does not hand over: it is stopping")
     offer.close()
 
 
@@ -208,7 +208,7 @@ async def test_second_takeover_is_refused(tmp_path: Path, sockets: list[socket.s
     offer = HandoffListener(tmp_path, hands_over(sockets, [[]]))
     first = await request_handoff(tmp_path)
     assert first is not None
-    await refused(tmp_path, "another one is taking over already")
+    await assert_handoff_refused(tmp_path, "another one is taking over already")
     assert await first.accept() == []
     first.close()
     offer.close()
@@ -228,11 +228,11 @@ async def test_malformed_request_is_refused_and_the_next_served(
     tmp_path: Path, sockets: list[socket.socket], said: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     offer = HandoffListener(tmp_path, hands_over(sockets, [[]]))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
-        stranger.connect(str(tmp_path / SOCKET))
-        stranger.setblocking(False)
-        stranger.send(said)
-        heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(stranger, 1000), 5)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(tmp_path / SOCKET))
+        client.setblocking(False)
+        client.send(said)
+        heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1000), 5)
     assert heard == b"" or isinstance(msgspec.msgpack.decode(heard, type=protocol.Message), HandoffRefusal)
     inherited = await request_handoff(tmp_path)
     assert inherited is not None
@@ -246,9 +246,9 @@ async def test_a_successor_that_fails_leaves_things_as_they_were(
 ) -> None:
     ends: list[str] = []
 
-    async def hand_over(post: HandoffChannel) -> None:
+    async def hand_over(channel: HandoffChannel) -> None:
         try:
-            await hands_over(sockets, [[]])(post)
+            await hands_over(sockets, [[]])(channel)
         except HandoffError as error:
             ends.append(str(error))
             raise
@@ -277,7 +277,7 @@ async def test_silent_successor_times_out(
         await asyncio.Event().wait()
 
     offer = HandoffListener(tmp_path, sleep)
-    await refused(tmp_path, "it did nothing for")
+    await assert_handoff_refused(tmp_path, "it did nothing for")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
         silent.connect(str(tmp_path / SOCKET))
         silent.setblocking(False)

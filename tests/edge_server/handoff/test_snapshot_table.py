@@ -104,14 +104,14 @@ async def test_the_edge_writes_until_another_takes_over(runs: EdgeRuns, monkeypa
     written: asyncio.Queue[int] = asyncio.Queue()
     write = edge.last_held._store.write
 
-    def told(entries: list[SnapshotEntry], *, at: float, is_last: bool) -> bool:
+    def write_result(entries: list[SnapshotEntry], *, at: float, is_last: bool) -> bool:
         try:
             return write(entries, at=at, is_last=is_last)
         finally:
             loop.call_soon_threadsafe(written.put_nowait, len(entries))
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(edge.last_held._store, "write", told)
+    monkeypatch.setattr(edge.last_held._store, "write", write_result)
     edge.last_held.keep()
     async with asyncio.timeout(10):
         assert await written.get() == 0
@@ -175,7 +175,7 @@ async def test_a_second_edge_of_the_same_directory_is_noticed(
 # A database that is of no use.
 
 
-def cut_off(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -214,7 +214,7 @@ def with_a_large_row(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (cut_off, "it is damaged, or of another --domain or ticket.key"),
+        (truncate, "it is damaged, or of another --domain or ticket.key"),
         (overwritten, "file is not a database"),
         (from_the_future, "is of another version of quictunnel (2, not 1)"),
         (without_its_table, "no such table: held"),
@@ -294,7 +294,7 @@ async def test_a_table_of_another_domain_or_key(runs: EdgeRuns, caplog: pytest.L
         caplog.clear()
 
 
-async def refused(runs: EdgeRuns, caplog: pytest.LogCaptureFixture) -> str:
+async def start_with_unwritable_database(runs: EdgeRuns, caplog: pytest.LogCaptureFixture) -> str:
     """Start an edge whose database cannot be written. Return the one line that says so."""
     edge = await runs.begin()
     edge.client(runs.owner()).got()
@@ -306,7 +306,7 @@ async def refused(runs: EdgeRuns, caplog: pytest.LogCaptureFixture) -> str:
 
 async def test_a_directory_in_its_place(runs: EdgeRuns, caplog: pytest.LogCaptureFixture) -> None:
     runs.path.mkdir()
-    assert await refused(runs, caplog) == (
+    assert await start_with_unwritable_database(runs, caplog) == (
         f"{runs.path} cannot be used: [Errno 21] Is a directory: '{runs.path}'. {REFUSED_LATER}"
     )
 
@@ -321,7 +321,7 @@ async def test_a_file_that_may_not_be_written(
         return connect(f"file:{path}?mode=ro" if path == runs.path else path, uri=True, **more)
 
     monkeypatch.setattr("edge_server.storage.sqlite.sqlite3.connect", read_only)
-    assert await refused(runs, caplog) == (
+    assert await start_with_unwritable_database(runs, caplog) == (
         f"{runs.path} cannot be used: attempt to write a readonly database. {REFUSED_LATER}"
     )
 

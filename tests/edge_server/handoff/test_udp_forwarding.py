@@ -25,7 +25,7 @@ def short(mark: int, size: int = 40) -> bytes:
     return bytes((0x40, mark)) + os.urandom(size)
 
 
-def long(kind: int, mark: int) -> bytes:
+def long_header(kind: int, mark: int) -> bytes:
     return bytes((0xC0 | kind << 4, 0, 0, 0, 1, 8, mark)) + os.urandom(40)
 
 
@@ -34,10 +34,10 @@ def long(kind: int, mark: int) -> bytes:
     [
         (short(MINE), True),
         (short(THEIRS), False),
-        (long(0, MINE), True),
-        (long(0, THEIRS), True),  # a first packet: the client made the ID up
-        (long(2, MINE), True),
-        (long(2, THEIRS), False),
+        (long_header(0, MINE), True),
+        (long_header(0, THEIRS), True),  # a first packet: the client made the ID up
+        (long_header(2, MINE), True),
+        (long_header(2, THEIRS), False),
         (b"\x40", True),
         (b"\xe0\0\0\0\1\0", True),
     ],
@@ -93,23 +93,23 @@ PEER6: Address = ("2001:db8::7", 1234, 0, 0)
 
 def test_both_edges_get_their_datagrams_in_order(pipe: tuple[socket.socket, socket.socket]) -> None:
     source, end = Source(), Source()
-    heir, passed = ForwardingSocket(source, pipe[0], MINE), ForwardedSocket(end, pipe[1])
+    successor, passed = ForwardingSocket(source, pipe[0], MINE), ForwardedSocket(end, pipe[1])
     largest = short(THEIRS, READ_BYTES - 2)
     theirs = [
         Received(short(THEIRS) + short(THEIRS), 42, PEER),
         Received(largest, len(largest), PEER6),
         Received(short(THEIRS), 42, PEER),
     ]
-    mine = [Received(short(MINE), 42, PEER), Received(long(0, 99), 47, PEER6)]
+    mine = [Received(short(MINE), 42, PEER), Received(long_header(0, 99), 47, PEER6)]
     source.waiting = [theirs[0], mine[0], theirs[1], mine[1], theirs[2]]
-    assert heir.receive() == mine
+    assert successor.receive() == mine
     assert [(r.payload, r.segment, tuple(r.address)) for r in passed.receive()] == [tuple(r) for r in theirs]
     assert passed.receive() == []
     answer = [Transmit((b"x",), 1, PEER)]
     passed.send(answer)
-    heir.send(answer * 2)
+    successor.send(answer * 2)
     assert (end.sent, source.sent) == (answer, answer * 2)
-    heir.close()
+    successor.close()
     passed.close()
     assert source.is_closed
     assert end.is_closed
@@ -117,18 +117,18 @@ def test_both_edges_get_their_datagrams_in_order(pipe: tuple[socket.socket, sock
 
 def test_a_full_pipe_drops_and_a_broken_one_is_left(pipe: tuple[socket.socket, socket.socket]) -> None:
     source = Source()
-    heir = ForwardingSocket(source, pipe[0], MINE)
+    successor = ForwardingSocket(source, pipe[0], MINE)
     for _ in range(1000):
         source.waiting = [Received(short(THEIRS, 60_000), 60_002, PEER)]
-        assert heir.receive() == []  # never waits, however little the other one reads
-    assert heir.has_predecessor
+        assert successor.receive() == []  # never waits, however little the other one reads
+    assert successor.has_predecessor
     pipe[1].close()
     source.waiting = [Received(short(THEIRS), 42, PEER)]
-    assert heir.receive() == []
-    assert not heir.has_predecessor
+    assert successor.receive() == []
+    assert not successor.has_predecessor
     late = [Received(short(THEIRS), 42, PEER)]
     source.waiting = late
-    assert heir.receive() == late  # for the engine, which tells the peer by a stateless reset
+    assert successor.receive() == late  # for the engine, which tells the peer by a stateless reset
 
 
 def test_a_second_succession_keeps_the_first_pipe(pipe: tuple[socket.socket, socket.socket]) -> None:

@@ -41,10 +41,10 @@ def read(data: bytes) -> tuple[int, bytes, dict[int, bytes]]:
     (length,) = struct.unpack_from("!H", data, 14)
     assert len(data) == 16 + length
     size = {0x00: 0, 0x11: 12, 0x21: 36}[data[13]]
-    return data[13], data[16 : 16 + size], said(data[16 + size :])
+    return data[13], data[16 : 16 + size], tlvs_of(data[16 + size :])
 
 
-def said(data: bytes) -> dict[int, bytes]:
+def tlvs_of(data: bytes) -> dict[int, bytes]:
     found = {}
     while data:
         kind, length = struct.unpack_from("!BH", data)
@@ -63,7 +63,7 @@ def test_version_2_says_what_is_known_of_tls():
     client, verify = struct.unpack_from("!BI", rest[0x20])
     assert client == 0x01
     assert verify != 0
-    assert said(rest[0x20][5:]) == {0x21: b"TLSv1.3", 0x23: b"TLS_AES_128_GCM_SHA256"}
+    assert tlvs_of(rest[0x20][5:]) == {0x21: b"TLSv1.3", 0x23: b"TLS_AES_128_GCM_SHA256"}
 
 
 def test_tls_that_passed_through_is_known_by_its_name_alone():

@@ -46,13 +46,13 @@ def few() -> range:
 
 
 @pytest.fixture
-def ports(clock: Clock, few: range) -> Iterator[Taker]:
-    taker = Taker(TcpPorts(HOST, few, clock))
+def ports(clock: Clock, few: range) -> Iterator[PortHolder]:
+    taker = PortHolder(TcpPorts(HOST, few, clock))
     yield taker
     taker.close()
 
 
-class Taker:
+class PortHolder:
     """Binds, and closes everything at the end."""
 
     def __init__(self, ports: TcpPorts) -> None:

@@ -41,7 +41,7 @@ async def run(*command: str, stdin: bytes = b"") -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
-async def refused_with(rig: ListenerRig, name: str | None, version: ssl.TLSVersion) -> str:
+async def refusal_of(rig: ListenerRig, name: str | None, version: ssl.TLSVersion) -> str:
     visitor = await rig.visitor(version, name)
     with pytest.raises(ssl.SSLError) as caught:
         await visitor.handshake()
@@ -49,17 +49,17 @@ async def refused_with(rig: ListenerRig, name: str | None, version: ssl.TLSVersi
     return caught.value.reason or ""
 
 
-async def drained(rig: ListenerRig, outcome: HandshakeOutcome, count: int = 1) -> None:
+async def wait_for_outcome(rig: ListenerRig, outcome: HandshakeOutcome, count: int = 1) -> None:
     await rig.eventually(lambda: rig.listener.outcomes[outcome] == count)
     await rig.eventually(lambda: not rig.listener.pending)
 
 
 async def test_unknown_and_missing_names_get_their_alerts(rig: ListenerRig, version: ssl.TLSVersion) -> None:
-    assert "UNRECOGNIZED_NAME" in await refused_with(rig, "b.tunnel.localhost", version)
-    assert "MISSING_EXTENSION" in await refused_with(rig, None, version)
+    assert "UNRECOGNIZED_NAME" in await refusal_of(rig, "b.tunnel.localhost", version)
+    assert "MISSING_EXTENSION" in await refusal_of(rig, None, version)
     for sock in rig.sockets:
         sock.close()
-    await drained(rig, HandshakeOutcome.REFUSED, 2)
+    await wait_for_outcome(rig, HandshakeOutcome.REFUSED, 2)
     assert [hello.server_name for hello in rig.hellos] == ["b.tunnel.localhost", None]
     assert rig.hellos[0].alpn == ("h2", "http/1.1")
 
@@ -122,7 +122,7 @@ async def test_curl_without_tls_is_redirected(rig: ListenerRig, arguments: list[
         assert "Connection: close" in head
         assert "https://" in body
         assert body.count("\n") == 1
-    await drained(rig, HandshakeOutcome.PLAIN_HTTP)
+    await wait_for_outcome(rig, HandshakeOutcome.PLAIN_HTTP)
 
 
 async def test_curl_without_tls_is_sent_to_where_a_tunnel_is(rig: ListenerRig, ca_file: str) -> None:
@@ -145,7 +145,7 @@ async def test_a_large_plain_upload_still_reads_its_answer(rig: ListenerRig) -> 
         answer += chunk
     assert answer.startswith(b"HTTP/1.1 400 ")
     sock.close()
-    await drained(rig, HandshakeOutcome.PLAIN_HTTP)
+    await wait_for_outcome(rig, HandshakeOutcome.PLAIN_HTTP)
 
 
 async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(rig: ListenerRig) -> None:
@@ -157,7 +157,7 @@ async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(rig: Listene
     await loop.sock_sendall(sock, head.encode() + bytes(size))
     assert (await loop.sock_recv(sock, 4096)).startswith(b"HTTP/1.1 308 ")
     sock.close()
-    await drained(rig, HandshakeOutcome.REDIRECTED)
+    await wait_for_outcome(rig, HandshakeOutcome.REDIRECTED)
 
 
 async def test_an_upload_without_tls_has_an_end(rig: ListenerRig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ async def test_an_upload_without_tls_has_an_end(rig: ListenerRig, monkeypatch: p
     monkeypatch.setattr(lingering_close, "UPLOAD_TIMEOUT", 0.05)
     lingering = await rig.connect()
     await loop.sock_sendall(lingering, head)
-    await drained(rig, HandshakeOutcome.REDIRECTED, 2)
+    await wait_for_outcome(rig, HandshakeOutcome.REDIRECTED, 2)
 
 
 async def test_a_refused_visitor_is_not_listened_to_for_ever(
@@ -185,7 +185,7 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
     monkeypatch.setattr(lingering_close, "LINGER_TIMEOUT", 0.05)
     lingering = await rig.connect()
     await loop.sock_sendall(lingering, b"GET / HTTP/1.1\r\n\r\n")
-    await drained(rig, HandshakeOutcome.PLAIN_HTTP, 2)
+    await wait_for_outcome(rig, HandshakeOutcome.PLAIN_HTTP, 2)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ async def test_other_protocols_are_closed(rig: ListenerRig, first: bytes, outcom
         with pytest.raises(ConnectionResetError):
             await loop.sock_recv(sock, 100)
     sock.close()
-    await drained(rig, outcome)
+    await wait_for_outcome(rig, outcome)
     assert rig.hellos == []
 
 
@@ -219,7 +219,7 @@ async def test_a_visitor_that_leaves_in_its_handshake(rig: ListenerRig) -> None:
     await visitor.flush()
     await rig.eventually(lambda: rig.hellos != [])
     visitor.sock.close()
-    await drained(rig, HandshakeOutcome.LEFT)
+    await wait_for_outcome(rig, HandshakeOutcome.LEFT)
     assert rig.apps == []
 
 
@@ -231,7 +231,7 @@ async def test_a_handshake_that_fails_is_no_exception(rig: ListenerRig) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         await distrusting.handshake()
     await distrusting.flush()
-    await drained(rig, HandshakeOutcome.LEFT)
+    await wait_for_outcome(rig, HandshakeOutcome.LEFT)
     assert rig.apps == []
 
 
@@ -254,7 +254,7 @@ async def test_a_request_without_an_end_is_cut(rig: ListenerRig, hurry: Callable
     sock = await stay(rig, "half a request", "127.0.0.1")
     with pytest.raises(ConnectionResetError):
         await asyncio.get_running_loop().sock_recv(sock, 1)
-    await drained(rig, HandshakeOutcome.SLOW)
+    await wait_for_outcome(rig, HandshakeOutcome.SLOW)
 
 
 async def test_a_dripping_hello_is_cut(rig: ListenerRig, hurry: Callable[..., None]) -> None:
@@ -264,7 +264,7 @@ async def test_a_dripping_hello_is_cut(rig: ListenerRig, hurry: Callable[..., No
         visitor.tls.do_handshake()
     with pytest.raises(ConnectionError):
         await drip(visitor.sock, visitor.outgoing.read())
-    await drained(rig, HandshakeOutcome.SLOW)
+    await wait_for_outcome(rig, HandshakeOutcome.SLOW)
     assert rig.hellos == []
 
 
@@ -277,7 +277,7 @@ async def test_a_stalled_handshake_is_cut(rig: ListenerRig, hurry: Callable[...,
     await visitor.fill()  # the server's flight, which is left without an answer
     with pytest.raises(ConnectionResetError):
         await visitor.fill()
-    await drained(rig, HandshakeOutcome.SLOW)
+    await wait_for_outcome(rig, HandshakeOutcome.SLOW)
 
 
 async def test_many_slow_handshakes_do_not_delay_another(rig: ListenerRig, hurry: Callable[..., None]) -> None:
@@ -286,7 +286,7 @@ async def test_many_slow_handshakes_do_not_delay_another(rig: ListenerRig, hurry
     for _ in range(200):
         await loop.sock_sendall(await rig.connect(), b"\x16")
     await rig.pair()
-    await drained(rig, HandshakeOutcome.SLOW, 200)
+    await wait_for_outcome(rig, HandshakeOutcome.SLOW, 200)
     assert rig.listener.outcomes[HandshakeOutcome.WELCOME] == 1
 
 
@@ -387,7 +387,7 @@ async def test_evicted_handshake_is_reset_and_counted(rig: ListenerRig) -> None:
     assert rig.listener.outcomes == {HandshakeOutcome.CROWDED: 1}
     for other in others:
         other.close()
-    await drained(rig, HandshakeOutcome.LEFT, 2)
+    await wait_for_outcome(rig, HandshakeOutcome.LEFT, 2)
 
 
 async def test_full_table_of_many_networks_resets_newcomers(rig: ListenerRig) -> None:
@@ -405,7 +405,7 @@ async def test_full_table_of_many_networks_resets_newcomers(rig: ListenerRig) ->
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
     second.close()
-    await drained(rig, HandshakeOutcome.LEFT)
+    await wait_for_outcome(rig, HandshakeOutcome.LEFT)
 
 
 async def test_low_number_of_places_is_logged(rig: ListenerRig, caplog: pytest.LogCaptureFixture) -> None:
@@ -433,7 +433,7 @@ async def test_a_visitor_who_left_before_it_was_refused_is_no_exception(rig: Lis
         sock = await rig.connect()
         sock.send(client_hello(rig, "b.tunnel.localhost"))
         sock.close()
-    await drained(rig, HandshakeOutcome.REFUSED, 20)
+    await wait_for_outcome(rig, HandshakeOutcome.REFUSED, 20)
 
 
 async def test_abort_closes_pending_connections(rig: ListenerRig) -> None:

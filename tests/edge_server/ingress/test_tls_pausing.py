@@ -140,7 +140,7 @@ async def test_a_visitor_that_never_reads_blocks_the_writer(rig: ListenerRig) ->
     assert got == written
 
 
-class Timed:
+class TimerLog:
     """An event loop that remembers which timers it was asked for."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -157,7 +157,7 @@ class Timed:
 
 async def test_a_closed_transport_waits_for_a_visitor_who_does_not_read(rig: ListenerRig) -> None:
     """As TCP does: however long that takes."""
-    rig.listener.loop = loop = Timed(asyncio.get_running_loop())
+    rig.listener.loop = loop = TimerLog(asyncio.get_running_loop())
     visitor, app = await rig.pair()
     assert loop.delays
     loop.delays.clear()

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 NOBODY = "127.0.0.1", 9
 
 
-async def well(_: Address) -> str:
+async def responding(_: Address) -> str:
     return ""
 
 
-def wrong(readiness: health.Readiness) -> dict[str, str]:
+def failed_checks(readiness: health.Readiness) -> dict[str, str]:
     return {check.name: check.why for check in readiness.checks if not check.ok}
 
 
@@ -42,14 +42,14 @@ async def test_draining_edge_is_not_ready_at_once(edge: RunningEdge, introspecti
     await edge.drain()
     readiness = await ours.readiness()
     assert not readiness.ready
-    assert wrong(readiness) == {"serving": "the edge is draining and accepts no new connections"}
+    assert failed_checks(readiness) == {"serving": "the edge is draining and accepts no new connections"}
 
 
 async def test_expired_and_future_certificates_are_reported(introspection: Introspection):
     ends = validity_of(introspection.identity.read_bytes())
     for clock, word in ((ends.until, "expired at"), (ends.since - 1, "check the clock")):
-        readiness = await Health(introspection, clock=lambda now=clock: now, probe=well).readiness()
-        assert word in wrong(readiness)["certificate"]
+        readiness = await Health(introspection, clock=lambda now=clock: now, probe=responding).readiness()
+        assert word in failed_checks(readiness)["certificate"]
 
 
 async def test_failed_background_work_is_reported_until_it_recovers(introspection: Introspection, monkeypatch):
@@ -68,26 +68,26 @@ async def test_failed_background_work_is_reported_until_it_recovers(introspectio
     task = supervisor.keep_running(work, "counting sheep")
     await failed.wait()
     await asyncio.sleep(0)
-    readiness = await Health(introspection, probe=well).readiness()
-    assert wrong(readiness) == {"background": "counting sheep fails: ValueError('a fault of ours')"}
+    readiness = await Health(introspection, probe=responding).readiness()
+    assert failed_checks(readiness) == {"background": "counting sheep fails: ValueError('a fault of ours')"}
     assert dict(metrics.read_metrics(introspection))["background_faults_total"] == {(): 1}
     while supervisor.failing:  # noqa: ASYNC110 - there is no event of a timer
         await asyncio.sleep(0.01)
-    assert (await Health(introspection, probe=well).readiness()).ready
+    assert (await Health(introspection, probe=responding).readiness()).ready
     goes_on.set()
     await task
 
 
 async def test_missing_tunnel_certificate_is_reported(introspection: Introspection, monkeypatch):
     monkeypatch.setattr(type(introspection.certificates.contexts), "validities", lambda _: [])
-    readiness = await Health(introspection, probe=well).readiness()
-    assert wrong(readiness) == {"certificate": "there is no certificate for *.tunnel.localhost yet"}
+    readiness = await Health(introspection, probe=responding).readiness()
+    assert failed_checks(readiness) == {"certificate": "there is no certificate for *.tunnel.localhost yet"}
 
 
 async def test_unreadable_certificate_is_reported(introspection: Introspection):
     introspection.identity.unlink()
-    readiness = await Health(introspection, probe=well).readiness()
-    assert "cannot be read" in wrong(readiness)["certificate"]
+    readiness = await Health(introspection, probe=responding).readiness()
+    assert "cannot be read" in failed_checks(readiness)["certificate"]
 
 
 async def test_silent_quic_socket_is_reported(edge: RunningEdge, introspection: Introspection):
@@ -95,7 +95,7 @@ async def test_silent_quic_socket_is_reported(edge: RunningEdge, introspection: 
     introspection.udp.detach()
     begun = time.monotonic()
     readiness = await Health(introspection).readiness()
-    assert wrong(readiness)["udp"].startswith("no response from UDP 127.0.0.1 port ")
+    assert failed_checks(readiness)["udp"].startswith("no response from UDP 127.0.0.1 port ")
     assert time.monotonic() - begun < 3
 
 

@@ -151,7 +151,7 @@ def test_holders_that_left_are_forgotten():
 LIMIT = 40
 
 
-class Naive:
+class NaivePlaces:
     """The same rules, by looking at everybody each time."""
 
     def __init__(self, limit: int) -> None:
@@ -179,7 +179,7 @@ class Naive:
 def test_as_if_everybody_were_looked_at(seed: int):
     chance = random.Random(seed)
     full: FairPlaces[int] = FairPlaces(LIMIT, protected_for=0.0, clock=Clock())
-    naive = Naive(LIMIT)
+    naive = NaivePlaces(LIMIT)
     for number in range(2000):
         host = f"10.0.{min(chance.randrange(12), chance.randrange(12))}.{chance.randrange(3)}"
         owner, lease = f"{min(chance.randrange(9), chance.randrange(9))}", f"{chance.randrange(2)}"

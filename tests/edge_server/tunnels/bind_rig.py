@@ -172,7 +172,7 @@ class Client:
         return answer
 
 
-def made_for(name: str) -> tuple[bytes, tuple[str]]:
+def issue_for(name: str) -> tuple[bytes, tuple[str]]:
     """Return key and certificate of a host name, PEM, with the names that they are for."""
     leaf = trustme.CA().issue_cert(name)
     return leaf.private_key_pem.bytes() + leaf.cert_chain_pems[0].bytes(), (name,)

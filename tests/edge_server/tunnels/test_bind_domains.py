@@ -12,7 +12,7 @@ from edge_server.tunnels.bind_policy import MAX_DOMAINS
 from edge_server.tunnels.ownership_store import OwnershipStore
 from quictunnel.wire.codes import BindCode
 from quictunnel.wire.messages import Bind, BindRefused, Bound
-from tests.edge_server.tunnels.bind_rig import Client, made_for
+from tests.edge_server.tunnels.bind_rig import Client, issue_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ ANY = Identity("a", Permissions(domains=None))
 
 
 async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(services: EdgeServices):
-    services.certificates.set_issued("shop.example.org", *made_for("shop.example.org"))
+    services.certificates.set_issued("shop.example.org", *issue_for("shop.example.org"))
     bound = Client(services, ANY).got(domain="shop.example.org")
     assert bound.host == "shop.example.org"
     assert services.registry.find(services.names.name_of("shop.example.org")) is not None

@@ -14,7 +14,7 @@ from edge_server.certificates.acme.challenges import ALPN_PROTOCOL, ChallengeSto
 from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert, ClientHello
 from edge_server.ingress.tls_listener import OVERLOADED, RedirectTarget, Route
-from tests.edge_server.tunnels.bind_rig import Client, build, made, made_for
+from tests.edge_server.tunnels.bind_rig import Client, build, issue_for, made
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ANY = Identity("a", Permissions(domains=None))
 
 
-class Office:
+class FakeAcmeService:
     """Fake ACME service that records the requested names."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Office:
 
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
-    services: Any = replace(build(tmp_path), acme=Office())  # type: ignore[arg-type]
+    services: Any = replace(build(tmp_path), acme=FakeAcmeService())  # type: ignore[arg-type]
     yield services
     for holdings in made:
         holdings.release_all(for_good=True)
@@ -69,7 +69,7 @@ async def test_a_domain_and_a_name_have_different_visitors(services: EdgeService
 async def test_a_label_alone_is_no_host_name(services: EdgeServices, domain: str):
     """Nor with the edge's domain twice, nor the domain itself."""
     services = replace(services, domain=domain, acme=None)
-    services.certificates.set_issued("wildcard", *made_for(f"*.{domain}"))
+    services.certificates.set_issued("wildcard", *issue_for(f"*.{domain}"))
     label = Client(services, ANY).got(1).host.partition(".")[0]
     Client(services, ANY).got(2, name="secret")
     for name in (label, "secret", f"secret.{domain}.{domain}", domain, f"a.secret.{domain}"):
@@ -130,14 +130,14 @@ async def test_visitors_get_an_alert_until_there_is_a_certificate(services: Edge
     Client(services, ANY).got(domain="shop.example.org")
     assert services.acme.wanted == [("shop.example.org", "a", False)]  # type: ignore[union-attr]
     assert route(services, "shop.example.org") is Alert.CERTIFICATE_UNOBTAINABLE
-    services.certificates.set_issued("shop.example.org", *made_for("shop.example.org"))
+    services.certificates.set_issued("shop.example.org", *issue_for("shop.example.org"))
     found = route(services, "shop.example.org")
     assert isinstance(found, Route)
     assert found.context is not None
 
 
 async def test_only_what_no_certificate_covers_is_ordered(services: EdgeServices):
-    services.certificates.set_issued("*.example.com", *made_for("*.example.com"))
+    services.certificates.set_issued("*.example.com", *issue_for("*.example.com"))
     client = Client(services, ANY)
     client.got(1, name="plain")
     client.got(2, domain="passing.example.org", passthrough=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.edge_server.tunnels.bind_rig import FakeSession
 
 
-async def connected(splice: TcpSplice) -> socket.socket:
+async def connect(splice: TcpSplice) -> socket.socket:
     """The visitor's end of a splice."""
     visitor, ours = socket.socketpair()
     visitor.setblocking(False)
@@ -46,7 +46,7 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(services:
     for session in sessions:
         session.is_ready = False
     splice = visitor_of(tunnel)
-    visitor = await connected(splice)
+    visitor = await connect(splice)
     assert (len(tunnel.waiting), [each.active for each in (a, b, c)]) == (1, [0, 0, 0])
     tunnel.balancer.remove(a)
     sessions[1].is_ready = True
@@ -68,7 +68,7 @@ async def test_visitors_wait_for_the_rest_of_a_pool_when_one_of_it_leaves(servic
     tunnel, (a, _), sessions = pool_of(services, 2)
     for session in sessions:
         session.is_ready = False
-    visitor = await connected(visitor_of(tunnel))
+    visitor = await connect(visitor_of(tunnel))
     services.registry.add(tunnel)
     assert not services.registry.take_back(tunnel, a)
     tunnel.let_waiting_in()
@@ -90,7 +90,7 @@ async def test_visitor_of_a_client_without_a_link_waits(services: EdgeServices):
     first.session.is_ready = False
     tunnel = services.registry.find("shop")
     assert tunnel is not None
-    visitor = await connected(visitor_of(tunnel))
+    visitor = await connect(visitor_of(tunnel))
     assert len(tunnel.waiting) == 1
     second = Client(services, A)
     second.got(name="shop")
@@ -107,7 +107,7 @@ async def test_visitors_are_refused_after_the_last_release(services: EdgeService
     client.session.is_ready = False
     tunnel = services.registry.find("shop")
     assert tunnel is not None
-    visitor = await connected(visitor_of(tunnel))
+    visitor = await connect(visitor_of(tunnel))
     client.holdings.unbind(1)
     assert (len(tunnel.waiting), len(services.admission.waiting)) == (0, 0)
     with contextlib.suppress(ConnectionResetError):
@@ -123,15 +123,15 @@ async def test_a_visitor_reaches_the_tunnel_that_has_the_name_after_its_handshak
     router = services.make_router()
     before, during = router.passing_visitor("shop.example.com"), router.passing_visitor("shop.example.com")
     client.holdings.unbind(1)
-    gone = await connected(before)
+    gone = await connect(before)
     assert before.is_refused
     client.got(2, name="shop")
-    visitor = await connected(during)
+    visitor = await connect(during)
     assert len(client.session.streams) == 1
     client.holdings.unbind(2)
     client.got(3, name="shop", allow=["192.0.2.0/24"])
     refused = router.passing_visitor("shop.example.com")
-    late = await connected(refused)
+    late = await connect(refused)
     assert refused.is_refused
     during.transport.abort()
     await asyncio.sleep(0)
@@ -161,7 +161,7 @@ async def test_waiting_visitor_that_resets_frees_its_place(services: EdgeService
 async def test_visitor_is_refused_after_each_backend_was_tried(services: EdgeServices):
     tunnel, _, sessions = pool_of(services, 3)
     splice = visitor_of(tunnel)
-    visitor = await connected(splice)
+    visitor = await connect(splice)
     for _ in range(3):
         assert splice.stream is not None
         splice.stream_lost(StreamCode.UNKNOWN_LEASE, [b"said"])
@@ -179,7 +179,7 @@ async def test_visitor_without_a_client_in_time_is_logged_as_refused(services: E
     session.is_ready = False
     splice = visitor_of(tunnel)
     with caplog.at_level("INFO", "edge_server.tunnels.visitor_log"):
-        visitor = await connected(splice)
+        visitor = await connect(splice)
         async with asyncio.timeout(10):
             while services.ledger.now:  # noqa: ASYNC110 - what is waited for is the kernel's doing
                 await asyncio.sleep(0.005)
@@ -201,7 +201,7 @@ async def test_the_end_of_a_throttled_visitor_is_no_reset():
     stream = FakeStream()
     splice = TcpSplice(lambda splice: splice.join(stream))  # type: ignore[arg-type]
     splice.throttle = Throttle(Meter(0.0), Meter(60.0))
-    visitor = await connected(splice)
+    visitor = await connect(splice)
     gone = asyncio.Event()
     splice.on_gone = lambda _: gone.set()
     loop = asyncio.get_running_loop()

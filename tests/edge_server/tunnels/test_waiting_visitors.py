@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-class Room:
+class WaitingRig:
     """Tunnels whose clients are away, and a listener by which visitors come to whichever of them is said."""
 
     def __init__(self) -> None:
@@ -59,18 +59,18 @@ class Room:
 
 
 @pytest.fixture
-async def room() -> AsyncIterator[Room]:
-    room = Room()
-    await room.open()
-    yield room
-    for sock in room.sockets:
+async def rig() -> AsyncIterator[WaitingRig]:
+    rig = WaitingRig()
+    await rig.open()
+    yield rig
+    for sock in rig.sockets:
         sock.close()
-    for tunnel in room.tunnels:
+    for tunnel in rig.tunnels:
         for splice in tunnel.visitors:
             splice.transport.abort()
-    room.server.close()
-    await soon(lambda: not room.ledger.now)
-    assert (room.admission.active, len(room.admission.waiting)) == (0, 0)
+    rig.server.close()
+    await soon(lambda: not rig.ledger.now)
+    assert (rig.admission.active, len(rig.admission.waiting)) == (0, 0)
 
 
 def come_back(tunnel: Tunnel) -> int:
@@ -81,7 +81,7 @@ def come_back(tunnel: Tunnel) -> int:
     return len(session.streams)
 
 
-async def gone(sock: socket.socket) -> bool:
+async def is_closed(sock: socket.socket) -> bool:
     with contextlib.suppress(ConnectionResetError):
         return await asyncio.get_running_loop().sock_recv(sock, 1) == b""
     return True
@@ -95,15 +95,15 @@ def test_a_share_of_all_places_is_for_who_waits():
 
 
 @pytest.mark.parametrize("flood", ["127.9.9.9", "127.9.9.{}"])
-async def test_a_flood_at_a_lease_does_not_take_the_places_of_others_who_wait(room: Room, flood: str):
-    room.admission.waiting.limit_per_lease = 8
-    tunnel = room.tunnel("a", "owner")
-    early = await room.visit(tunnel, "127.0.0.1")
+async def test_a_flood_at_a_lease_does_not_take_the_places_of_others_who_wait(rig: WaitingRig, flood: str):
+    rig.admission.waiting.limit_per_lease = 8
+    tunnel = rig.tunnel("a", "owner")
+    early = await rig.visit(tunnel, "127.0.0.1")
     for number in range(40):
-        await room.visit(tunnel, flood.format(1 + number))
-    late = await room.visit(tunnel, "127.0.1.1")
+        await rig.visit(tunnel, flood.format(1 + number))
+    late = await rig.visit(tunnel, "127.0.1.1")
     await soon(lambda: len(tunnel.visitors) == 8)
-    assert room.admission.waiting.evictions == 34
+    assert rig.admission.waiting.evictions == 34
     assert come_back(tunnel) == 8
     for sock in (early, late):
         sock.send(b"?")
@@ -112,46 +112,46 @@ async def test_a_flood_at_a_lease_does_not_take_the_places_of_others_who_wait(ro
     await soon(lambda: sum(stream.log == [b"?"] for stream in streams) == 2)
 
 
-async def test_visitors_of_one_token_do_not_take_the_places_of_another_ones(room: Room):
+async def test_visitors_of_one_token_do_not_take_the_places_of_another_ones(rig: WaitingRig):
     """From everywhere, for as many tunnels as it likes."""
-    room.admission.waiting.limit = 16
-    floods = [room.tunnel(f"flood{number}", "one") for number in range(4)]
+    rig.admission.waiting.limit = 16
+    floods = [rig.tunnel(f"flood{number}", "one") for number in range(4)]
     for number in range(40):
-        await room.visit(floods[number % 4], f"127.8.{number}.1")
-    victim = room.tunnel("victim", "other")
+        await rig.visit(floods[number % 4], f"127.8.{number}.1")
+    victim = rig.tunnel("victim", "other")
     for _ in range(6):
-        await room.visit(victim, "127.0.0.1")
+        await rig.visit(victim, "127.0.0.1")
     for number in range(40, 60):
         with contextlib.suppress(ConnectionResetError):
-            await room.visit(floods[number % 4], f"127.8.{number}.1")
-    assert room.admission.waiting.evictions >= 40
+            await rig.visit(floods[number % 4], f"127.8.{number}.1")
+    assert rig.admission.waiting.evictions >= 40
     assert come_back(victim) == 6
     await soon(lambda: sum(len(flood.visitors) for flood in floods) == 10)
 
 
-async def test_evicted_visitor_is_reset_and_its_place_free(room: Room):
-    room.admission.waiting.limit_per_lease = 1
-    tunnel = room.tunnel("a", "owner")
-    first = await room.visit(tunnel, "127.0.0.1")
-    await room.visit(tunnel, "127.0.0.1")
-    assert await gone(first)
-    await soon(lambda: room.admission.active == 1)
-    assert len(room.admission.waiting) == 1
+async def test_evicted_visitor_is_reset_and_its_place_free(rig: WaitingRig):
+    rig.admission.waiting.limit_per_lease = 1
+    tunnel = rig.tunnel("a", "owner")
+    first = await rig.visit(tunnel, "127.0.0.1")
+    await rig.visit(tunnel, "127.0.0.1")
+    assert await is_closed(first)
+    await soon(lambda: rig.admission.active == 1)
+    assert len(rig.admission.waiting) == 1
 
 
-async def test_returning_client_takes_waiting_visitors_in_a_flood(room: Room):
+async def test_returning_client_takes_waiting_visitors_in_a_flood(rig: WaitingRig):
     """And one that is gone again at once leaves them waiting, until the moment that was theirs before."""
-    room.admission.waiting.limit_per_lease = 4
-    tunnel = room.tunnel("a", "owner")
+    rig.admission.waiting.limit_per_lease = 4
+    tunnel = rig.tunnel("a", "owner")
     for number in range(6):
-        await room.visit(tunnel, f"127.9.9.{1 + number}")
+        await rig.visit(tunnel, f"127.9.9.{1 + number}")
     ends = [each.timer.when() for each in tunnel.waiting._waiting.values()]
     tunnel.let_waiting_in()
-    assert len(room.admission.waiting) == len(tunnel.waiting) == 4
+    assert len(rig.admission.waiting) == len(tunnel.waiting) == 4
     assert [each.timer.when() for each in tunnel.waiting._waiting.values()] == pytest.approx(ends)
     for number in range(6, 9):
         with contextlib.suppress(ConnectionResetError):
-            await room.visit(tunnel, f"127.9.9.{1 + number}")
+            await rig.visit(tunnel, f"127.9.9.{1 + number}")
     await soon(lambda: len(tunnel.visitors) == 4)
     assert come_back(tunnel) == 4
-    assert len(room.admission.waiting) == 0
+    assert len(rig.admission.waiting) == 0

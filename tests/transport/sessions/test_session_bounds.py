@@ -19,7 +19,7 @@ from tests.transport.sessions.session_pair import Half, SessionPair, StartPair
 WAN = Conditions.wan(mbit=100, rtt=0.05)
 
 
-class Keeper:
+class PassiveSide:
     """A side that takes what comes and consumes nothing by itself."""
 
     def __init__(self, stream):
@@ -43,16 +43,16 @@ class Keeper:
 
 @pytest.fixture
 async def pair(start_pair: StartPair) -> SessionPair:
-    pair = start_pair(both=WAN.copy())
+    pair = start_pair(attach_both_ends=WAN.copy())
     await pair.greet()
     return pair
 
 
-async def both(pair: SessionPair) -> tuple[Keeper, Keeper]:
+async def attach_both_ends(pair: SessionPair) -> tuple[PassiveSide, PassiveSide]:
     arrival = asyncio.get_running_loop().create_future()
     pair.client_half.on_stream = arrival.set_result
-    edge = Keeper(pair.open())
-    return edge, Keeper(await arrival)
+    edge = PassiveSide(pair.open())
+    return edge, PassiveSide(await arrival)
 
 
 @pytest.mark.parametrize("who", ["edge", "client"])
@@ -60,11 +60,11 @@ async def test_giving_up_after_both_ends_have_arrived_is_known_to_the_other_side
     pair: SessionPair, who: str
 ) -> None:
     """QUIC has no word left then: both directions are complete, so neither RESET_STREAM nor STOP_SENDING goes."""
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     gives_up, other = (edge, client) if who == "edge" else (client, edge)
-    for keeper in (edge, client):
-        keeper.stream.write(bytes(1000))
-        keeper.stream.finish()
+    for side in (edge, client):
+        side.stream.write(bytes(1000))
+        side.stream.finish()
     await edge.ended.wait()
     await client.ended.wait()
     await asyncio.sleep(1)  # acknowledged
@@ -77,7 +77,7 @@ async def test_giving_up_after_both_ends_have_arrived_is_known_to_the_other_side
 
 async def test_stream_with_unsent_bytes_is_in_flight(pair: SessionPair) -> None:
     """A slow visitor takes seconds over what is in its window; whoever drains must see that."""
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     client.stream.write(bytes(INITIAL_WINDOW))
     await asyncio.sleep(2 * ACTIVE_TIME)
     assert edge.size == INITIAL_WINDOW
@@ -101,17 +101,17 @@ async def test_kept_bytes_are_bounded_with_any_peer_limit(pair: SessionPair) -> 
     """A peer that raises limits and consumes nothing makes the sender keep it all."""
     kept = MAX_KEPT
     streams = [pair.open() for _ in range(2 * kept // MAX_WINDOW)]
-    pair.client_half.on_stream = Keeper
+    pair.client_half.on_stream = PassiveSide
     await asyncio.sleep(1)
     pair.client.send(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
-    keepers = [Keeper(stream) for stream in streams]
+    keepers = [PassiveSide(stream) for stream in streams]
     for stream in pair.client._streams.values():
         stream.receive_window.limit = MAX_WINDOW  # as it has told
     await asyncio.sleep(1)
     for _ in range(MAX_WINDOW // INITIAL_WINDOW):
-        for keeper in keepers:
-            if keeper.stream.room >= INITIAL_WINDOW:
-                keeper.stream.write(bytes(INITIAL_WINDOW))
+        for side in keepers:
+            if side.stream.room >= INITIAL_WINDOW:
+                side.stream.write(bytes(INITIAL_WINDOW))
         await asyncio.sleep(0.5)
     held = sum(stream._sender.buffer.held - INITIAL_WINDOW for stream in streams)
     assert kept <= held <= kept + INITIAL_WINDOW
@@ -142,7 +142,7 @@ async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: Se
     """The limit holds whatever the client allows, and kept bytes are given back at the end."""
     share = pair.edge.pool.memory = Share()
     streams = [pair.open() for _ in range(2)]
-    pair.client_half.on_stream = Keeper
+    pair.client_half.on_stream = PassiveSide
     await asyncio.sleep(1)
     pair.client.send(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
     for stream in pair.client._streams.values():
@@ -179,7 +179,7 @@ async def test_an_edge_that_has_not_greeted_opens_no_streams(
         connection.write(connection.open(), encode_preface(Preface(0, 1, False, "192.0.2.1", 1)))
 
     monkeypatch.setattr(Half, "session_message", impatient)
-    pair = start_pair(both=WAN.copy())
+    pair = start_pair(attach_both_ends=WAN.copy())
     await pair.client_half.is_down.wait()
     assert pair.client_half.streams == []
     await pair.edge_half.is_down.wait()
@@ -200,5 +200,5 @@ async def test_pieces_that_wait_for_a_local_service_cost_the_same_each(pair: Ses
             stream.data([b"x"], end=False)
         taken.append(time.process_time() - began)
     assert min(taken[-3:]) < 6 * taken[0], taken
-    keeper = Keeper(stream)
-    assert keeper.size == 8 * part
+    side = PassiveSide(stream)
+    assert side.size == 8 * part

@@ -23,7 +23,7 @@ SEND_BUFFER = EngineSettings(is_server=False, alpn="").send_buffer
 WAN = Conditions.wan(mbit=100, rtt=0.05)
 
 
-class Keeper:
+class PassiveSide:
     """A side that notes what it is told and does nothing by itself."""
 
     def __init__(self, stream):
@@ -54,21 +54,21 @@ class Keeper:
 
 @pytest.fixture
 async def pair(start_pair: StartPair) -> SessionPair:
-    pair = start_pair(both=WAN.copy())
+    pair = start_pair(attach_both_ends=WAN.copy())
     await pair.greet()
     return pair
 
 
-async def both(pair: SessionPair) -> tuple[Keeper, Keeper]:
-    """A stream with a keeper at each end."""
+async def attach_both_ends(pair: SessionPair) -> tuple[PassiveSide, PassiveSide]:
+    """Open a stream and attach a passive side at each end."""
     arrival = asyncio.get_running_loop().create_future()
     pair.client_half.on_stream = arrival.set_result
-    edge = Keeper(pair.open())
-    return edge, Keeper(await arrival)
+    edge = PassiveSide(pair.open())
+    return edge, PassiveSide(await arrival)
 
 
 async def test_stream_is_announced_before_its_first_byte(pair: SessionPair) -> None:
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     assert client.stream.preface == edge.stream.preface == Preface(0, 1, False, "192.0.2.1", 1)
     edge.stream.abort(StreamCode.ABORTED)
     await client.lost.wait()
@@ -76,7 +76,7 @@ async def test_stream_is_announced_before_its_first_byte(pair: SessionPair) -> N
 
 @pytest.mark.parametrize("first", ["edge", "client"])
 async def test_directions_may_end_far_apart(pair: SessionPair, first: str) -> None:
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     begins, goes_on = (edge, client) if first == "edge" else (client, edge)
     begins.stream.write(b"question")
     begins.stream.finish()
@@ -97,9 +97,9 @@ async def test_directions_may_end_far_apart(pair: SessionPair, first: str) -> No
 
 
 async def test_a_stream_is_not_over_before_the_last_end_was_consumed(pair: SessionPair) -> None:
-    edge, client = await both(pair)
-    for keeper in (edge, client):
-        keeper.stream.finish()
+    edge, client = await attach_both_ends(pair)
+    for side in (edge, client):
+        side.stream.finish()
     await edge.ended.wait()
     await client.ended.wait()
     await asyncio.sleep(5)
@@ -112,7 +112,7 @@ async def test_a_stream_is_not_over_before_the_last_end_was_consumed(pair: Sessi
 @pytest.mark.parametrize("code", list(StreamCode))
 @pytest.mark.parametrize("who", ["edge", "client"])
 async def test_giving_up_is_seen_as_a_reset_with_its_code(pair: SessionPair, who: str, code: StreamCode) -> None:
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     gives_up, hears = (edge, client) if who == "edge" else (client, edge)
     hears.stream.write(b"on its way")
     gives_up.stream.abort(code)
@@ -124,7 +124,7 @@ async def test_giving_up_is_seen_as_a_reset_with_its_code(pair: SessionPair, who
 
 
 async def test_a_reset_after_a_clean_half_still_resets_the_other(pair: SessionPair) -> None:
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     edge.stream.finish()
     await client.ended.wait()
     client.stream.consume_end()
@@ -140,7 +140,7 @@ async def test_data_before_a_side_is_attached_is_bounded(pair: SessionPair) -> N
     arrival = asyncio.get_running_loop().create_future()
     pair.client_half.on_stream = arrival.set_result
     payload = payloads(1, 1, INITIAL_WINDOW + 1000)[0]
-    edge = Keeper(pair.open())
+    edge = PassiveSide(pair.open())
     edge.stream.write(payload)
     assert edge.stream.room == 0
     edge.stream.finish()
@@ -155,7 +155,7 @@ async def test_data_before_a_side_is_attached_is_bounded(pair: SessionPair) -> N
 
 
 async def test_side_that_never_consumes_gets_one_window(pair: SessionPair) -> None:
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     edge.stream.write(bytes(INITIAL_WINDOW))
     assert edge.stream.room == 0
     await asyncio.sleep(5)
@@ -168,7 +168,7 @@ async def test_side_that_never_consumes_gets_one_window(pair: SessionPair) -> No
 
 
 async def test_few_bytes_are_credited_too_after_a_moment(pair: SessionPair) -> None:
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     edge.stream.write(b"x")
     await client.arrived.wait()
     client.stream.consume(1)
@@ -180,7 +180,7 @@ async def test_few_bytes_are_credited_too_after_a_moment(pair: SessionPair) -> N
 @pytest.mark.parametrize("first", ["edge", "client"])
 async def test_a_half_closed_stream_may_be_silent_for_hours(pair: SessionPair, first: str) -> None:
     """A question whose answer takes its time, as with ``docker exec -i``: TCP has no time-out for it."""
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     asks, answers = (edge, client) if first == "edge" else (client, edge)
     asks.stream.write(b"question")
     asks.stream.finish()
@@ -200,7 +200,7 @@ async def test_a_half_closed_stream_may_be_silent_for_hours(pair: SessionPair, f
 
 @pytest.mark.parametrize("hours", [3, pytest.param(24, marks=pytest.mark.long)])
 async def test_an_open_stream_may_be_silent_for_hours(pair: SessionPair, hours: int) -> None:
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     await asyncio.sleep(hours * 3600)
     edge.stream.write(b"still there?")
     await client.arrived.wait()
@@ -208,7 +208,7 @@ async def test_an_open_stream_may_be_silent_for_hours(pair: SessionPair, hours: 
 
 
 async def test_the_end_of_a_session_is_a_reset_for_its_streams(pair: SessionPair) -> None:
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     pair.client.close(SessionCode.DONE)
     await edge.lost.wait()
     await client.lost.wait()
@@ -227,7 +227,7 @@ async def ends_with_protocol(pair: SessionPair, half) -> None:
 
 class TestBreaches:
     async def test_bytes_beyond_the_credit(self, pair: SessionPair) -> None:
-        edge, _ = await both(pair)
+        edge, _ = await attach_both_ends(pair)
         edge.stream._sender.limit = 1 << 40
         edge.stream.write(bytes(INITIAL_WINDOW + 1))
         await ends_with_protocol(pair, pair.client_half)
@@ -238,12 +238,12 @@ class TestBreaches:
         ids=["never sent", "taken back", "too much", "no such stream"],
     )
     async def test_dishonest_credit(self, pair: SessionPair, entry: tuple[int, int, int]) -> None:
-        await both(pair)
+        await attach_both_ends(pair)
         pair.client.send(Credits([entry]))
         await ends_with_protocol(pair, pair.edge_half)
 
     async def test_credit_for_a_stream_that_is_over_is_no_breach(self, pair: SessionPair) -> None:
-        edge, client = await both(pair)
+        edge, client = await attach_both_ends(pair)
         edge.stream.abort(StreamCode.ABORTED)
         await client.lost.wait()
         pair.client.send(Credits([(0, 0, INITIAL_WINDOW)]))
@@ -251,7 +251,7 @@ class TestBreaches:
         assert not pair.edge.link.is_down
 
     async def test_credit_that_changes_nothing_is_no_breach_until_it_is_too_much(self, pair: SessionPair) -> None:
-        await both(pair)
+        await attach_both_ends(pair)
         allowed = MAX_IDLE_CREDITS + IDLE_CREDITS_PER_STREAM
         for _ in range(3):
             for _ in range(allowed):
@@ -298,7 +298,7 @@ class TestBreaches:
         await ends_with_protocol(pair, pair.client_half)
 
     async def test_two_streams_with_one_number(self, pair: SessionPair) -> None:
-        await both(pair)
+        await attach_both_ends(pair)
         quic_stream = pair.edge.link.connection.open()
         pair.edge.link.connection.write(quic_stream, encode_preface(Preface(0, 1, False, "", 0)))
         pair.edge.link.wake()
@@ -315,7 +315,7 @@ async def test_visitor_leaving_within_its_preface_is_harmless(pair: SessionPair)
     connection.stop(quic_stream, StreamCode.ABORTED)
     pair.edge.link.wake()
     await pair.settled()
-    edge, client = await both(pair)
+    edge, client = await attach_both_ends(pair)
     edge.stream.abort(StreamCode.ABORTED)
     await client.lost.wait()
 

@@ -63,15 +63,15 @@ class AcmeRig:
         self.wanted.add(name)
         self.manager.request(name, "somebody", alone=False)
 
-    async def until(self, name: str, check: Callable[[CertificateStatus], bool]) -> CertificateStatus:
-        """Wait until it stands so with a certificate."""
+    async def wait_for(self, name: str, check: Callable[[CertificateStatus], bool]) -> CertificateStatus:
+        """Wait until the status of a name satisfies ``check``; return the status."""
         async with asyncio.timeout(PATIENCE):
             while (standing := self.manager.status(name)) is None or not check(standing):  # noqa: ASYNC110 - a look
                 await asyncio.sleep(0.01)
         return standing
 
-    async def until_held(self, name: str) -> CertificateStatus:
-        return await self.until(name, lambda standing: standing.not_after is not None)
+    async def wait_until_held(self, name: str) -> CertificateStatus:
+        return await self.wait_for(name, lambda standing: standing.not_after is not None)
 
     def is_idle(self, name: str) -> bool:
         """Return True if nothing is due soon, because the certificate is new."""
@@ -101,7 +101,7 @@ def route(hello: ClientHello, _: str, rig: AcmeRig) -> Route | Alert:
 
 
 @contextlib.asynccontextmanager
-async def stand_for(
+async def running_service(
     state_dir: Path,
     authority: Pebble | FaultyProxy,
     *,
@@ -166,4 +166,4 @@ def authority(tmp_path_factory: pytest.TempPathFactory, dns: Names) -> Iterator[
         yield Authority(found, proxy, *ports, found.roots(directory / "roots.pem"))
 
 
-__all__ = ["DOMAIN", "QUICK", "AcmeRig", "Authority", "replace", "stand_for"]
+__all__ = ["DOMAIN", "QUICK", "AcmeRig", "Authority", "replace", "running_service"]

@@ -28,7 +28,7 @@ START = 20.0
 """Seconds for either program to begin to serve, on a machine that does other things."""
 
 
-def until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START
     while True:
         assert process.poll() is None, "it ended at once"
@@ -46,7 +46,7 @@ def running(command: list[str], port: int, log: Path, **environ: str) -> Iterato
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environ)
     try:
-        until_it_listens(port, process)
+        wait_until_listening(port, process)
         yield process
     finally:
         process.terminate()

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from edge_server.certificates.acme.settings import AccountBinding, DnsUpdates
 from edge_server.certificates.acme.store import folder_name
-from tests.edge_server.certificates.acme.conftest import DOMAIN, Authority, stand_for
+from tests.edge_server.certificates.acme.conftest import DOMAIN, Authority, running_service
 from tests.edge_server.certificates.acme.dns_server import Zone, serving
 from tests.edge_server.certificates.acme.pebble import Names, pebble
 from tests.harness.programs import free_port
@@ -30,11 +30,11 @@ SECRET = b"thirty-two bytes of a shared key"
 
 async def test_by_tls_alpn(authority: Authority, tmp_path: Path):
     """And it is used again after a restart, without a word to the authority."""
-    async with stand_for(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
+    async with running_service(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
         with pytest.raises(ssl.SSLError, match=r"(?i)certificate.unobtainable"):
             await rig.serial("app.example.com", authority.roots)
         rig.want("app.example.com")
-        standing = await rig.until_held("app.example.com")
+        standing = await rig.wait_until_held("app.example.com")
         assert standing.names == ("app.example.com",)
         serial = await rig.serial("app.example.com", authority.roots)
         assert not rig.service.challenges.tls
@@ -47,28 +47,28 @@ async def test_by_tls_alpn(authority: Authority, tmp_path: Path):
     assert pem.startswith(b"-----BEGIN PRIVATE KEY-----")
     assert len(x509.load_pem_x509_certificates(pem)) == 2
     authority.proxy.asked.clear()
-    async with stand_for(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
+    async with running_service(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
         rig.want("app.example.com")
         assert await rig.serial("app.example.com", authority.roots) == serial
         await asyncio.sleep(0)  # a look at what is due
-        standing = await rig.until_held("app.example.com")
+        standing = await rig.wait_until_held("app.example.com")
         assert not standing.is_ordering
     assert authority.proxy.asked == []
 
 
 async def test_orders_that_begin_together_make_one_account(authority: Authority, tmp_path: Path, caplog):
     authority.proxy.asked.clear()
-    async with stand_for(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
+    async with running_service(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
         rig.want("one.example.com")
         rig.want("two.example.com")
-        await rig.until_held("one.example.com")
-        await rig.until_held("two.example.com")
+        await rig.wait_until_held("one.example.com")
+        await rig.wait_until_held("two.example.com")
     assert authority.proxy.asked.count("POST /sign-me-up") == 1
     assert "no new certificate" not in caplog.text
 
 
 async def test_validator_without_a_challenge_is_refused(authority: Authority, tmp_path: Path):
-    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port):
+    async with running_service(tmp_path, authority.pebble, tls_port=authority.tls_port):
         context = ssl.create_default_context()
         context.set_alpn_protocols(["acme-tls/1"])
         with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
@@ -79,9 +79,9 @@ async def test_validator_without_a_challenge_is_refused(authority: Authority, tm
 
 async def test_by_http(authority: Authority, tmp_path: Path):
     settings: dict[str, Any] = {"challenge": "http-01", "http": ("127.0.0.1", authority.http_port)}
-    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port, **settings) as rig:
+    async with running_service(tmp_path, authority.pebble, tls_port=authority.tls_port, **settings) as rig:
         rig.want("http.example.com")
-        await rig.until_held("http.example.com")
+        await rig.wait_until_held("http.example.com")
         assert await rig.serial("http.example.com", authority.roots)
         assert not rig.service.challenges.http
 
@@ -103,8 +103,8 @@ async def test_a_wildcard_by_signed_updates_of_the_zone(zone: Zone, tmp_path: Pa
         roots = found.roots(tmp_path / "roots.pem")
         settings: dict[str, Any] = {"challenge": "dns-01", "updates": updates, "dns_wait": 0.0}
         own = (WILDCARD, DOMAIN)
-        async with stand_for(tmp_path / "state", found, tls_port=port, own=own, **settings) as rig:
-            standing = await rig.until_held(WILDCARD)
+        async with running_service(tmp_path / "state", found, tls_port=port, own=own, **settings) as rig:
+            standing = await rig.wait_until_held(WILDCARD)
             assert standing.names == own
             assert await rig.serial(f"anything.{DOMAIN}", roots) == await rig.serial(DOMAIN, roots)
     assert zone.log == [f"{what} _acme-challenge.{DOMAIN}" for what in ("set", "set", "clear", "clear")]
@@ -133,8 +133,8 @@ async def test_a_wildcard_by_signed_updates_of_another_zone(tmp_path: Path):
         )
         settings: dict[str, Any] = {"challenge": "dns-01", "updates": updates, "dns_wait": 0.0}
         own = (WILDCARD, DOMAIN)
-        async with stand_for(tmp_path / "state", found, tls_port=free_port(), own=own, **settings) as rig:
-            standing = await rig.until_held(WILDCARD)
+        async with running_service(tmp_path / "state", found, tls_port=free_port(), own=own, **settings) as rig:
+            standing = await rig.wait_until_held(WILDCARD)
             assert standing.names == own
             assert await rig.serial(f"anything.{DOMAIN}", found.roots(tmp_path / "roots.pem"))
     assert zone.log == [f"{what} {place}" for what in ("set", "set", "clear", "clear")]
@@ -161,13 +161,15 @@ async def test_a_wildcard_by_a_command(
     hook = (sys.executable, str(script), str(dns.management), str(log))
     settings: dict[str, Any] = {"challenge": "dns-01", "hook": hook, "dns_wait": 0.0}
     own = (WILDCARD, DOMAIN)
-    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port, own=own, **settings) as rig:
-        await rig.until_held(WILDCARD)
+    async with running_service(
+        tmp_path, authority.pebble, tls_port=authority.tls_port, own=own, **settings
+    ) as rig:
+        await rig.wait_until_held(WILDCARD)
         assert await rig.serial(f"anything.{DOMAIN}", authority.roots)
         # A name that must not share its certificate, as with h2, is proved by itself.
         rig.wanted.add(f"h2.{DOMAIN}")
         rig.manager.request(f"h2.{DOMAIN}", "somebody", alone=True)
-        await rig.until_held(f"h2.{DOMAIN}")
+        await rig.wait_until_held(f"h2.{DOMAIN}")
         assert rig.certificates.h2_allowed(f"h2.{DOMAIN}")
         assert not rig.certificates.h2_allowed(f"other.{DOMAIN}")
     calls = [json.loads(line) for line in log.read_text().splitlines()]
@@ -187,23 +189,23 @@ async def test_an_account_that_the_operator_has_already(dns: Names, tmp_path: Pa
     port = free_port()
     config: dict[str, Any] = {"externalAccountBindingRequired": True, "externalAccountMACKeys": {"kid-7": key}}
     with pebble(tmp_path / "pebble", dns=dns.dns, tls_port=port, nonce_reject=5, **config) as found:
-        async with stand_for(tmp_path / "without", found, tls_port=port) as rig:
+        async with running_service(tmp_path / "without", found, tls_port=port) as rig:
             rig.want("eab.example.com")
-            standing = await rig.until("eab.example.com", lambda standing: standing.failures > 0)
+            standing = await rig.wait_for("eab.example.com", lambda standing: standing.failures > 0)
             assert "--acme-eab" in standing.last_error
         binding = AccountBinding(key_id="kid-7", secret=secret)
-        async with stand_for(tmp_path / "with", found, tls_port=port, binding=binding) as rig:
+        async with running_service(tmp_path / "with", found, tls_port=port, binding=binding) as rig:
             rig.want("eab.example.com")
-            standing = await rig.until_held("eab.example.com")
+            standing = await rig.wait_until_held("eab.example.com")
             assert standing.failures == 0
 
 
 async def test_an_edge_and_its_successor_have_the_same_address_for_http(authority: Authority, tmp_path: Path):
     settings: dict[str, Any] = {"challenge": "http-01", "http": ("127.0.0.1", authority.http_port)}
     async with (
-        stand_for(tmp_path / "old", authority.pebble, tls_port=authority.tls_port, **settings) as old,
-        stand_for(tmp_path / "new", authority.pebble, tls_port=free_port(), **settings) as new,
+        running_service(tmp_path / "old", authority.pebble, tls_port=authority.tls_port, **settings) as old,
+        running_service(tmp_path / "new", authority.pebble, tls_port=free_port(), **settings) as new,
     ):
         old.service.leave()
         new.want("next.example.com")
-        await new.until_held("next.example.com")
+        await new.wait_until_held("next.example.com")

@@ -31,7 +31,7 @@ RECORD = f"_acme-challenge.{DOMAIN}"
 SECRET = b"thirty-two bytes of a shared key"
 
 
-def goes_on(_: float) -> bool:
+def never_stopped(_: float) -> bool:
     return False
 
 
@@ -56,7 +56,7 @@ def updates(zone: Zone, tmp_path: Path) -> DnsUpdates:
 
 
 def test_two_records_of_one_name_are_beside_each_other(zone: Zone, updates: DnsUpdates):
-    there = Updates(updates, goes_on)
+    there = Updates(updates, never_stopped)
     there.set(RECORD, "one")
     there.set(RECORD, "two")
     assert list(zone.records.values()) == [{"one", "two"}]
@@ -69,15 +69,15 @@ def test_another_key_is_refused(updates: DnsUpdates, tmp_path: Path):
     other = tmp_path / "other"
     other.write_bytes(base64.b64encode(b"another secret, of another zone."))
     with pytest.raises(AcmeError, match=r"refused|sent no valid response") as raised:
-        Updates(replace(updates, secret=other), goes_on).set(RECORD, "one")
+        Updates(replace(updates, secret=other), never_stopped).set(RECORD, "one")
     assert "another secret" not in raised.value.reason
 
 
 def test_another_zone_is_refused(zone: Zone, updates: DnsUpdates):
     with pytest.raises(AcmeError, match="refused to update"):
-        Updates(replace(updates, zone="example.com"), goes_on).set(RECORD, "one")
+        Updates(replace(updates, zone="example.com"), never_stopped).set(RECORD, "one")
     with pytest.raises(AcmeError, match=r"is not in the zone elsewhere\.example\.org"):
-        Updates(replace(updates, zone="elsewhere.example.org"), goes_on).set(RECORD, "one")
+        Updates(replace(updates, zone="elsewhere.example.org"), never_stopped).set(RECORD, "one")
     assert zone.log == []
 
 
@@ -97,7 +97,7 @@ def test_an_alias_into_the_zone_is_followed(zone: Zone, delegated: DnsUpdates, p
     path.append("tunnel.acme.example.net")
     for name, target in itertools.pairwise(path):
         zone.alias(name, target)
-    there = Updates(delegated, goes_on)
+    there = Updates(delegated, never_stopped)
     there.set(RECORD, "one")
     assert zone.records == {from_text(path[-1]): {"one"}}
     zone.aliases.clear()  # it is removed where it was put
@@ -109,11 +109,11 @@ def test_alias_to_another_zone_is_reported(zone: Zone, delegated: DnsUpdates):
     with pytest.raises(
         AcmeError, match=r"is not in the zone acme\.example\.net and is no alias \(CNAME\) into it"
     ):
-        Updates(delegated, goes_on).set(RECORD, "one")
+        Updates(delegated, never_stopped).set(RECORD, "one")
     zone.alias(RECORD, "between.acme.example.net")
     zone.alias("between.acme.example.net", "somewhere.example.org")
     words = r"is an alias \(CNAME\) of somewhere\.example\.org, which is not in the zone acme\.example\.net"
-    there = Updates(delegated, goes_on)
+    there = Updates(delegated, never_stopped)
     with pytest.raises(AcmeError, match=words):
         there.set(RECORD, "one")
     there.clear(RECORD, "one")  # nothing was put anywhere
@@ -125,27 +125,27 @@ def test_aliases_that_never_end(zone: Zone, delegated: DnsUpdates):
     for name, target in itertools.pairwise(path):
         zone.alias(name, target)
     with pytest.raises(AcmeError, match=f"has a chain of more than {rooms.MAX_ALIASES} records"):
-        Updates(delegated, goes_on).set(RECORD, "one")
+        Updates(delegated, never_stopped).set(RECORD, "one")
     zone.alias("hop2.example.com", "HOP1.example.com")
     with pytest.raises(AcmeError, match=r"loops back to (?i:hop1)\.example\.com"):
-        Updates(delegated, goes_on).set(RECORD, "one")
+        Updates(delegated, never_stopped).set(RECORD, "one")
     zone.alias(RECORD, RECORD)
     with pytest.raises(AcmeError, match="loops back to"):
-        Updates(delegated, goes_on).set(RECORD, "one")
+        Updates(delegated, never_stopped).set(RECORD, "one")
     assert zone.log == []
 
 
 def test_wildcard_alias_is_no_alias(zone: Zone, updates: DnsUpdates):
     """``*.DOMAIN CNAME edge.example.com``, as people point tunnels to an edge."""
     zone.wildcard = from_text("edge.example.com")
-    there = Updates(updates, goes_on)
+    there = Updates(updates, never_stopped)
     there.set(RECORD, "one")
     assert zone.records == {from_text(RECORD): {"one"}}
 
 
 def test_within_the_zone_its_own_server_is_asked(zone: Zone, updates: DnsUpdates):
     """An edge that needs no resolver goes on needing none."""
-    there = Updates(replace(updates, resolver=("127.0.0.1", free_port())), goes_on)
+    there = Updates(replace(updates, resolver=("127.0.0.1", free_port())), never_stopped)
     there.set(RECORD, "one")
     there.clear(RECORD, "one")
     assert zone.asked == [f"CNAME {RECORD}.", f"TXT {RECORD}."]
@@ -156,7 +156,7 @@ def test_a_resolver_that_does_not_answer(zone: Zone, delegated: DnsUpdates, monk
     monkeypatch.setattr(rooms, "DNS_TIMEOUT", 0.3)
     for resolver in (("127.0.0.1", free_port()), ("nowhere.invalid", 53)):
         with pytest.raises(AcmeError, match=r"looking up an alias \(CNAME\) failed: "):
-            Updates(replace(delegated, resolver=resolver), goes_on).set(RECORD, "one")
+            Updates(replace(delegated, resolver=resolver), never_stopped).set(RECORD, "one")
     assert zone.log == []
 
 
@@ -169,7 +169,7 @@ def test_without_another_one_the_systems_resolver_is_asked(
         resolver.nameservers, resolver.port = ["127.0.0.1"], zone.port
 
     monkeypatch.setattr(Resolver, "read_resolv_conf", read)
-    Updates(replace(delegated, resolver=None), goes_on).set(RECORD, "one")
+    Updates(replace(delegated, resolver=None), never_stopped).set(RECORD, "one")
     assert zone.records == {from_text("tunnel.acme.example.net"): {"one"}}
 
 
@@ -177,11 +177,11 @@ def test_a_server_that_is_not_there_and_one_that_says_nothing(
     zone: Zone, updates: DnsUpdates, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(AcmeError, match="sent no valid response"):
-        Updates(replace(updates, server=("127.0.0.1", free_port())), goes_on).set(RECORD, "one")
+        Updates(replace(updates, server=("127.0.0.1", free_port())), never_stopped).set(RECORD, "one")
     monkeypatch.setattr(rooms, "DNS_TIMEOUT", 0.3)
     zone.is_deaf = True
     with pytest.raises(AcmeError, match="sent no valid response"):
-        Updates(updates, goes_on).set(RECORD, "one")
+        Updates(updates, never_stopped).set(RECORD, "one")
 
 
 def test_a_record_that_is_taken_and_not_shown(zone: Zone, updates: DnsUpdates):
@@ -192,13 +192,13 @@ def test_a_record_that_is_taken_and_not_shown(zone: Zone, updates: DnsUpdates):
         zone.records.clear()
         return False
 
-    zone.records = Lossy()
+    zone.records = ForgetfulRecords()
     with pytest.raises(AcmeError, match=r"accepted the record .* but does not serve it"):
         Updates(updates, look).set(RECORD, "one")
     assert len(looks) == rooms.MAX_CHECKS
 
 
-class Lossy(dict):  # type: ignore[type-arg]
+class ForgetfulRecords(dict):  # type: ignore[type-arg]
     """Forgets what it is given."""
 
     def setdefault(self, *_: object) -> set[str]:
@@ -207,11 +207,11 @@ class Lossy(dict):  # type: ignore[type-arg]
 
 def test_a_secret_that_has_gone_is_a_reason_like_others(updates: DnsUpdates, tmp_path: Path):
     with pytest.raises(AcmeError, match="cannot be read"):
-        Updates(replace(updates, secret=tmp_path / "nowhere"), goes_on).set(RECORD, "one")
+        Updates(replace(updates, secret=tmp_path / "nowhere"), never_stopped).set(RECORD, "one")
 
 
 def hook(code: str, **more: float) -> Hook:
-    return Hook((sys.executable, "-c", code), goes_on, **more)
+    return Hook((sys.executable, "-c", code), never_stopped, **more)
 
 
 def test_a_command_that_fails_says_why():
@@ -220,7 +220,7 @@ def test_a_command_that_fails_says_why():
     with pytest.raises(AcmeError, match="clear exited with status 1: no message"):
         hook("raise SystemExit(1)").clear(RECORD, "v")
     with pytest.raises(AcmeError, match="cannot be run: No such file"):
-        Hook(("/nowhere/hook",), goes_on).set(RECORD, "v")
+        Hook(("/nowhere/hook",), never_stopped).set(RECORD, "v")
 
 
 STARTS_ANOTHER = """\
@@ -234,7 +234,7 @@ def test_a_command_that_never_ends_is_ended_with_what_it_has_started(tmp_path: P
     os.mkfifo(pipe)
     script.write_text(STARTS_ANOTHER)
     held = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    slow = Hook((sys.executable, str(script), str(pipe)), goes_on, timeout=1.0)
+    slow = Hook((sys.executable, str(script), str(pipe)), never_stopped, timeout=1.0)
     with pytest.raises(AcmeError, match="took longer than 1 s and was killed"):
         slow.set(RECORD, "v")
     os.set_blocking(held, True)

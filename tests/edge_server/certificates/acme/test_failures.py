@@ -20,7 +20,7 @@ from josepy.jwk import JWKEC
 
 from edge_server.certificates.acme.renewal import MAX_TRIES
 from edge_server.certificates.acme.store import folder_name
-from tests.edge_server.certificates.acme.conftest import QUICK, AcmeRig, Authority, stand_for
+from tests.edge_server.certificates.acme.conftest import QUICK, AcmeRig, Authority, running_service
 from tests.edge_server.certificates.acme.pebble import FaultyProxy, Names, pebble
 from tests.harness.programs import free_port
 
@@ -65,14 +65,14 @@ async def renewing(
 ) -> AsyncIterator[tuple[AcmeRig, int]]:
     """Rig that has a certificate and is about to renew it, with the serial of the present one."""
     pace = replace(QUICK, advice=0.1)
-    async with stand_for(state_dir, proxy, tls_port=authority.tls_port, pace=pace) as rig:
+    async with running_service(state_dir, proxy, tls_port=authority.tls_port, pace=pace) as rig:
         rig.want(NAME)
-        await rig.until_held(NAME)
+        await rig.wait_until_held(NAME)
         yield rig, await rig.serial(NAME, authority.roots)
 
 
 async def is_renewed(rig: AcmeRig, authority: Authority, old: int) -> None:
-    await rig.until(NAME, lambda standing: standing.failures == 0 and rig.is_idle(NAME))
+    await rig.wait_for(NAME, lambda standing: standing.failures == 0 and rig.is_idle(NAME))
     assert await rig.serial(NAME, authority.roots) != old
 
 
@@ -83,7 +83,7 @@ async def test_a_rate_limit_is_kept_to(
     async with renewing(proxy, authority, tmp_path) as (rig, old):
         proxy.refuse(ORDER, 429, "rateLimited", "too many orders this week", Retry_After="2")
         advise(proxy)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 0)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
         refused_at = time.time()
         assert standing.last_error == "The ACME server applied a rate limit: too many orders this week."
         assert standing.next_try is not None
@@ -104,7 +104,7 @@ async def test_an_account_that_was_deactivated(proxy: FaultyProxy, authority: Au
         folder = tmp_path / "acme" / folder_name(proxy.directory)
         deactivate(proxy, folder)
         advise(proxy)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 1)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 1)
         assert "rejects the account" in standing.last_error
         assert f"For another account remove {folder / 'account.key'} and account.json." in standing.last_error
         assert await rig.serial(NAME, authority.roots) == old
@@ -130,7 +130,7 @@ async def test_an_account_that_the_authority_has_revoked(proxy: FaultyProxy, aut
     async with renewing(proxy, authority, tmp_path) as (rig, old):
         proxy.refuse(ORDER, 403, "unauthorized", "account has been revoked")
         advise(proxy)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 0)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
         assert "account has been revoked" in standing.last_error
         assert await rig.serial(NAME, authority.roots) == old
         await is_renewed(rig, authority, old)
@@ -140,7 +140,7 @@ async def test_dns_that_fails(proxy: FaultyProxy, authority: Authority, dns: Nam
     async with renewing(proxy, authority, tmp_path) as (rig, old):
         dns.break_(NAME)
         advise(proxy)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 1)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 1)
         assert standing.last_error.startswith(f"The ACME server could not validate {NAME}: ")
         assert await rig.serial(NAME, authority.roots) == old
         dns.mend(NAME)
@@ -152,17 +152,17 @@ async def test_an_authority_that_has_forgotten_everything(dns: Names, tmp_path: 
     """The account is created again with the same key."""
     port = free_port()
     with pebble(tmp_path / "pebble", dns=dns.dns, tls_port=port) as first:
-        async with stand_for(tmp_path / "state", first, tls_port=port) as rig:
+        async with running_service(tmp_path / "state", first, tls_port=port) as rig:
             rig.want(NAME)
-            await rig.until_held(NAME)
+            await rig.wait_until_held(NAME)
     key = tmp_path / "state" / "acme" / folder_name(first.directory) / "account.key"
     before = key.read_bytes()
     with pebble(tmp_path / "pebble", dns=dns.dns, tls_port=port, port=first.port) as second:
-        async with stand_for(tmp_path / "state", second, tls_port=port) as rig:
+        async with running_service(tmp_path / "state", second, tls_port=port) as rig:
             rig.want("other.example.com")
-            standing = await rig.until("other.example.com", lambda standing: standing.failures > 0)
+            standing = await rig.wait_for("other.example.com", lambda standing: standing.failures > 0)
             assert "does not know the account" in standing.last_error
-            await rig.until_held("other.example.com")
+            await rig.wait_until_held("other.example.com")
     assert key.read_bytes() == before
 
 
@@ -178,9 +178,9 @@ async def test_an_authority_that_has_forgotten_everything(dns: Names, tmp_path: 
 )
 async def test_nonsense_is_a_reason_like_others(proxy, authority, tmp_path, change, words):
     proxy.change = change
-    async with stand_for(tmp_path, proxy, tls_port=authority.tls_port) as rig:
+    async with running_service(tmp_path, proxy, tls_port=authority.tls_port) as rig:
         rig.want(NAME)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 0)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
         assert words in standing.last_error
         assert standing.not_after is None
 
@@ -189,15 +189,15 @@ async def test_answers_that_break_off_and_answers_that_never_end(
     proxy: FaultyProxy, authority: Authority, tmp_path: Path
 ):
     proxy.cut = "/dir"
-    async with stand_for(tmp_path / "a", proxy, tls_port=authority.tls_port) as rig:
+    async with running_service(tmp_path / "a", proxy, tls_port=authority.tls_port) as rig:
         rig.want(NAME)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 0)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
         assert "closed the connection within a response" in standing.last_error
     proxy.cut, proxy.drip = "", "/dir"
     pace = replace(QUICK, network=0.5)
-    async with stand_for(tmp_path / "b", proxy, tls_port=authority.tls_port, pace=pace) as rig:
+    async with running_service(tmp_path / "b", proxy, tls_port=authority.tls_port, pace=pace) as rig:
         rig.want(NAME)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 0)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
         assert standing.last_error == "The ACME server took longer than 0.5 s to respond."
 
 
@@ -208,9 +208,9 @@ async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         hung = replace(authority.pebble, port=hanging.getsockname()[1])
         pace = replace(QUICK, network=1.5)
-        async with stand_for(tmp_path, hung, tls_port=authority.tls_port, pace=pace) as rig:
+        async with running_service(tmp_path, hung, tls_port=authority.tls_port, pace=pace) as rig:
             rig.want(NAME)
-            await rig.until(NAME, lambda standing: standing.is_ordering)
+            await rig.wait_for(NAME, lambda standing: standing.is_ordering)
             thread = rig.manager._entries[NAME].thread
             began = time.monotonic()
         assert time.monotonic() - began < 1.2
@@ -222,24 +222,24 @@ async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
 
 async def test_unreachable_and_untrusted_authorities_are_reported(authority: Authority, tmp_path: Path):
     nowhere = replace(authority.pebble, port=free_port())
-    async with stand_for(tmp_path / "a", nowhere, tls_port=authority.tls_port) as rig:
+    async with running_service(tmp_path / "a", nowhere, tls_port=authority.tls_port) as rig:
         rig.want(NAME)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 0)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
         assert "refused" in standing.last_error
-    async with stand_for(tmp_path / "b", authority.pebble, tls_port=authority.tls_port, ca=None) as rig:
+    async with running_service(tmp_path / "b", authority.pebble, tls_port=authority.tls_port, ca=None) as rig:
         rig.want(NAME)
-        standing = await rig.until(NAME, lambda standing: standing.failures > 0)
+        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
         assert "certificate verify failed" in standing.last_error
 
 
 async def test_tries_for_a_name_that_never_had_a_certificate_have_an_end(authority: Authority, tmp_path: Path):
     nowhere = replace(authority.pebble, port=free_port())
     pace = replace(QUICK, first_retry=0.001, min_retry=0.001, max_retry=0.001)
-    async with stand_for(tmp_path, nowhere, tls_port=authority.tls_port, pace=pace) as rig:
+    async with running_service(tmp_path, nowhere, tls_port=authority.tls_port, pace=pace) as rig:
         rig.want(NAME)
-        standing = await rig.until(NAME, lambda standing: standing.next_try is None)
+        standing = await rig.wait_for(NAME, lambda standing: standing.next_try is None)
         assert standing.failures == MAX_TRIES
         rig.want(NAME)  # somebody asks for the name again
-        standing = await rig.until(NAME, lambda standing: standing.next_try is not None)
-        standing = await rig.until(NAME, lambda standing: standing.next_try is None)
+        standing = await rig.wait_for(NAME, lambda standing: standing.next_try is not None)
+        standing = await rig.wait_for(NAME, lambda standing: standing.next_try is None)
         assert standing.failures == MAX_TRIES

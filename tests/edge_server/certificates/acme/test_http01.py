@@ -1,4 +1,4 @@
-"""The HTTP door, with strangers before it."""
+"""Tests of the HTTP-01 responder with unauthenticated requests."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def opened(
+async def running_responder(
     answers: dict[str, str] | None = None, https_port: int = 443
 ) -> AsyncIterator[tuple[Http01Responder, int]]:
-    door = Http01Responder(answers or {}, https_port)
-    server = await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0)
+    responder = Http01Responder(answers or {}, https_port)
+    server = await asyncio.get_running_loop().create_server(responder, "127.0.0.1", 0)
     try:
-        yield door, server.sockets[0].getsockname()[1]
+        yield responder, server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        door.abort()
+        responder.abort()
         await asyncio.sleep(0)
 
 
@@ -46,7 +46,7 @@ def get(path: str, host: str = "app.example.com") -> bytes:
 
 
 async def test_a_token_is_answered_and_no_other():
-    async with opened({"token": "token.thumbprint"}) as (_, port):
+    async with running_responder({"token": "token.thumbprint"}) as (_, port):
         answer = await ask(port, get("/.well-known/acme-challenge/token"))
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert answer.endswith(b"\r\n\r\ntoken.thumbprint")
@@ -56,7 +56,7 @@ async def test_a_token_is_answered_and_no_other():
 
 @pytest.mark.parametrize(("port", "place"), [(443, ""), (8443, ":8443")])
 async def test_visitors_are_sent_to_https(port: int, place: str):
-    async with opened(https_port=port) as (_, http):
+    async with running_responder(https_port=port) as (_, http):
         answer = await ask(http, get("/a/b?c=d", host="App.Example.COM:8080"))
         assert answer.startswith(b"HTTP/1.1 308 ")
         assert f"\r\nLocation: https://app.example.com{place}/a/b?c=d\r\n".encode() in answer
@@ -77,7 +77,7 @@ async def test_visitors_are_sent_to_https(port: int, place: str):
     ],
 )
 async def test_malformed_request_is_refused_without_echo(request_: bytes):
-    async with opened() as (_, port):
+    async with running_responder() as (_, port):
         answer = await ask(port, request_)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"Location" not in answer
@@ -85,13 +85,13 @@ async def test_malformed_request_is_refused_without_echo(request_: bytes):
 
 
 async def test_a_head_without_end_is_refused():
-    async with opened() as (_, port):
+    async with running_responder() as (_, port):
         assert (await ask(port, b"x" * (MAX_REQUEST + 1))).startswith(b"HTTP/1.1 431 ")
 
 
 async def test_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rooms, "HEAD_TIMEOUT", 0.05)
-    async with opened() as (_, port):
+    async with running_responder() as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HT")
         with pytest.raises(ConnectionResetError):
@@ -102,13 +102,13 @@ async def test_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch):
 
 async def test_a_flood_from_one_network_keeps_no_validator_out():
     """There are so many at once, and who has most of them makes room."""
-    async with opened({"token": "proof"}) as (door, port):
+    async with running_responder({"token": "proof"}) as (responder, port):
         flood = [
             await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.9.9.{1 + number % 200}", 0))
             for number in range(MAX_CONNECTIONS + 20)
         ]
-        await soon(lambda: door.connections.evictions == 20)
-        assert len(door.connections) == MAX_CONNECTIONS
+        await soon(lambda: responder.connections.evictions == 20)
+        assert len(responder.connections) == MAX_CONNECTIONS
         for _ in range(5):
             answer = await ask(port, b"GET /.well-known/acme-challenge/token HTTP/1.1\r\nHost: a\r\n\r\n")
             assert answer.endswith(b"proof")

@@ -55,16 +55,16 @@ class Owner:
         self.services.acme.manager._start_due()
         return list(self.begun)
 
-    def revoked(self) -> None:
+    def revoke(self) -> None:
         assert TokenStore(self.directory).revoke(self.key, int(time.time()))
 
-    def expired(self) -> None:
+    def expire(self) -> None:
         self.services.tokens._now = lambda: time.time() + 2 * DAY
 
-    def banned(self) -> None:
+    def ban(self) -> None:
         ClaimStore(self.directory).ban(self.name, int(time.time()))
 
-    def released(self) -> None:
+    def release(self) -> None:
         assert ClaimStore(self.directory).remove(self.name)
 
     def without_the_right(self) -> None:
@@ -76,7 +76,7 @@ class Owner:
         """A token was made whose rights keep this very name for it."""
         TokenStore(self.directory).create(Permissions(names=(self.name,)), "", int(time.time()))
 
-    def seen_by_the_edge(self) -> None:
+    def refresh(self) -> None:
         """Do what the periodic refresh does twice a second."""
         self.services.claims.synchronise()
         self.services.claims.settle()
@@ -113,7 +113,7 @@ def owner_of(services: EdgeServices, tmp_path: Path) -> OwnerOf:
             await services.pending.add(held, None)
         else:
             services.claims.claim(token.key, name)
-        owner.seen_by_the_edge()
+        owner.refresh()
         assert manager.request(owner.host, token.key, alone=False)
         certificate = issue(owner.host, now=now)
         manager._store.keep(certificate)
@@ -125,7 +125,7 @@ def owner_of(services: EdgeServices, tmp_path: Path) -> OwnerOf:
     return make
 
 
-LOSSES = [Owner.revoked, Owner.expired, Owner.banned, Owner.released, Owner.without_the_right]
+LOSSES = [Owner.revoke, Owner.expire, Owner.ban, Owner.release, Owner.without_the_right]
 
 
 @pytest.mark.parametrize("is_lost", LOSSES)
@@ -136,7 +136,7 @@ async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
     owner = await owner_of(name)
     assert owner.due() == [owner.host]
     is_lost(owner)
-    owner.seen_by_the_edge()
+    owner.refresh()
     assert owner.due() == []
     assert owner.services.acme is not None
     manager = owner.services.acme.manager
@@ -158,7 +158,7 @@ async def test_a_name_that_a_token_was_made_for_is_not_another_ones_any_more(
 ):
     owner = await owner_of("shop")
     owner.named_by_another()
-    owner.seen_by_the_edge()
+    owner.refresh()
     assert owner.due() == []
 
 
@@ -168,7 +168,7 @@ async def test_a_tunnel_that_is_open_makes_no_right_of_one_that_was_lost(
     owner = await owner_of("app.example.org", is_held=True)
     assert owner.due() == [owner.host]
     owner.without_the_right()
-    owner.seen_by_the_edge()
+    owner.refresh()
     assert owner.due() == []
 
 
@@ -178,8 +178,8 @@ async def test_a_random_name_is_renewed_while_it_is_held_by_a_good_token(
     owner = await owner_of(random_name(), is_held=True)
     assert owner.due() == [owner.host]
     owner.without_the_right()
-    owner.seen_by_the_edge()
+    owner.refresh()
     assert owner.due() == [owner.host]
-    owner.revoked()
-    owner.seen_by_the_edge()
+    owner.revoke()
+    owner.refresh()
     assert owner.due() == []
