@@ -221,7 +221,9 @@ def program(
 def first_line(process: subprocess.Popen[str], timeout: float = SOCKET_TIMEOUT) -> str:
     """Return the next line of a program."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], timeout)[0], f"{process.args} said nothing"
+    readable = select.poll()  # takes descriptors above 1,023, which an edge in this process may have brought
+    readable.register(process.stdout, select.POLLIN)
+    assert readable.poll(timeout * 1000), f"{process.args} said nothing"
     line = process.stdout.readline()
     assert line, f"{process.args} ended with status {process.wait(SOCKET_TIMEOUT)}"
     return line

@@ -123,7 +123,7 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                 assert edge.server.leases == 1
                 for loser in (old, *newer[:-1]):
                     await wait_until_failed(loser)
-                    assert loser.snapshot().state == "wait_until_failed"
+                    assert loser.snapshot().state == "failed"
             for client in (old, *newer):
                 client.close()
 
