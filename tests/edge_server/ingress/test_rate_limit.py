@@ -18,7 +18,7 @@ from edge_server.ingress.rate_limit import (
 CITY = "203.0.113.9"
 
 
-class FakeMachine:
+class LoadedMachine:
     """A queue that is as long as it is told, at a time that it is told."""
 
     def __init__(self) -> None:
@@ -43,14 +43,14 @@ class FakeMachine:
 
 
 def test_no_limit_while_the_machine_keeps_up():
-    machine = FakeMachine()
+    machine = LoadedMachine()
     assert machine.come(50_000, owner="one", lease="one") == 50_000
     assert machine.arrivals.refused == 0
 
 
 @pytest.mark.parametrize("by", ["address", "prefix", "network", "site", "owner", "lease"])
 def test_overload_refuses_the_most_frequent_first(by: str):
-    machine = FakeMachine()
+    machine = LoadedMachine()
     machine.falls_behind(after=1200)
 
     def come(who: str, number: int) -> int:
@@ -77,7 +77,7 @@ def test_overload_refuses_the_most_frequent_first(by: str):
 
 
 def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
-    machine = FakeMachine()
+    machine = LoadedMachine()
     machine.falls_behind(after=2000)
     budgets = [machine.arrivals.budget]
     for waiting in [5000] * 20 + [0] * 30:
@@ -97,7 +97,7 @@ def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
 @pytest.mark.slow
 def test_budget_grows_slowly_and_shrinks_within_a_second():
     """A machine that can do 1,500 a second is hardly ever behind, though 5,000 want to come."""
-    machine = FakeMachine()
+    machine = LoadedMachine()
     machine.falls_behind(after=2000)
     behind = 0
     for _ in range(60):
@@ -112,7 +112,7 @@ def test_budget_grows_slowly_and_shrinks_within_a_second():
 
 def test_a_burst_is_welcome():
     """Some hundreds at once are a queue for a moment."""
-    machine = FakeMachine()
+    machine = LoadedMachine()
     machine.come(300)
     for waiting in (300, 0, 300, 0):
         machine.waiting = waiting
@@ -121,7 +121,7 @@ def test_a_burst_is_welcome():
 
 
 def test_flooded_tunnel_still_serves_other_addresses():
-    machine = FakeMachine()
+    machine = LoadedMachine()
     machine.falls_behind(after=1)
     assert machine.arrivals.budget == MIN_BUDGET
     assert machine.come(MIN_BUDGET, owner="one", lease="one") == 66
@@ -129,14 +129,14 @@ def test_flooded_tunnel_still_serves_other_addresses():
 
 
 def test_a_long_pause_ends_it_at_once():
-    machine = FakeMachine()
+    machine = LoadedMachine()
     machine.falls_behind(after=1)
     machine.now += 86_400
     assert machine.come(20_000) == 20_000
 
 
 def test_counts_last_one_second():
-    machine = FakeMachine()
+    machine = LoadedMachine()
     machine.come(100, owner="one", lease="one")
     machine.now += 1
     machine.come(1)

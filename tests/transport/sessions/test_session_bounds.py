@@ -43,7 +43,7 @@ class PassiveSide:
 
 @pytest.fixture
 async def pair(start_pair: StartPair) -> SessionPair:
-    pair = start_pair(attach_both_ends=WAN.copy())
+    pair = start_pair(both=WAN.copy())
     await pair.greet()
     return pair
 
@@ -179,7 +179,7 @@ async def test_an_edge_that_has_not_greeted_opens_no_streams(
         connection.write(connection.open(), encode_preface(Preface(0, 1, False, "192.0.2.1", 1)))
 
     monkeypatch.setattr(Half, "session_message", impatient)
-    pair = start_pair(attach_both_ends=WAN.copy())
+    pair = start_pair(both=WAN.copy())
     await pair.client_half.is_down.wait()
     assert pair.client_half.streams == []
     await pair.edge_half.is_down.wait()

@@ -54,7 +54,7 @@ class PassiveSide:
 
 @pytest.fixture
 async def pair(start_pair: StartPair) -> SessionPair:
-    pair = start_pair(attach_both_ends=WAN.copy())
+    pair = start_pair(both=WAN.copy())
     await pair.greet()
     return pair
 
