@@ -8,6 +8,7 @@ import pytest
 
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.startup import start_edge
+from tests.harness.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -17,16 +18,9 @@ if TYPE_CHECKING:
     from edge_server.server import RunningEdge
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture(params=["native", "aioquic"])

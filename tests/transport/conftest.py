@@ -16,13 +16,19 @@ __all__ = ["network", "pytest_asyncio_loop_factories", "virtual_time"]
 
 
 @pytest.fixture(scope="session")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Files of an authority and of the edge's certificate."""
-    folder = tmp_path_factory.mktemp("certificates")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an authority (``ca.pem``) and of the edge's certificate (``leaf.pem``, ``leaf.key``)."""
+    directory = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
     leaf = authority.issue_cert("edge.test")
-    found = {"authority": folder / "ca.pem", "certificate": folder / "edge.pem", "key": folder / "edge.key"}
-    authority.cert_pem.write_to_path(str(found["authority"]))
-    found["certificate"].write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-    leaf.private_key_pem.write_to_path(str(found["key"]))
-    return found
+    leaf.cert_chain_pems[0].write_to_path(str(directory / "leaf.pem"))
+    leaf.private_key_pem.write_to_path(str(directory / "leaf.key"))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def paths(certificates: Path) -> dict[str, Path]:
+    """The files of the authority and of the edge's certificate, by what they are."""
+    names = {"authority": "ca.pem", "certificate": "leaf.pem", "key": "leaf.key"}
+    return {what: certificates / name for what, name in names.items()}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-import trustme
 
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Connection, EngineSettings
@@ -120,17 +119,6 @@ class Asking(Streams):
             assert self.hashes.pop(stream).digest() == self.expected.pop(stream)
             if not self.expected and not self.waiting:
                 self.is_done.set()
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(directory / "ca.pem")
-    leaf = authority.issue_cert("edge.test")
-    leaf.cert_chain_pems[0].write_to_path(directory / "leaf.pem")
-    leaf.private_key_pem.write_to_path(directory / "leaf.key")
-    return directory
 
 
 class Pair:

@@ -14,7 +14,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,24 +22,9 @@ import quictunnel
 from quictunnel.inspect import limits, web_app
 from quictunnel.inspect.replay import Replays
 from tests.harness.edge_process import children_environment, resident_memory
-from tests.harness.inspected_tunnel import MIB, InspectedTunnel, Origin, inspect_tunnel, running_origin
+from tests.harness.inspected_tunnel import MIB, InspectedTunnel, Origin
 from tests.harness.programs import free_port
 from tests.harness.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module")
-def origin() -> Iterator[Origin]:
-    with running_origin() as origin:
-        yield origin
-
-
-@pytest.fixture
-def inspected(edge, client, origin: Origin) -> Iterator[InspectedTunnel]:
-    with inspect_tunnel(edge, client, origin) as inspected:
-        yield inspected
 
 
 def test_replays_are_few_and_end(

@@ -22,8 +22,6 @@ from tests.harness.inspected_tunnel import (
     InspectedTunnel,
     Origin,
     Quiet,
-    inspect_tunnel,
-    running_origin,
     serving,
 )
 from tests.harness.waiting import eventually
@@ -32,18 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Locator, Page
-
-
-@pytest.fixture(scope="module")
-def origin() -> Iterator[Origin]:
-    with running_origin() as origin:
-        yield origin
-
-
-@pytest.fixture
-def inspected(edge, client, origin: Origin) -> Iterator[InspectedTunnel]:
-    with inspect_tunnel(edge, client, origin) as inspected:
-        yield inspected
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.tunnels.visitor_log import VisitorConnection
-    from tests.edge_server.conftest import Clock
+    from tests.harness.manual_clock import ManualClock
 
 
 def leaves(ledger: VisitorLog, visit: VisitorConnection) -> None:
     ledger.end(visit, TcpSplice(lambda _: None))
 
 
-def test_a_sample_says_what_was_in_its_ten_seconds(clock: Clock, visit: Callable[..., VisitorConnection]):
+def test_a_sample_says_what_was_in_its_ten_seconds(clock: ManualClock, visit: Callable[..., VisitorConnection]):
     ledger = VisitorLog()
     history = History(ledger, clock)
     first, second = visit(bytes_in=10, bytes_out=20), visit(bytes_in=1)
@@ -46,7 +46,7 @@ def test_a_sample_says_what_was_in_its_ten_seconds(clock: Clock, visit: Callable
     assert history.last == history.past().samples[-1]
 
 
-def test_an_hour_is_kept_and_no_more(clock: Clock):
+def test_an_hour_is_kept_and_no_more(clock: ManualClock):
     history = History(VisitorLog(), clock)
     assert history.last is None
     for _ in range(MAX_SAMPLES + 5):
@@ -57,7 +57,9 @@ def test_an_hour_is_kept_and_no_more(clock: Clock):
     assert samples[-1].at - samples[0].at == (MAX_SAMPLES - 1) * SAMPLE_INTERVAL
 
 
-def test_top_talkers_are_found_among_endless_addresses(clock: Clock, visit: Callable[..., VisitorConnection]):
+def test_top_talkers_are_found_among_endless_addresses(
+    clock: ManualClock, visit: Callable[..., VisitorConnection]
+):
     heard = TopTalkers(VisitorLog(), clock)
     for number in range(20 * MAX_TALKERS):
         host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
@@ -73,7 +75,9 @@ def test_top_talkers_are_found_among_endless_addresses(clock: Clock, visit: Call
     assert top.remembered == len(addresses)
 
 
-def test_current_visitors_and_those_of_the_last_hour_count(clock: Clock, visit: Callable[..., VisitorConnection]):
+def test_current_visitors_and_those_of_the_last_hour_count(
+    clock: ManualClock, visit: Callable[..., VisitorConnection]
+):
     ledger = VisitorLog()
     heard = TopTalkers(ledger, clock)
     ledger.on_end = heard.on_visitor_end

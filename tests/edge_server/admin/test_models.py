@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from edge_server.admin.models import RateMeter
 
 if TYPE_CHECKING:
-    from tests.edge_server.conftest import Clock
+    from tests.harness.manual_clock import ManualClock
 
 
-def test_a_rate_is_what_was_carried_by_the_time_that_passed(clock: Clock):
+def test_a_rate_is_what_was_carried_by_the_time_that_passed(clock: ManualClock):
     meter = RateMeter(clock)
     clock.now += 2
     meter.measure(lambda: {"a": (200, 0), "b": (0, 1000)})

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
 from edge_server.auth.bandwidth import BURST_SECONDS, BandwidthLimiter, TokenBucket
 from edge_server.auth.permissions import Identity, Permissions
 
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+if TYPE_CHECKING:
+    from tests.harness.manual_clock import ManualClock
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def test_traffic_below_the_rate_is_not_delayed(clock: Clock):
+def test_traffic_below_the_rate_is_not_delayed(clock: ManualClock):
     bucket = TokenBucket(1000, clock)
     for _ in range(100):
         clock.now += 0.1
         assert bucket.spend(100) == 0
 
 
-def test_over_any_time_no_more_than_the_rate_and_a_burst(clock: Clock):
+def test_over_any_time_no_more_than_the_rate_and_a_burst(clock: ManualClock):
     bucket = TokenBucket(1000, clock)
     clock.now += 50  # what was not used then is not saved up
     spent, begin = 0, clock.now

@@ -10,7 +10,7 @@ from edge_server.auth import failed_attempts
 from edge_server.auth.failed_attempts import MAX_FAILURES, WINDOW_SECONDS, FailedAttempts, peer_prefix
 
 if TYPE_CHECKING:
-    from tests.edge_server.conftest import Clock
+    from tests.harness.manual_clock import ManualClock
 
 HERE, THERE = "192.0.2.1", "198.51.100.7"
 
@@ -25,14 +25,14 @@ def flood(tries: FailedAttempts, address: str, key: str | None, count: int) -> i
     return looked_at
 
 
-def test_a_thousand_in_a_minute(clock: Clock):
+def test_a_thousand_in_a_minute(clock: ManualClock):
     tries = FailedAttempts(clock)
     assert flood(tries, HERE, None, 1000) == MAX_FAILURES
     assert tries.refused == 1000 - MAX_FAILURES
     assert tries.can_try(THERE, None)
 
 
-def test_successful_attempt_does_not_count(clock: Clock):
+def test_successful_attempt_does_not_count(clock: ManualClock):
     tries = FailedAttempts(clock)
     for _ in range(3 * MAX_FAILURES):
         assert tries.can_try(HERE, None)
@@ -42,7 +42,7 @@ def test_successful_attempt_does_not_count(clock: Clock):
     assert tries.wrong == 3 * MAX_FAILURES  # what is counted never becomes less
 
 
-def test_neighbours_behind_one_address_are_not_punished(clock: Clock):
+def test_neighbours_behind_one_address_are_not_punished(clock: ManualClock):
     tries = FailedAttempts(clock)
     flood(tries, HERE, None, 100)
     flood(tries, HERE, "somebody", 100)
@@ -50,7 +50,7 @@ def test_neighbours_behind_one_address_are_not_punished(clock: Clock):
     assert tries.can_try(HERE, "neighbour")
 
 
-def test_lockout_ends_after_a_minute(clock: Clock):
+def test_lockout_ends_after_a_minute(clock: ManualClock):
     tries = FailedAttempts(clock)
     flood(tries, HERE, None, MAX_FAILURES)
     clock.now += WINDOW_SECONDS - 0.1
@@ -59,7 +59,7 @@ def test_lockout_ends_after_a_minute(clock: Clock):
     assert tries.can_try(HERE, None)
 
 
-def test_remembered_addresses_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+def test_remembered_addresses_are_bounded(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(failed_attempts, "MAX_TRACKED", 10)
     tries = FailedAttempts(clock)
     for number in range(100):

@@ -14,6 +14,7 @@ from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import FILE_NAME, TokenStore
 from edge_server.storage.steady_clock import Clock
 from quictunnel.errors import ConfigError
+from tests.harness.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 CHOSEN = "a-token-that-somebody-chose"
 NOW = 1_800_000_000
 ALL = Permissions()
-
-
-class FakeTime:
-    def __init__(self) -> None:
-        self.now = float(NOW)
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -61,7 +54,7 @@ def test_an_empty_token_is_never_accepted():
 def test_a_token_of_the_database(store: TokenStore):
     rights = Permissions(tunnels=3, visitors=100, tcp_ports=range(20000, 20010), expires=NOW + 60)
     token, entry = store.create(rights, "for the shop", NOW)
-    tokens = TokenRegistry(CHOSEN, store, FakeTime())
+    tokens = TokenRegistry(CHOSEN, store, ManualClock(NOW))
     found = tokens.check(token)
     assert found is not None
     assert (found.key, found.rights) == (entry.key, rights)
@@ -104,7 +97,7 @@ def test_changes_of_another_process_are_seen(store: TokenStore, tmp_path: Path):
 
 
 def test_a_token_expires(store: TokenStore):
-    time = FakeTime()
+    time = ManualClock(NOW)
     token, _ = store.create(Permissions(expires=NOW + 60), "", NOW)
     tokens = TokenRegistry(CHOSEN, store, time)
     found = tokens.check(token)
@@ -168,7 +161,7 @@ def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store
 @pytest.mark.parametrize("jump", [3000, -3000])
 def test_a_token_outlives_a_jump_of_the_clock(store: TokenStore, jump: float):
     """Expired is what is so by a clock that has been believed; and a clock that is put right gives it back."""
-    time = FakeTime()
+    time = ManualClock(NOW)
     wrong = 0.0
     clock = Clock(lambda: time.now + wrong, lambda: time.now)
     token, _ = store.create(Permissions(expires=NOW + 5000), "", NOW)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.edge_server.conftest import Clock
+    from tests.harness.manual_clock import ManualClock
 
 
 @pytest.fixture
-async def runs(tmp_path: Path, clock: Clock) -> AsyncIterator[EdgeRuns]:
+async def runs(tmp_path: Path, clock: ManualClock) -> AsyncIterator[EdgeRuns]:
     runs = EdgeRuns(tmp_path, clock)
     yield runs
     await runs.end()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pytest
 
     from edge_server.tunnels.tunnel_record import TunnelRecord
-    from tests.edge_server.conftest import Clock
+    from tests.harness.manual_clock import ManualClock
 
 KEY = bytes(range(32))
 DOMAIN = "example.com"
@@ -31,7 +31,7 @@ RANDOM = "abcdefghijklmno2"
 class EdgeRun:
     """Run of an edge."""
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
+    def __init__(self, directory: Path, clock: ManualClock) -> None:
         self.services = dataclasses.replace(build(directory), tokens=TokenRegistry("", TokenStore(directory)))
         self.last_held = self.services.make_snapshot(directory, KEY, clock)
         self.clients: list[Client] = []
@@ -62,7 +62,7 @@ class EdgeRun:
 class EdgeRuns:
     """Runs of one edge, one after the other."""
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
+    def __init__(self, directory: Path, clock: ManualClock) -> None:
         self.directory = directory
         self.clock = clock
         self.path = directory / FILE

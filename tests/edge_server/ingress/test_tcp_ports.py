@@ -25,7 +25,7 @@ from edge_server.ingress.tcp_ports import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.edge_server.conftest import Clock
+    from tests.harness.manual_clock import ManualClock
 
 HOST = "127.0.0.1"
 
@@ -46,7 +46,7 @@ def few() -> range:
 
 
 @pytest.fixture
-def ports(clock: Clock, few: range) -> Iterator[PortHolder]:
+def ports(clock: ManualClock, few: range) -> Iterator[PortHolder]:
     taker = PortHolder(TcpPorts(HOST, few, clock))
     yield taker
     taker.close()

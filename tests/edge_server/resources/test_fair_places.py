@@ -10,18 +10,11 @@ import pytest
 
 from edge_server.resources.fair_places import MIN_PER_NETWORK, NETWORK_SHARE, FairPlaces
 from edge_server.resources.peer_network import network_of, peer_prefix
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.harness.manual_clock import ManualClock
 
 
 def places(limit: int, **more: int) -> FairPlaces[str]:
-    return FairPlaces(limit, protected_for=1.0, clock=Clock(), **more)
+    return FairPlaces(limit, protected_for=1.0, clock=ManualClock(), **more)
 
 
 def networks(count: int) -> list[str]:
@@ -110,7 +103,7 @@ def test_at_most_so_many_at_one_lease():
 
 def test_an_only_place_is_kept_for_a_while():
     """Of a crowd in which nobody has two, nobody loses one that was taken a moment ago: the newcomer has to go."""
-    clock = Clock()
+    clock = ManualClock()
     full: FairPlaces[str] = FairPlaces(3, protected_for=1.0, clock=clock)
     for host in networks(3):
         full.enter(host, host)
@@ -178,7 +171,7 @@ class NaivePlaces:
 @pytest.mark.parametrize("seed", range(5))
 def test_as_if_everybody_were_looked_at(seed: int):
     chance = random.Random(seed)
-    full: FairPlaces[int] = FairPlaces(LIMIT, protected_for=0.0, clock=Clock())
+    full: FairPlaces[int] = FairPlaces(LIMIT, protected_for=0.0, clock=ManualClock())
     naive = NaivePlaces(LIMIT)
     for number in range(2000):
         host = f"10.0.{min(chance.randrange(12), chance.randrange(12))}.{chance.randrange(3)}"
@@ -203,7 +196,7 @@ def test_as_if_everybody_were_looked_at(seed: int):
 
 def test_entry_costs_the_same_among_thousands():
     def cost(limit: int) -> float:
-        full: FairPlaces[int] = FairPlaces(limit, protected_for=1.0, clock=Clock())
+        full: FairPlaces[int] = FairPlaces(limit, protected_for=1.0, clock=ManualClock())
         for number in range(limit):
             full.enter(number, f"10.{number & 63}.{number >> 6 & 63}.{number >> 12}")
         began = time.process_time()

@@ -14,34 +14,28 @@ from edge_server.storage import sqlite
 from edge_server.tunnels.ownership import KEPT, MAX_CLAIMS, SEEN_AGAIN, NameOwnership
 from edge_server.tunnels.ownership_store import BANNED, FILE, OwnershipStore
 from quictunnel.errors import ConfigError
+from tests.harness.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class FakeTime:
-    now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def time() -> ManualClock:
+    return ManualClock(1_800_000_000.0)
 
 
 @pytest.fixture
-def time() -> FakeTime:
-    return FakeTime()
-
-
-@pytest.fixture
-def claims(tmp_path: Path, time: FakeTime) -> NameOwnership:
+def claims(tmp_path: Path, time: ManualClock) -> NameOwnership:
     return NameOwnership(OwnershipStore(tmp_path), time)
 
 
-def reopen(tmp_path: Path, time: FakeTime) -> NameOwnership:
+def reopen(tmp_path: Path, time: ManualClock) -> NameOwnership:
     """As another edge reads them."""
     return NameOwnership(OwnershipStore(tmp_path), time)
 
 
-def test_unowned_name_can_be_claimed(claims: NameOwnership, time: FakeTime):
+def test_unowned_name_can_be_claimed(claims: NameOwnership, time: ManualClock):
     assert claims.owner("app") is None
     claims.claim("a", "app")
     assert claims.owner("app") == "a"
@@ -54,7 +48,7 @@ def test_unowned_name_can_be_claimed(claims: NameOwnership, time: FakeTime):
     assert claims.owner("app") is None
 
 
-def test_ownership_survives_a_restart(claims: NameOwnership, tmp_path: Path, time: FakeTime):
+def test_ownership_survives_a_restart(claims: NameOwnership, tmp_path: Path, time: ManualClock):
     claims.claim("a", "app")
     claims.claim("b", ":20022")
     claims.close()
@@ -66,7 +60,7 @@ def test_ownership_survives_a_restart(claims: NameOwnership, tmp_path: Path, tim
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
-def test_long_use_keeps_the_name(claims: NameOwnership, time: FakeTime, tmp_path: Path):
+def test_long_use_keeps_the_name(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     claims.claim("a", "app")
     for _ in range(60):
         time.now += SEEN_AGAIN + 1
@@ -77,7 +71,7 @@ def test_long_use_keeps_the_name(claims: NameOwnership, time: FakeTime, tmp_path
     assert reopen(tmp_path, time).owner("app") == "a"
 
 
-def test_an_old_one_is_forgotten_for_good(claims: NameOwnership, time: FakeTime, tmp_path: Path):
+def test_an_old_one_is_forgotten_for_good(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     claims.claim("a", "app")
     claims.close()
     time.now += KEPT + 1
@@ -89,7 +83,7 @@ def test_an_old_one_is_forgotten_for_good(claims: NameOwnership, time: FakeTime,
     assert [claim.owner for claim in OwnershipStore(tmp_path).claims()] == ["b"]
 
 
-def test_claims_of_an_identity_are_limited(claims: NameOwnership, tmp_path: Path, time: FakeTime):
+def test_claims_of_an_identity_are_limited(claims: NameOwnership, tmp_path: Path, time: ManualClock):
     for number in range(MAX_CLAIMS):
         assert claims.may_claim("a", f"app{number}")
         claims.claim("a", f"app{number}")
@@ -117,7 +111,9 @@ def test_changes_by_command_are_seen(claims: NameOwnership, tmp_path: Path):
     assert claims.owner("gone") is None
 
 
-def test_a_ban_does_not_end_and_is_not_undone_by_its_owner(claims: NameOwnership, tmp_path: Path, time: FakeTime):
+def test_a_ban_does_not_end_and_is_not_undone_by_its_owner(
+    claims: NameOwnership, tmp_path: Path, time: ManualClock
+):
     claims.claim("a", "app")
     claims.synchronise()
     OwnershipStore(tmp_path).ban("app", int(time.now))
@@ -144,7 +140,7 @@ def test_a_claim_made_while_others_are_read_is_kept(claims: NameOwnership, tmp_p
 
 
 def test_unusable_database_is_reported_and_loses_nothing(
-    tmp_path: Path, time: FakeTime, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, time: ManualClock, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
     claims = NameOwnership(OwnershipStore(tmp_path), time)
@@ -158,7 +154,7 @@ def test_unusable_database_is_reported_and_loses_nothing(
     assert reopen(tmp_path, time).owner("app") == "a"
 
 
-def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: FakeTime, tmp_path: Path):
+def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     for number in range(MAX_CLAIMS):
         claims.claim("a", f"app{number}")
     claims.synchronise()
@@ -173,7 +169,7 @@ def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: FakeTime
     assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["one-more"]
 
 
-def test_held_names_do_not_expire(claims: NameOwnership, time: FakeTime, tmp_path: Path):
+def test_held_names_do_not_expire(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     for what in ("held", ":20022", "free"):
         claims.claim("a", what)
     time.now += KEPT + 1
@@ -184,7 +180,7 @@ def test_held_names_do_not_expire(claims: NameOwnership, time: FakeTime, tmp_pat
     assert [claims.owner(what) for what in ("held", ":20022", "free")] == ["a", "a", None]
 
 
-def test_claim_renewed_at_expiry_stays(claims: NameOwnership, time: FakeTime, tmp_path: Path):
+def test_claim_renewed_at_expiry_stays(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     claims.claim("a", "app")
     claims.synchronise()
     claims.settle()
@@ -197,7 +193,9 @@ def test_claim_renewed_at_expiry_stays(claims: NameOwnership, time: FakeTime, tm
     assert [claim.owner for claim in OwnershipStore(tmp_path).claims()] == ["b"]
 
 
-def test_removed_claim_does_not_return_with_other_changes(claims: NameOwnership, time: FakeTime, tmp_path: Path):
+def test_removed_claim_does_not_return_with_other_changes(
+    claims: NameOwnership, time: ManualClock, tmp_path: Path
+):
     claims.claim("a", "app")
     claims.synchronise()
     time.now += KEPT + 1
@@ -210,7 +208,7 @@ def test_removed_claim_does_not_return_with_other_changes(claims: NameOwnership,
     assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["other"]
 
 
-def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, time: FakeTime, tmp_path: Path):
+def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     claims.claim("a", "app")
     claims.synchronise()
     OwnershipStore(tmp_path).ban("bad", 5)
@@ -232,7 +230,7 @@ def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, 
     assert other.owner("bad") == BANNED
 
 
-def test_a_clock_that_is_set_back_ends_nothing(claims: NameOwnership, time: FakeTime):
+def test_a_clock_that_is_set_back_ends_nothing(claims: NameOwnership, time: ManualClock):
     claims.claim("a", "app")
     time.now -= 2 * KEPT
     claims.moved(-2.0 * KEPT)
@@ -245,7 +243,7 @@ def tunnel(name: str = "app", owner: str = "a") -> SimpleNamespace:
 
 
 def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
-    tmp_path: Path, time: FakeTime, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, time: ManualClock, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edge_server.tunnels.ownership.MAX_PENDING", 9)
     claims = NameOwnership(OwnershipStore(tmp_path), time)
@@ -260,7 +258,7 @@ def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
     assert OwnershipStore(tmp_path).history("late", 10)
 
 
-def test_repeated_events_are_one_entry(claims: NameOwnership, time: FakeTime, tmp_path: Path):
+def test_repeated_events_are_one_entry(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     began = int(time.now)
     for number in range(500):
         claims.record("held", tunnel(), f"10.0.0.{number % 2}")

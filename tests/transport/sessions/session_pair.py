@@ -19,9 +19,13 @@ from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, SessionCode, StreamCod
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import AnyMessage, Hello, Welcome
+from tests.simnet.link import Conditions
 from tests.simnet.socket import Network
 
 CHUNK = 64 * 1024
+
+WAN = Conditions.wan(mbit=100, rtt=0.05)
+"""A wide-area network; tests use copies of it."""
 
 
 class Pump:

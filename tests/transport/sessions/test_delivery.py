@@ -13,11 +13,9 @@ from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import StreamsAborted
 from tests.simnet.clock import VirtualLoop
-from tests.simnet.link import Conditions
 from tests.simnet.socket import Network
-from tests.transport.sessions.session_pair import Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import WAN, Pump, SessionPair, payloads
 
-WAN = Conditions.wan(mbit=100, rtt=0.05)
 SIDES = ["edge", "client"]
 
 
@@ -46,13 +44,6 @@ class Broken:
 
     def stream_lost(self, code: StreamCode, untaken: object) -> None:
         self.lost = code
-
-
-@pytest.fixture
-async def pair(start_pair: StartPair) -> SessionPair:
-    pair = start_pair(both=WAN.copy())
-    await pair.greet()
-    return pair
 
 
 async def streams(pair: SessionPair, breaks: str) -> tuple[Stream, Stream]:

@@ -8,8 +8,7 @@ from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import StreamCode
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.socket import Network
-from tests.transport.sessions.session_pair import Pump, StartPair
-from tests.transport.sessions.test_resume import WAN
+from tests.transport.sessions.session_pair import WAN, Pump, StartPair
 
 VISITORS = 20
 SOON = 30

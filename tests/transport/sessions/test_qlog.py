@@ -19,14 +19,13 @@ from quictunnel.transport.tracing_engine import EARLY_EVENTS, MAX_EARLY, Tracing
 from quictunnel.wire.control_state import Side
 from tests.harness.qlog_reader import count, events, names, only_file
 from tests.simnet.link import Conditions
-from tests.transport.sessions.session_pair import Half, Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import WAN, Half, Pump, SessionPair, StartPair, payloads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.simnet.socket import Network
 
-WAN = Conditions.wan(mbit=100, rtt=0.05)
 SIZE = 300_000
 
 
@@ -88,13 +87,6 @@ async def test_connections_that_are_there_are_traced_from_then_on_and_no_longer(
     size = only_file(tmp_path).stat().st_size
     await transfer(pair)
     assert only_file(tmp_path).stat().st_size == size
-
-
-@pytest.fixture
-async def pair(start_pair: StartPair) -> SessionPair:
-    pair = start_pair(both=WAN.copy())
-    await pair.greet()
-    return pair
 
 
 async def test_losses_are_traced(start_pair: StartPair, tmp_path: Path):

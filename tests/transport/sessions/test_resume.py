@@ -10,11 +10,9 @@ from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import StreamCode
 from tests.simnet.clock import VirtualLoop
-from tests.simnet.link import Conditions
 from tests.simnet.socket import Network, SimSocket
-from tests.transport.sessions.session_pair import Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import WAN, Pump, SessionPair, StartPair, payloads
 
-WAN = Conditions.wan(mbit=100, rtt=0.05)
 STREAMS = 200
 SIZE = 128 * 1024
 

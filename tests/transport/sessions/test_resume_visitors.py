@@ -14,8 +14,8 @@ from quictunnel.wire.messages import GoAway, ResumeState
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions, Packet
 from tests.simnet.socket import Network, SimSocket
-from tests.transport.sessions.session_pair import Pump, SessionPair, StartPair
-from tests.transport.sessions.test_resume import WAN, Redialler
+from tests.transport.sessions.session_pair import WAN, Pump, SessionPair, StartPair
+from tests.transport.sessions.test_resume import Redialler
 
 TICK = 0.001
 

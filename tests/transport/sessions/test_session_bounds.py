@@ -13,10 +13,7 @@ from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.framing import frame
 from quictunnel.wire.messages import MAX_WINDOW, Bind, Credits
 from quictunnel.wire.preface import Preface, encode_preface
-from tests.simnet.link import Conditions
-from tests.transport.sessions.session_pair import Half, SessionPair, StartPair
-
-WAN = Conditions.wan(mbit=100, rtt=0.05)
+from tests.transport.sessions.session_pair import WAN, Half, SessionPair, StartPair
 
 
 class PassiveSide:
@@ -39,13 +36,6 @@ class PassiveSide:
 
     def stream_lost(self, code, untaken=None):
         self.lost.set()
-
-
-@pytest.fixture
-async def pair(start_pair: StartPair) -> SessionPair:
-    pair = start_pair(both=WAN.copy())
-    await pair.greet()
-    return pair
 
 
 async def attach_both_ends(pair: SessionPair) -> tuple[PassiveSide, PassiveSide]:

@@ -15,12 +15,9 @@ from quictunnel.wire.framing import frame
 from quictunnel.wire.messages import Bind, Credits, Unbind
 from quictunnel.wire.preface import Preface, encode_preface
 from tests.simnet.clock import VirtualLoop
-from tests.simnet.link import Conditions
-from tests.transport.sessions.session_pair import Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import Pump, SessionPair, payloads
 
 SEND_BUFFER = EngineSettings(is_server=False, alpn="").send_buffer
-
-WAN = Conditions.wan(mbit=100, rtt=0.05)
 
 
 class PassiveSide:
@@ -50,13 +47,6 @@ class PassiveSide:
     def stream_lost(self, code, untaken=None):
         self.code = code
         self.lost.set()
-
-
-@pytest.fixture
-async def pair(start_pair: StartPair) -> SessionPair:
-    pair = start_pair(both=WAN.copy())
-    await pair.greet()
-    return pair
 
 
 async def attach_both_ends(pair: SessionPair) -> tuple[PassiveSide, PassiveSide]:

@@ -25,8 +25,8 @@ from edge_server.certificates.context_store import ContextStore
 from edge_server.storage.steady_clock import CONFIRMATION_TIME
 from tests.edge_server.certificates.acme.conftest import DOMAIN
 from tests.edge_server.certificates.acme.fake_certificates import issue
-from tests.edge_server.conftest import Clock
 from tests.edge_server.storage.test_steady_clock import BEGIN, SystemClocks
+from tests.harness.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ DAY = 86_400.0
 class RenewalRig:
     """A manager whose orders a test fulfils itself."""
 
-    def __init__(self, state_dir: Path, clock: Clock, own: tuple[str, ...] = ()) -> None:
+    def __init__(self, state_dir: Path, clock: ManualClock, own: tuple[str, ...] = ()) -> None:
         self.wanted: set[str] = set()
         self.certificates = ContextStore()
         settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
@@ -79,13 +79,13 @@ class RenewalRig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path, clock: Clock) -> RenewalRig:
+async def rig(tmp_path: Path, clock: ManualClock) -> RenewalRig:
     clock.now = 1_800_000_000.0
     return RenewalRig(tmp_path, clock)
 
 
 async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_or_a_little_before(
-    rig: RenewalRig, clock: Clock
+    rig: RenewalRig, clock: ManualClock
 ):
     assert rig.want("a.example.com")
     assert rig.due() == ["a.example.com"]
@@ -103,7 +103,7 @@ async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_or_a_little_be
     assert rig.due() == ["a.example.com"]
 
 
-async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(rig: RenewalRig, clock: Clock):
+async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
     entry = rig.manager._entries["a.example.com"]
@@ -115,7 +115,7 @@ async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(rig: R
     assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - FORCED_RENEWAL))
 
 
-async def test_waits_after_failures_grow_and_have_a_least_and_a_most(rig: RenewalRig, clock: Clock):
+async def test_waits_after_failures_grow_and_have_a_least_and_a_most(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
     pace = rig.manager._settings.pace
@@ -131,7 +131,7 @@ async def test_waits_after_failures_grow_and_have_a_least_and_a_most(rig: Renewa
     assert rig.certificates.covers("a.example.com", h2=True)
 
 
-async def test_unwanted_certificate_is_dropped_at_expiry(rig: RenewalRig, clock: Clock):
+async def test_unwanted_certificate_is_dropped_at_expiry(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     rig.store.keep(issue("a.example.com", now=clock.now))
     rig.fulfil("a.example.com")
@@ -167,7 +167,7 @@ async def test_unwanted_name_has_no_next_attempt(rig: RenewalRig):
     assert (standing.is_wanted, standing.next_try) == (False, None)
 
 
-async def test_expired_certificate_of_a_wanted_name_stays(rig: RenewalRig, clock: Clock, caplog):
+async def test_expired_certificate_of_a_wanted_name_stays(rig: RenewalRig, clock: ManualClock, caplog):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
     clock.now += 91 * DAY
@@ -177,7 +177,9 @@ async def test_expired_certificate_of_a_wanted_name_stays(rig: RenewalRig, clock
     assert rig.certificates.covers("a.example.com", h2=False)
 
 
-async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their_own(tmp_path: Path, clock: Clock):
+async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their_own(
+    tmp_path: Path, clock: ManualClock
+):
     rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
     assert rig.want(f"shop.{DOMAIN}")
     assert rig.manager.status(f"shop.{DOMAIN}") is None
@@ -185,7 +187,7 @@ async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their
     assert rig.manager.status(f"shop.{DOMAIN}") is not None
 
 
-async def test_weekly_limit_of_the_authority_is_kept(rig: RenewalRig, clock: Clock, caplog):
+async def test_weekly_limit_of_the_authority_is_kept(rig: RenewalRig, clock: ManualClock, caplog):
     """Names at random, one after the other: below one registered domain, whatever the names of the edge are."""
     took = {}
     for owner in ("a", "b"):
@@ -217,7 +219,7 @@ async def test_names_that_were_given_up_before_they_were_ordered_do_not_count(ri
         assert rig.due() == []
 
 
-async def test_new_names_of_all_tokens_leave_orders_to_renewals(rig: RenewalRig, clock: Clock):
+async def test_new_names_of_all_tokens_leave_orders_to_renewals(rig: RenewalRig, clock: ManualClock):
     for number in range(30):
         assert rig.want(f"old{number}.example{number}.com", f"r{number}")
     assert rig.order_all() == 30
@@ -239,7 +241,7 @@ async def test_new_names_of_all_tokens_leave_orders_to_renewals(rig: RenewalRig,
     assert rig.order_all() > 100
 
 
-async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(rig: RenewalRig, clock: Clock):
+async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     for _ in range(MAX_NEW_ORDERS * SHARE // (SHARE + 1)):
         rig.manager._quota.begin("a.example.com", "a", is_new=True, now=clock.now)
@@ -249,7 +251,7 @@ async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(rig: Renew
     assert rig.due() == ["b.example.com"]
 
 
-async def test_requests_are_counted_after_a_restart(rig: RenewalRig, tmp_path: Path, clock: Clock, caplog):
+async def test_requests_are_counted_after_a_restart(rig: RenewalRig, tmp_path: Path, clock: ManualClock, caplog):
     for number in range(40):
         assert rig.want(f"r{number}.example.com")
     rig.order_all()
@@ -293,7 +295,7 @@ def test_name_counts_for_its_registered_domain(name: str, domain: str):
     assert registered_domain(name) == domain
 
 
-async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(rig: RenewalRig, clock: Clock):
+async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     now = clock.now
     clock.now += 100 * DAY
@@ -309,7 +311,7 @@ async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice
     """The system's goes a season ahead and back all the time, or ahead for good."""
     clocks = SystemClocks()
     clocks.pass_(2 * CONFIRMATION_TIME)
-    clock = Clock()
+    clock = ManualClock()
     rig = RenewalRig(tmp_path, clock)
     rig.manager._now = clocks.clock.now
     begun: list[float] = []
@@ -342,7 +344,7 @@ async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice
     assert len(begun) == 2
 
 
-async def test_waits_survive_a_clock_change(rig: RenewalRig, clock: Clock):
+async def test_waits_survive_a_clock_change(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     rig.fulfil("a.example.com", AcmeError("no", retry_after=3600))
     for move in (40 * DAY, -60 * DAY):
@@ -354,7 +356,9 @@ async def test_waits_survive_a_clock_change(rig: RenewalRig, clock: Clock):
     assert rig.due() == ["a.example.com"]
 
 
-async def test_a_clock_that_is_not_settled_deletes_no_certificate(rig: RenewalRig, tmp_path: Path, clock: Clock):
+async def test_a_clock_that_is_not_settled_deletes_no_certificate(
+    rig: RenewalRig, tmp_path: Path, clock: ManualClock
+):
     rig.store.keep(issue("a.example.com", now=clock.now))
     clock.now += 1000 * DAY
     rig.is_settled = False
@@ -378,7 +382,7 @@ async def test_pending_orders_of_an_identity_are_limited(rig: RenewalRig):
     assert rig.want("one-more.example.com")
 
 
-async def test_certificate_counts_for_the_present_owner(rig: RenewalRig, clock: Clock):
+async def test_certificate_counts_for_the_present_owner(rig: RenewalRig, clock: ManualClock):
     """Also one that was stored, of which nothing says whose it was."""
     rig.store.keep(issue("before.example.com", now=clock.now))
     await rig.manager.load()
@@ -399,7 +403,7 @@ async def test_unwanted_certificates_make_room_at_the_limit(rig: RenewalRig):
     assert len(rig.manager.statuses) == MAX_CERTIFICATES
 
 
-async def test_stored_certificates_are_reused_and_damage_is_reported(tmp_path: Path, clock: Clock, caplog):
+async def test_stored_certificates_are_reused_and_damage_is_reported(tmp_path: Path, clock: ManualClock, caplog):
     clock.now = 1_800_000_000.0
     rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
     rig.store.keep(issue("good.example.com", now=clock.now))
@@ -423,7 +427,9 @@ async def test_stored_certificates_are_reused_and_damage_is_reported(tmp_path: P
     assert not (folder / "old.example.com.pem").exists()
 
 
-async def test_a_stored_certificate_of_another_domain_is_no_reason_not_to_order(tmp_path: Path, clock: Clock):
+async def test_a_stored_certificate_of_another_domain_is_no_reason_not_to_order(
+    tmp_path: Path, clock: ManualClock
+):
     clock.now = 1_800_000_000.0
     rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
     rig.store.keep(issue("*.before.example.com", "before.example.com", now=clock.now))
