@@ -12,7 +12,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
-from quictunnel.shared.files import FileIdentity, create_once, make_directory, replace_file
+from quictunnel.shared.files import create_once, make_directory, replace_file
 from quictunnel.shared.paths import CLIENT_ENV
 from quictunnel.wire.messages import MAX_TOKEN
 
@@ -91,11 +91,14 @@ class ClientEnv:
     def __init__(self, path: Path, content: bytes) -> None:
         """Write the file atomically, replacing one of another edge. Raises OSError."""
         self.path = path
-        self._identity = replace_file(path, content, durable=False)
+        self._content = content
+        replace_file(path, content, durable=False)
+        self._written_at = path.stat().st_mtime_ns
 
     def withdraw(self) -> None:
-        """Remove the file, unless another edge has replaced it, be it with the same content."""
+        """Remove the file, unless another edge has replaced it."""
         # A missing or read-only directory must not prevent the edge from stopping.
         with contextlib.suppress(OSError):
-            if FileIdentity.of(self.path.stat()) == self._identity:
+            # A successor may have written the same content later.
+            if self.path.stat().st_mtime_ns == self._written_at and self.path.read_bytes() == self._content:
                 self.path.unlink()

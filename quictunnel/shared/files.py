@@ -17,7 +17,7 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,21 +30,8 @@ DIRECTORY: Final = 0o700
 """Mode of a directory with secrets."""
 
 
-class FileIdentity(NamedTuple):
-    """Identity of a written file. Another file of the same name and content has another one."""
-
-    inode: int
-    modified: int
-    """Time of the last change in nanoseconds. It is needed because inode numbers are reused."""
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """Return the identity of a file with this status."""
-        return cls(status.st_ino, status.st_mtime_ns)
-
-
-def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bool = True) -> FileIdentity:
-    """Write a file atomically, in place of one that may exist. Return its identity.
+def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bool = True) -> None:
+    """Write a file atomically, in place of one that may exist.
 
     Args:
         path: path of the file; its directory exists.
@@ -56,7 +43,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bo
     Raises:
         OSError: the file cannot be written, for example on a full disk. The old file is unchanged then.
     """
-    temporary, identity = _write_temporary(path, content, mode, durable=durable)
+    temporary = _write_temporary(path, content, mode, durable=durable)
     try:
         temporary.replace(path)
     except BaseException:
@@ -64,7 +51,6 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bo
         raise
     if durable:
         _sync_directory(path.parent)
-    return identity
 
 
 def create_once(path: Path, content: bytes) -> None:
@@ -73,7 +59,7 @@ def create_once(path: Path, content: bytes) -> None:
     Creating a link is atomic: if two processes do it at the same time, exactly one succeeds, and both use its
     file. Raises OSError if the file does not exist and cannot be written.
     """
-    temporary, _ = _write_temporary(path, content, PRIVATE, durable=True)
+    temporary = _write_temporary(path, content, PRIVATE, durable=True)
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
@@ -101,7 +87,8 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 def ensure_file(path: Path) -> None:
     """Create an empty private file, unless it exists. For files that a library would make readable for all users.
 
-    Raises OSError."""
+    Raises OSError.
+    """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE))
 
 
@@ -134,10 +121,8 @@ def check_directory(path: Path) -> None:
         raise PermissionError(f"{path} is not a directory of this user alone: remove it, or set XDG_RUNTIME_DIR")
 
 
-def _write_temporary(path: Path, content: bytes, mode: int, *, durable: bool) -> tuple[Path, FileIdentity]:
-    """Write a temporary file in the target's directory. Return its path, and its identity, which a rename keeps.
-
-    Raises OSError; no file is left then."""
+def _write_temporary(path: Path, content: bytes, mode: int, *, durable: bool) -> Path:
+    """Write a temporary file in the target's directory. Return its path. Raises OSError; no file is left then."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     temporary = Path(name)
     try:
@@ -146,13 +131,12 @@ def _write_temporary(path: Path, content: bytes, mode: int, *, durable: bool) ->
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-            identity = FileIdentity.of(os.fstat(file.fileno()))
         if mode != PRIVATE:
             temporary.chmod(mode)
     except BaseException:
         _remove(temporary)
         raise
-    return temporary, identity
+    return temporary
 
 
 def _sync_directory(directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,7 @@ class TestClientEnv:
 
     def test_of_a_successor_stays_with_the_same_content(self, path):
         first = self.publish(path)
+        time.sleep(0.02)  # the times of files are those of the kernel's clock ticks
         second = self.publish(path)
         first.withdraw()
         assert (path / "client.env").exists()
