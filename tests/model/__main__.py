@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--episode", help="run this one episode alone, as a failure printed it")
-    parser.add_argument("--go-on", action="store_true", help="do not stop at the first failure")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
     parser.add_argument("--known", action="append", default=[], help="pass over faults of kinds that begin so")
     parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("--engines", help="CLIENT-EDGE: these engines over the simulated network")
@@ -35,7 +35,7 @@ def main() -> int:
         failures = [] if failure is None else [failure]
     else:
         result = run(
-            options.steps, options.seed, known=options.known, engines=engines, stop_at_first=not options.go_on
+            options.steps, options.seed, known=options.known, engines=engines, stop_at_first=not options.keep_going
         )
         seconds = time.perf_counter() - begun
         print(
