@@ -220,7 +220,7 @@ async def _inherit(
     """Ask the edge that runs for its sockets. Return None if none runs."""
     inherited = await request_handoff(state.path)
     if inherited is None:
-        logger.info("no edge runs here that could hand over; starting as usual")
+        logger.info("no running edge to take over from; starting as usual")
         return None
     stack.callback(inherited.close)
     inherited.check(config.domain, config.https[1], config.quic[1])

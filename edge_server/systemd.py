@@ -42,7 +42,7 @@ def notify(*lines: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto("\n".join(lines).encode(), address.replace("@", "\0", 1))
     except OSError as error:
-        logger.warning("the service manager could not be told: %s", error.strerror or error)
+        logger.warning("the service manager could not be notified: %s", error.strerror or error)
 
 
 def goes_to_journal(descriptor: int) -> bool:

@@ -116,5 +116,5 @@ class SessionTrace:
         try:
             self.begin()
         except NotTracedError as error:
-            logger.error("a session of the client at %s is traced no more: %s", self._client.peer, error)
+            logger.error("a session of the client at %s is no longer traced: %s", self._client.peer, error)
             self._client.trace = None

@@ -130,7 +130,7 @@ class ClientSession:
             return
         current = self._context.tokens.current(self.identity)
         if current is None:
-            logger.info("client %s is ended: its token is not good any more", self.identity.key)
+            logger.info("the session of client %s is ended: its token is no longer valid", self.identity.key)
             self.end(SessionCode.UNAUTHORIZED)
         elif current != self.identity:
             self.identity = current
@@ -152,7 +152,7 @@ class ClientSession:
     def give_up(self) -> None:
         """The session was without a link for too long."""
         self._context.sessions.given_up += 1
-        logger.info("client %s did not come back", self.identity.key if self.identity else "")
+        logger.info("client %s did not reconnect in time", self.identity.key if self.identity else "")
         self.session.end(Closed(CloseCause.TIMEOUT, 0, ""))
 
     # From the session (transport.session.SessionEvents).
@@ -179,7 +179,7 @@ class ClientSession:
 
     def session_resumed(self) -> None:
         """Note that the session goes on with another link."""
-        logger.info("client %s goes on from %s", self.identity.key if self.identity else "", self.peer)
+        logger.info("client %s resumed its session from %s", self.identity.key if self.identity else "", self.peer)
         self.holdings.client_is_back()
 
     def session_away(self, closed: Closed) -> bool:
@@ -191,7 +191,7 @@ class ClientSession:
         is_lost = closed.cause in LOST or is_left
         if self.identity is None or self.is_leaving or not is_lost or not self._context.sessions.hold:
             return False
-        logger.info("client %s from %s is away: %s", self.identity.key, self.peer, closed.cause.value)
+        logger.info("client %s from %s lost its connection: %s", self.identity.key, self.peer, closed.cause.value)
         self._context.sessions.leave(self)
         return True
 
@@ -202,9 +202,9 @@ class ClientSession:
         self._context.sessions.remove(self)
         self.holdings.release_all(for_good=closed.cause is CloseCause.PEER)
         if self.identity is not None:
-            logger.info("client %s from %s left: %s", self.identity.key, self.peer, closed.cause.value)
+            logger.info("client %s from %s disconnected: %s", self.identity.key, self.peer, closed.cause.value)
         else:
-            logger.info("a client from %s left without a good token: %s", self.peer, closed.cause.value)
+            logger.info("a client from %s disconnected without a valid token: %s", self.peer, closed.cause.value)
         self._on_gone(self)
 
     def _stop_waiting(self) -> None:
@@ -254,7 +254,7 @@ class ClientSession:
             self._on_gone(self)
             return
         if hello.session and sessions.is_superseded(hello.session, identity.key):
-            logger.info("client %s from %s came back for a name that a newer one has", identity.key, self.peer)
+            logger.info("client %s from %s cannot resume: a newer session has its name", identity.key, self.peer)
             self.session.close(_superseded_code(hello.version))
             return
         if not sessions.make_room(identity.key):
@@ -270,7 +270,7 @@ class ClientSession:
         self._welcome(sessions.add(self), resumed=False)
         self.since = time.monotonic()
         self.software = hello.software
-        logger.info("client %s from %s is here (%s)", identity.key, self.peer, self.software)
+        logger.info("client %s from %s connected (%s)", identity.key, self.peer, self.software)
 
     @property
     def may_go_on(self) -> bool:
@@ -319,7 +319,7 @@ class ClientSession:
     def _asked(self, request: Bind | Unbind) -> None:
         assert self.identity is not None
         if not self._context.requests.try_take(self.identity.key, request_cost(request)):
-            logger.warning("client %s from %s asks for too much in too short a time", self.identity.key, self.peer)
+            logger.warning("client %s from %s exceeds the rate limit for requests", self.identity.key, self.peer)
             self.end(SessionCode.TOO_MANY_REQUESTS)
             return
         self._requests.append(request)

@@ -122,7 +122,7 @@ class ForwardingSocket:
         except BlockingIOError:
             pass  # full: dropped, as by any router
         except OSError:
-            logger.info("the edge before this one is gone")
+            logger.info("the predecessor has ended")
             self._leave()
 
     def _leave(self) -> None:
@@ -170,11 +170,11 @@ class ForwardedSocket:
             except BlockingIOError:
                 break
             except OSError as error:
-                logger.warning("nothing comes from the edge after this one: %s", error.strerror or error)
+                logger.warning("no datagrams can be received from the successor: %s", error.strerror or error)
                 self.detach()
                 break
             if not message:
-                logger.warning("the edge after this one is gone, and the UDP socket with it")
+                logger.warning("the successor has ended, and the UDP socket with it")
                 self.detach()
                 break
             payload, segment, address = _decoder.decode(message)

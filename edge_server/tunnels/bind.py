@@ -291,7 +291,7 @@ class Bindings:
         With a ticket that is the same program, started again: of its old session nothing is left. By name it may
         be another one, which goes on with whatever else it has.
         """
-        logger.info("client %s took %s over from its older session", tunnel.owner, tunnel.name)
+        logger.info("a newer session of client %s took over %s", tunnel.owner, tunnel.name)
         if by_ticket:
             displaced.holder.supersede()
         else:
@@ -329,4 +329,4 @@ class Bindings:
         if port:
             context.claims.seen(tunnel.owner, f":{port}")
         context.claims.seen(tunnel.owner, tunnel.name)
-        logger.info("client %s gave %s back", tunnel.owner, context.names.host_of(tunnel.name))
+        logger.info("client %s released %s", tunnel.owner, context.names.host_of(tunnel.name))

@@ -115,4 +115,4 @@ class PendingTunnels:
         self._registry.remove(tunnel)
         if tunnel.tcp_port:
             self._ports.release(tunnel.tcp_port, tunnel.owner)
-        logger.info("the client that held %s did not come", tunnel.name)
+        logger.info("the client that held %s did not reconnect in time", tunnel.name)

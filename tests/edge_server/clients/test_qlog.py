@@ -112,7 +112,7 @@ def test_a_link_that_can_have_no_file_ends_it(
     tracing.begin(client)
     endpoint.refusal = "There are 64 qlog files."
     go_on(client, "two")
-    assert "is traced no more: There are 64 qlog files." in caplog.text
+    assert "is no longer traced: There are 64 qlog files." in caplog.text
     assert not tracing.is_asked_for(client)
     with pytest.raises(NotTracedError):
         tracing.begin(client)

@@ -39,16 +39,16 @@ logger = logging.getLogger("edge_server.test")
 
 @text
 def test_a_line_for_people(lines):
-    logger.info("client %s is here", "abc")
-    assert [line[9:] for line in lines()] == ["INFO    client abc is here"]
+    logger.info("client %s connected", "abc")
+    assert [line[9:] for line in lines()] == ["INFO    client abc connected"]
 
 
 @as_json
 def test_an_object_for_machines(lines):
-    logger.warning("client %s is here", "abc")
+    logger.warning("client %s connected", "abc")
     (entry,) = map(json.loads, lines())
     assert entry.pop("time").endswith("Z")
-    assert entry == {"level": "warning", "logger": "edge_server.test", "message": "client abc is here"}
+    assert entry == {"level": "warning", "logger": "edge_server.test", "message": "client abc connected"}
 
 
 @both
