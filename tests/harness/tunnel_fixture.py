@@ -100,8 +100,8 @@ class EmbeddedTunnel(TunnelFixture):
     @property
     def edge_session(self) -> Any:
         """The edge's side of the session."""
-        (guest,) = self.edge.server.clients.sessions
-        return guest.session
+        (client_session,) = self.edge.server.clients.sessions
+        return client_session.session
 
     @property
     def client_session(self) -> Any:

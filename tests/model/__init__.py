@@ -6,7 +6,7 @@ The product's own code runs in it: ``Uplink``, ``Call``, ``Session``, ``Stream``
 which a rule chooses the piece that arrives next (``quic``, ``scripted_engine``, ``scripted_network``), and
 the real engines over the simulated network of ``tests.simnet`` (``simnet_network``).
 
-``world`` holds everybody, ``edge`` and ``program`` are its parts. ``rules``, ``scripted_rules`` and
+``system`` holds everybody, ``edge`` and ``program`` are its parts. ``rules``, ``scripted_rules`` and
 ``simnet_rules`` say what can happen, ``invariants`` what has to hold, ``states`` which states a
 run has to reach. ``runner`` plays episodes and shortens the steps of a failure; ``scenario`` plays steps that were
 written down.

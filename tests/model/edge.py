@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.link import Link
     from quictunnel.transport.session import Session
     from quictunnel.wire.messages import Unbind
-    from tests.model.world import World
+    from tests.model.system import ModelSystem
 
 DOMAIN = "edge.test"
 HOLD = 120.0
@@ -57,16 +57,16 @@ Names = list[tuple[TunnelRecord, Any]]
 """Names that one edge tells the next, with the listening socket of each TCP port where that is handed over."""
 
 
-class WatchedGuest(ClientSession):
-    """A guest whose session's end the world hears of."""
+class WatchedClientSession(ClientSession):
+    """Client session that reports its end to the model."""
 
     def __init__(self, context: SessionContext, connection: Connection, wake: Any, on_gone: Any) -> None:
         super().__init__(context, connection, wake, on_gone)
-        self.on_end: Callable[[WatchedGuest, Closed], None] = lambda _, __: None
+        self.on_end: Callable[[WatchedClientSession, Closed], None] = lambda _, __: None
         self.away_at: float | None = None
         self.is_over = False
         self.reach: Callable[[str], None] = lambda _: None
-        self.on_bind: Callable[[WatchedGuest, Bind], Callable[[], None]] = lambda _, __: lambda: None
+        self.on_bind: Callable[[WatchedClientSession, Bind], Callable[[], None]] = lambda _, __: lambda: None
         self.on_bound: Callable[[Lease], None] = lambda _: None
         self.on_unbind: Callable[[Tunnel, Backend | None], None] = lambda _, __: None
 
@@ -111,7 +111,7 @@ class WatchedGuest(ClientSession):
 
 
 class WatchedExpected(PendingTunnels):
-    """Names that are kept for clients; the world hears when one is kept no more."""
+    """Names that are kept for clients; reports to the model when one is no longer kept."""
 
     on_forget: Callable[[Tunnel, Backend | None], None]
 
@@ -121,43 +121,43 @@ class WatchedExpected(PendingTunnels):
 
 
 class WatchedAcceptor(ClientAcceptor):
-    """The clients of one edge; the world hears of what happens to them."""
+    """The clients of one edge; reports their events to the model."""
 
-    def __init__(self, world: World, context: SessionContext, admission: Admission) -> None:
+    def __init__(self, system: ModelSystem, context: SessionContext, admission: Admission) -> None:
         super().__init__(context, admission.admits)
-        self._world = world
-        self.guests_ever: list[WatchedGuest] = []
+        self._system = system
+        self.all_clients: list[WatchedClientSession] = []
 
     def accept(self, connection: Connection, wake: Callable[[], None]) -> Link:
         link = super().accept(connection, wake)
-        for guest in self.sessions:
-            assert isinstance(guest, WatchedGuest)
-            if guest not in self.guests_ever:
-                self.guests_ever.append(guest)
-                guest.on_end = self._world.guest_ended
-                guest.reach = self._world.reach
-                guest.on_bind = self._world.guest_asks
-                guest.on_bound = self._world.guest_has
-                guest.on_unbind = self._world.lease_closes
+        for client in self.sessions:
+            assert isinstance(client, WatchedClientSession)
+            if client not in self.all_clients:
+                self.all_clients.append(client)
+                client.on_end = self._system.client_ended
+                client.reach = self._system.reach
+                client.on_bind = self._system.client_binds
+                client.on_bound = self._system.client_holds
+                client.on_unbind = self._system.lease_closes
         return link
 
 
 class ModelEdge(RunningEdge):
     """Process of the edge."""
 
-    def __init__(self, world: World, number: int, names: Names) -> None:
-        self.world = world
+    def __init__(self, system: ModelSystem, number: int, names: Names) -> None:
+        self.system = system
         self.number = number
         self.state = "serving"
         """``leaving`` when it drains, ``gone`` when it has stopped."""
         self._names = names
         self._leaving: list[asyncio.Task[None]] = []
         services = self._make_services()
-        clients = WatchedAcceptor(world, services.session_context, services.admission)
-        self.guests_ever = clients.guests_ever
+        clients = WatchedAcceptor(system, services.session_context, services.admission)
+        self.all_clients = clients.all_clients
         endpoint = Endpoint(
-            world.network.edge_engine(number),
-            world.network.edge_socket(number),
+            system.network.edge_engine(number),
+            system.network.edge_socket(number),
             on_connection=lambda connection: clients.accept(connection, endpoint.wake),
         )
         # What a model has not: the public port, files, a page and a successor that asks for sockets.
@@ -181,17 +181,17 @@ class ModelEdge(RunningEdge):
         )
 
     def _make_services(self) -> EdgeServices:
-        loop, world = asyncio.get_running_loop(), self.world
+        loop, system = asyncio.get_running_loop(), self.system
         admission, ledger, registry = Admission(), VisitorLog(), Registry()
         ports = TcpPorts("127.0.0.1", PORTS, loop.time)
-        ports._random = random.Random(f"{world.seed} ports {self.number}")  # type: ignore[assignment]
+        ports._random = random.Random(f"{system.seed} ports {self.number}")  # type: ignore[assignment]
         pending = WatchedExpected(registry, ports, admission, ledger=ledger, hold=HOLD)
-        pending.on_forget = world.lease_closes
+        pending.on_forget = system.lease_closes
         return EdgeServices(
             admission=admission,
             attempts=FailedAttempts(loop.time),
             certificates=ContextStore(),
-            claims=NameOwnership(world.claims),  # type: ignore[arg-type]
+            claims=NameOwnership(system.claims),  # type: ignore[arg-type]
             clock=Clock(loop.time, loop.time),
             domain=DOMAIN,
             domains=DomainCheck(),
@@ -203,17 +203,17 @@ class ModelEdge(RunningEdge):
             sealer=TicketSealer(bytes(32), DOMAIN),
             sessions=SessionTable(HOLD),
             tcp_host=DOMAIN,
-            tokens=TokenRegistry(TOKEN, world.tokens),  # type: ignore[arg-type]
+            tokens=TokenRegistry(TOKEN, system.tokens),  # type: ignore[arg-type]
         )
 
     async def expect(self) -> None:
         """Keep the names of the edge before, and their ports: handed over, or opened again (the snapshot)."""
         for name, sock in self._names:
             if sock is not None:
-                self.world.reach("a port went to the edge's successor")
+                self.system.reach("a port went to the edge's successor")
             elif name.port:
                 sock = self.services.ports.bind_exact(name.port, name.owner)  # noqa: PLW2901
-                self.world.reach("a port was opened again after a restart")
+                self.system.reach("a port was opened again after a restart")
             await self.services.pending.add(name, sock)
 
     def look(self) -> None:
@@ -266,11 +266,13 @@ class ModelEdge(RunningEdge):
         self.state = "gone"
         self.refresher._task.cancel()
         self.services.sessions.hold = 0
-        self.world.network.silence(self.introspection.endpoint)
+        self.system.network.silence(self.introspection.endpoint)
         self.introspection.endpoint.abort()
         self.services.sessions.give_up_all()
         self.services.pending.give_up_all()
 
     def sessions(self) -> list[Session]:
         """Return the sessions of clients that are not over."""
-        return [guest.session for guest in self.guests_ever if not guest.is_over and guest.identity is not None]
+        return [
+            client.session for client in self.all_clients if not client.is_over and client.identity is not None
+        ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.engine import Address, EngineSettings
     from tests.model.stepped_loop import SteppedLoop
-    from tests.model.world import World
+    from tests.model.system import ModelSystem
 
 
 class NoWatch:
@@ -76,7 +76,7 @@ class Network:
         """Return True if the connection's link carries, and its edge is there."""
         raise NotImplementedError
 
-    def is_at_rest(self, connection: Any, guest: Any) -> bool:
+    def is_at_rest(self, connection: Any, client: Any) -> bool:
         """Return True if both sides are on one link, on which nothing is under way."""
         raise NotImplementedError
 
@@ -84,7 +84,7 @@ class Network:
         """Make every link that can carry again do so."""
         raise NotImplementedError
 
-    def carry(self, world: World, seconds: float) -> None:
+    def carry(self, system: ModelSystem, seconds: float) -> None:
         """Everything arrives, local services accept, and time passes."""
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""A program that forwards a port: the client's real manager, with an origin whose connections the world makes."""
+"""A program that forwards a port: the client's real manager, with an origin whose connections the model makes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import TcpSplice
     from quictunnel.transport.stream import Stream
-    from tests.model.world import World
+    from tests.model.system import ModelSystem
 
 LOST_TO_OLDER = "a program lost its name to an older one"
 """A kind of fault."""
@@ -84,7 +84,7 @@ class ModelOrigin(Origin):
 
     async def join(self, stream: Stream) -> TcpSplice:
         dial = Dial(self._program, self, stream)
-        dials = self._program.world.dials
+        dials = self._program.system.dials
         dials.append(dial)
         try:
             return await dial.outcome
@@ -93,7 +93,7 @@ class ModelOrigin(Origin):
 
 
 class WatchedConnection(EdgeConnection):
-    """A call whose session's end the world hears of."""
+    """Edge connection that reports its session's end to the model."""
 
     def __init__(self, config: ClientConfig, events: WatchedManager, address: Address) -> None:
         super().__init__(config, events, address)
@@ -110,7 +110,7 @@ class WatchedConnection(EdgeConnection):
         return kept
 
     def session_resumed(self) -> None:
-        reach = self.program.world.reach
+        reach = self.program.system.reach
         reach("resumed")
         streams = self.session._streams.values()
         if streams:
@@ -122,7 +122,7 @@ class WatchedConnection(EdgeConnection):
         super().session_resumed()
 
     def session_down(self, closed: Closed) -> None:
-        self.program.world.connection_ended(self, closed)
+        self.program.system.connection_ended(self, closed)
         super().session_down(closed)
 
 
@@ -137,21 +137,21 @@ class WatchedManager(ConnectionManager):
         assert isinstance(connection, WatchedConnection)
         connection.was_current = True
         if tuple(self._draining):
-            self.program.world.reach("an old session beside its successor")
+            self.program.system.reach("an old session beside its successor")
         super()._set_active(connection)
 
     async def _replace_suspect(self, sick: EdgeConnection) -> None:
-        self.program.world.reach("a second link is dialled beside a sick one")
+        self.program.system.reach("a second link is dialled beside a sick one")
         await super()._replace_suspect(sick)
         if self._connection is sick and not self._down.is_set():
-            self.program.world.reach("the first of two links came back")
+            self.program.system.reach("the first of two links came back")
 
 
 class Program:
     """Client process with one tunnel."""
 
-    def __init__(self, world: World, number: int, ticket: Ticket, authority: Path | None) -> None:
-        self.world = world
+    def __init__(self, system: ModelSystem, number: int, ticket: Ticket, authority: Path | None) -> None:
+        self.system = system
         self.number = number
         self.ticket = ticket
         self.connections: list[WatchedConnection] = []
@@ -163,7 +163,7 @@ class Program:
         """True after it was given its name."""
         self.turn = 0
         """Greater than that of each program that was first given a name before; 0: none was given to this one."""
-        self.older = frozenset(each for each in world.programs if each.ticket is ticket and each.has_held)
+        self.older = frozenset(each for each in system.programs if each.ticket is ticket and each.has_held)
         """Programs that had the name when this one was started, which must not take it from this one."""
         self.has_lost = False
         """A newer program has its name, for which no ticket was shown."""
@@ -172,9 +172,9 @@ class Program:
         self.may_fail = False
         """The script has given it a reason to end for good."""
         self.is_gone = False
-        config = ClientConfig(edge=world.network.edge_name, token=Secret(ticket.token), ca=authority)
+        config = ClientConfig(edge=system.network.edge_name, token=Secret(ticket.token), ca=authority)
         self.manager = WatchedManager(self, config)
-        self.manager._schedule.random = random.Random(f"{world.seed} program {number}")
+        self.manager._schedule.random = random.Random(f"{system.seed} program {number}")
         self._lease: ClientLease | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -182,16 +182,16 @@ class Program:
         return f"program {self.number} ({self.state}, {self.manager.state})"
 
     def observe(self, kind: str, message: str) -> None:
-        self.events.append((self.world.loop.time(), kind, message))
-        self.world.note(f"program {self.number}: {kind}: {message}")
+        self.events.append((self.system.loop.time(), kind, message))
+        self.system.note(f"program {self.number}: {kind}: {message}")
         if kind == "lost":
             self.has_lost = True
             if self.ticket.is_banned:
-                self.world.reach("a program lost its name to the operator")
+                self.system.reach("a program lost its name to the operator")
                 return
-            self.world.reach("a name without a ticket went to a newer program")
-            if not self.world.is_superseded(self):
-                self.world.fault_log.found.append((LOST_TO_OLDER, f"{self}: {message}"))
+            self.system.reach("a name without a ticket went to a newer program")
+            if not self.system.is_superseded(self):
+                self.system.fault_log.found.append((LOST_TO_OLDER, f"{self}: {message}"))
         elif message.startswith(MOVED):
             self._check_move(message)
 
@@ -200,11 +200,11 @@ class Program:
         was begun anew by a program that knew no port."""
         assert self._lease is not None
         before = self._lease.answer.result().unencrypted_port
-        is_new_pool = self.ticket.is_pool and self.ticket.host.partition(".")[0] in self.world.names_gone
-        if is_new_pool or len(self.world.names_of_port.get(before, ())) > 1:
-            self.world.reach("a tunnel has another port than before")
+        is_new_pool = self.ticket.is_pool and self.ticket.host.partition(".")[0] in self.system.names_gone
+        if is_new_pool or len(self.system.names_of_port.get(before, ())) > 1:
+            self.system.reach("a tunnel has another port than before")
         else:
-            self.world.fault_log.found.append(("a tunnel lost its port", f"{self}, {before}: {message}"))
+            self.system.fault_log.found.append(("a tunnel lost its port", f"{self}, {before}: {message}"))
 
     async def _run(self) -> None:
         ticket = self.ticket
@@ -221,7 +221,7 @@ class Program:
             self._lease = lease
             self.ticket.host = lease.answer.result().host
             self.has_held, self.is_released = True, False
-            self.world.reach("a name was given")
+            self.system.reach("a name was given")
         except Error as error:
             self.error = error
             self._check_refusal(error)
@@ -229,7 +229,7 @@ class Program:
         except asyncio.CancelledError as error:
             if self.state == "running":
                 self.error = error
-                self.world.fault_log.found.append(("a bind ended in a cancellation", f"{self}"))
+                self.system.fault_log.found.append(("a bind ended in a cancellation", f"{self}"))
             raise
 
     def _check_refusal(self, error: Error) -> None:
@@ -239,10 +239,10 @@ class Program:
         may_be = {BindCode.BANNED} if ticket.is_banned else set()
         if not ticket.is_pool:
             may_be |= {BindCode.STALE, BindCode.NOT_SHARED}
-        if self.world.is_superseded(self):
+        if self.system.is_superseded(self):
             may_be.add(BindCode.REPLACED)  # the answer was lost with a link, and the name has gone since
         if code is not None and code not in may_be:
-            self.world.fault_log.found.append((f"a name is refused without a cause: {code.name}", f"{self}"))
+            self.system.fault_log.found.append((f"a name is refused without a cause: {code.name}", f"{self}"))
 
     @property
     def session(self) -> Session | None:
@@ -282,12 +282,12 @@ class Program:
 
     async def _release(self, *, then_bind: bool) -> None:
         assert self._lease is not None
-        before = self.world.loop.time()
+        before = self.system.loop.time()
         await self.manager.release(self._lease)
-        if self.world.loop.time() > before + RELEASE_TIMEOUT:
-            self.world.fault_log.found.append(("a tunnel that takes too long to close", f"{self}"))
+        if self.system.loop.time() > before + RELEASE_TIMEOUT:
+            self.system.fault_log.found.append(("a tunnel that takes too long to close", f"{self}"))
         self._lease = None
-        self.world.note(f"{self} has given its name back")
+        self.system.note(f"{self} has given its name back")
         if then_bind:
             self.has_held = False
             await self._run()
@@ -301,7 +301,7 @@ class Program:
         """Die without a word."""
         self.state = "killed"
         for connection in self.connections:
-            self.world.network.silence(connection._endpoint)
+            self.system.network.silence(connection._endpoint)
         asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:

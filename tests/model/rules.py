@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.model.program import Program
+    from tests.model.system import ModelSystem
     from tests.model.tcp import Peer
-    from tests.model.world import World
 
-    Rule = Callable[[World, int, int, int], bool]
+    Rule = Callable[[ModelSystem, int, int, int], bool]
     Rules = dict[str, tuple[int, Rule]]
 
 SIZES: Final = (1, 10, 300, 3_000, 3_000, 20_000, 70_000, 150_000)
@@ -49,142 +49,142 @@ def rule(weight: int, rules: Rules = COMMON) -> Callable[[Rule], Rule]:
 
 
 @rule(14)
-def come(world: World, a: int, b: int, c: int) -> bool:
+def come(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A visitor comes; most have finished their handshake at once."""
-    if sum(not visitor.is_over for visitor in world.visitors) >= MAX_VISITORS or not world.tickets:
+    if sum(not visitor.is_over for visitor in system.visitors) >= MAX_VISITORS or not system.tickets:
         return False
-    visitor = world.come(world.tickets[a % len(world.tickets)])
+    visitor = system.come(system.tickets[a % len(system.tickets)])
     if visitor is None:
         return False
     if b % 6:
-        world.loop.call(world.enter, visitor)
+        system.loop.call(system.enter, visitor)
     return True
 
 
 @rule(6)
-def come_to_port(world: World, a: int, b: int, c: int) -> bool:
+def come_to_port(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A visitor connects to a public TCP port."""
-    ports = sorted(world.ports.taken())
-    if not ports or sum(not visitor.is_over for visitor in world.visitors) >= MAX_VISITORS:
+    ports = sorted(system.ports.taken())
+    if not ports or sum(not visitor.is_over for visitor in system.visitors) >= MAX_VISITORS:
         return False
-    visitor = world.come_to_port(ports[a % len(ports)], b)
+    visitor = system.come_to_port(ports[a % len(ports)], b)
     if visitor is None:
         return False
-    world.loop.call(world.enter, visitor)
+    system.loop.call(system.enter, visitor)
     return True
 
 
 @rule(4)
-def enter(world: World, a: int, b: int, c: int) -> bool:
+def enter(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A visitor finishes its handshake."""
-    waiting = [visitor for visitor in world.visitors if not visitor.is_in]
+    waiting = [visitor for visitor in system.visitors if not visitor.is_in]
     if not waiting:
         return False
-    world.loop.call(world.enter, waiting[a % len(waiting)])
+    system.loop.call(system.enter, waiting[a % len(waiting)])
     return True
 
 
 @rule(12)
-def accept(world: World, a: int, b: int, c: int) -> bool:
+def accept(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A local service takes a connection."""
-    if not world.dials:
+    if not system.dials:
         return False
-    world.loop.call(world.accept, world.dials[a % len(world.dials)])
+    system.loop.call(system.accept, system.dials[a % len(system.dials)])
     return True
 
 
 @rule(3)
-def refuse(world: World, a: int, b: int, c: int) -> bool:
+def refuse(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A local service refuses one; sooner one of a pool, whose visitor another may take."""
-    if not world.dials:
+    if not system.dials:
         return False
-    dials = [dial for dial in world.dials if dial.program.ticket.is_pool] or world.dials
-    world.loop.call(world.refuse, dials[a % len(dials)])
+    dials = [dial for dial in system.dials if dial.program.ticket.is_pool] or system.dials
+    system.loop.call(system.refuse, dials[a % len(dials)])
     return True
 
 
-def _peers(world: World) -> list[Peer]:
-    return [peer for visitor in world.visitors if visitor.is_in for peer in visitor.ends if not peer.is_done]
+def _peers(system: ModelSystem) -> list[Peer]:
+    return [peer for visitor in system.visitors if visitor.is_in for peer in visitor.ends if not peer.is_done]
 
 
-def _pick(world: World, a: int) -> Peer | None:
-    peers = _peers(world)
+def _pick(system: ModelSystem, a: int) -> Peer | None:
+    peers = _peers(system)
     return peers[a % len(peers)] if peers else None
 
 
 @rule(24)
-def speak(world: World, a: int, b: int, c: int) -> bool:
+def speak(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A visitor or a local service sends bytes."""
-    peers = [peer for peer in _peers(world) if not peer.has_ended]
+    peers = [peer for peer in _peers(system) if not peer.has_ended]
     if not peers:
         return False
-    world.loop.call(peers[a % len(peers)].send, SIZES[b % len(SIZES)])
+    system.loop.call(peers[a % len(peers)].send, SIZES[b % len(SIZES)])
     return True
 
 
 @rule(9)
-def end(world: World, a: int, b: int, c: int) -> bool:
+def end(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """Let a peer send a FIN."""
-    peers = [peer for peer in _peers(world) if not peer.has_ended]
+    peers = [peer for peer in _peers(system) if not peer.has_ended]
     if not peers:
         return False
-    world.loop.call(peers[a % len(peers)].end)
+    system.loop.call(peers[a % len(peers)].end)
     return True
 
 
 @rule(6)
-def end_while_closing(world: World, a: int, b: int, c: int) -> bool:
+def end_while_closing(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A visitor, or its local service, finishes while the tunnel gives it the time to."""
-    peers = [peer for each in world.visitors if each.is_in and each.excuse == CLOSED for peer in each.ends]
+    peers = [peer for each in system.visitors if each.is_in and each.excuse == CLOSED for peer in each.ends]
     peers = [peer for peer in peers if not peer.is_done and not peer.has_ended]
-    if not peers or not any(program.is_releasing for program in world.programs):
+    if not peers or not any(program.is_releasing for program in system.programs):
         return False
-    world.loop.call(peers[a % len(peers)].end)
+    system.loop.call(peers[a % len(peers)].end)
     return True
 
 
 @rule(3)
-def reset(world: World, a: int, b: int, c: int) -> bool:
+def reset(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """Let a peer reset its connection."""
-    peer = _pick(world, a)
+    peer = _pick(system, a)
     if peer is None:
         return False
-    _note_leaver(world, peer)
-    world.loop.call(peer.reset)
+    _note_leaver(system, peer)
+    system.loop.call(peer.reset)
     return True
 
 
-def _note_leaver(world: World, peer: Peer) -> None:
-    for visitor in world.visitors:
+def _note_leaver(system: ModelSystem, peer: Peer) -> None:
+    for visitor in system.visitors:
         stream = visitor.splice.stream
         if visitor.peer is peer and stream is not None and visitor.origin is not None:
             if stream._session.is_awaiting_resume_state:
-                world.reach("leaver within the round trip of a resume")
+                system.reach("leaver within the round trip of a resume")
             elif stream._session.is_away:
-                world.reach("leaver while the client is away")
+                system.reach("leaver while the client is away")
 
 
 @rule(6)
-def reset_while_resuming(world: World, a: int, b: int, c: int) -> bool:
+def reset_while_resuming(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A visitor, or its local service, resets while a session is away or resumes."""
     peers = [
         visitor.ends[b % len(visitor.ends)]
-        for visitor in world.visitors
+        for visitor in system.visitors
         if (stream := visitor.splice.stream) is not None
         and (stream._session.is_away or stream._session.is_awaiting_resume_state)
     ]
     peers = [peer for peer in peers if not peer.is_done]
     if not peers:
         return False
-    _note_leaver(world, peers[a % len(peers)])
-    world.loop.call(peers[a % len(peers)].reset)
+    _note_leaver(system, peers[a % len(peers)])
+    system.loop.call(peers[a % len(peers)].reset)
     return True
 
 
 @rule(3)
-def stop_reading(world: World, a: int, b: int, c: int) -> bool:
+def stop_reading(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """Let a peer stop reading."""
-    peer = _pick(world, a)
+    peer = _pick(system, a)
     if peer is None or not peer.reads:
         return False
     peer.reads = False
@@ -192,24 +192,24 @@ def stop_reading(world: World, a: int, b: int, c: int) -> bool:
 
 
 @rule(5)
-def read_on(world: World, a: int, b: int, c: int) -> bool:
+def read_on(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """Let a peer read again."""
-    peers = [peer for visitor in world.visitors for peer in visitor.ends if not peer.reads]
+    peers = [peer for visitor in system.visitors for peer in visitor.ends if not peer.reads]
     if not peers:
         return False
-    world.loop.call(peers[a % len(peers)].read_on)
+    system.loop.call(peers[a % len(peers)].read_on)
     return True
 
 
 @rule(1)
-def move(world: World, a: int, b: int, c: int) -> bool:
+def move(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A client's network changes, or a router gives it another port."""
-    programs = [program for program in world.programs if program.state == "running"]
+    programs = [program for program in system.programs if program.state == "running"]
     if not programs:
         return False
     change = (NetworkChange.ADDRESS, NetworkChange.OTHER, NetworkChange.SUSPENDED)[b % 3]
-    world.reach(f"network: {change.name.lower()}")
-    world.loop.call(programs[a % len(programs)].manager._network_changed, change)
+    system.reach(f"network: {change.name.lower()}")
+    system.loop.call(programs[a % len(programs)].manager._network_changed, change)
     return True
 
 
@@ -217,16 +217,16 @@ def move(world: World, a: int, b: int, c: int) -> bool:
 
 
 @rule(14)
-def pass_time(world: World, a: int, b: int, c: int) -> bool:
+def pass_time(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """Some time passes."""
-    world.loop.advance(PAUSES[a % len(PAUSES)])
+    system.loop.advance(PAUSES[a % len(PAUSES)])
     return True
 
 
 @rule(1)
-def pass_long_time(world: World, a: int, b: int, c: int) -> bool:
+def pass_long_time(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A long time passes, in which links that carry nothing are lost."""
-    world.loop.advance(LONG_PAUSES[a % len(LONG_PAUSES)])
+    system.loop.advance(LONG_PAUSES[a % len(LONG_PAUSES)])
     return True
 
 
@@ -234,68 +234,68 @@ def pass_long_time(world: World, a: int, b: int, c: int) -> bool:
 
 
 @rule(2)
-def start_program(world: World, a: int, b: int, c: int) -> bool:
+def start_program(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A program is started, with a ticket or a name of its own or with one that is in use."""
-    running = [program for program in world.programs if program.state == "running"]
-    if len(running) >= MAX_PROGRAMS or len(world.programs) > 20:
+    running = [program for program in system.programs if program.state == "running"]
+    if len(running) >= MAX_PROGRAMS or len(system.programs) > 20:
         return False
-    known = [ticket for ticket in world.tickets if ticket.content or (ticket.name is not None and ticket.host)]
+    known = [ticket for ticket in system.tickets if ticket.content or (ticket.name is not None and ticket.host)]
     if not known or b % 3 == 0:
-        if len(world.tickets) >= 3:
+        if len(system.tickets) >= 3:
             return False
-        world.loop.call(world.start_program, None, NEW_KINDS[a % len(NEW_KINDS)], c % 2 == 0)
+        system.loop.call(system.start_program, None, NEW_KINDS[a % len(NEW_KINDS)], c % 2 == 0)
         return True
     known = [ticket for ticket in known if ticket.is_pool and b % 3 == 1] or known
     ticket = known[a % len(known)]
     if any(program.ticket is ticket for program in running):
-        world.reach("a ticket is used twice")
-    world.loop.call(world.start_program, ticket)
+        system.reach("a ticket is used twice")
+    system.loop.call(system.start_program, ticket)
     return True
 
 
 @rule(1)
-def close_program(world: World, a: int, b: int, c: int) -> bool:
+def close_program(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A program ends, in good order or killed."""
-    running = [program for program in world.programs if program.state == "running"]
+    running = [program for program in system.programs if program.state == "running"]
     if len(running) < 2:
         return False
     program = running[a % len(running)]
     what = "a program was killed" if b % 2 else "a program was closed"
-    world.reach(what)
+    system.reach(what)
     if program.ticket.is_pool and any(each is not program and each.ticket is program.ticket for each in running):
-        world.reach(f"{what} while others of its pool go on")
-    world.loop.call(program.kill if b % 2 else program.close)
+        system.reach(f"{what} while others of its pool go on")
+    system.loop.call(program.kill if b % 2 else program.close)
     return True
 
 
 @rule(1)
-def release(world: World, a: int, b: int, c: int) -> bool:
+def release(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A program gives its name back, at any moment; it may ask for it again if nobody else has its ticket."""
-    programs = [program for program in world.programs if program.may_release]
+    programs = [program for program in system.programs if program.may_release]
     if not programs or c % 2:
         return False
-    _release(world, programs[a % len(programs)], b)
+    _release(system, programs[a % len(programs)], b)
     return True
 
 
-def _release(world: World, program: Program, b: int) -> None:
-    is_alone = all(other is program for other in world.programs if other.ticket is program.ticket)
-    world.reach(f"a name was given back {_moment(world, program)}")
-    world.release(program, then_bind=(is_alone or program.ticket.is_pool) and b % 2 == 0)
+def _release(system: ModelSystem, program: Program, b: int) -> None:
+    is_alone = all(other is program for other in system.programs if other.ticket is program.ticket)
+    system.reach(f"a name was given back {_moment(system, program)}")
+    system.release(program, then_bind=(is_alone or program.ticket.is_pool) and b % 2 == 0)
 
 
-def _is_resuming(world: World, program: Program) -> bool:
+def _is_resuming(system: ModelSystem, program: Program) -> bool:
     """Return True if one side of a program's session has not heard how the other stands."""
     session = program.session
     if session is None:
         return False
-    return any(each.is_awaiting_resume_state for each in (session, *world.sessions_of(program)))
+    return any(each.is_awaiting_resume_state for each in (session, *system.sessions_of(program)))
 
 
-def _moment(world: World, program: Program) -> str:
+def _moment(system: ModelSystem, program: Program) -> str:
     """Return what a program's session is in the midst of."""
     session = program.session
-    if _is_resuming(world, program):
+    if _is_resuming(system, program):
         return "within the round trip of a resume"
     if session is None or session.is_away:
         return "without a link"
@@ -303,41 +303,41 @@ def _moment(world: World, program: Program) -> str:
 
 
 @rule(1)
-def revoke(world: World, a: int, b: int, c: int) -> bool:
+def revoke(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """The operator revokes a token."""
-    programs = [program for program in world.programs if program.state == "running"]
-    return bool(programs) and _revoke(world, programs[a % len(programs)])
+    programs = [program for program in system.programs if program.state == "running"]
+    return bool(programs) and _revoke(system, programs[a % len(programs)])
 
 
-def _revoke(world: World, program: Program) -> bool:
-    if program.ticket.token != SECOND_TOKEN or world.tokens.is_revoked:
+def _revoke(system: ModelSystem, program: Program) -> bool:
+    if program.ticket.token != SECOND_TOKEN or system.tokens.is_revoked:
         return False
-    world.reach(f"a token was revoked {_moment(world, program)}")
-    world.loop.call(world.revoke)
+    system.reach(f"a token was revoked {_moment(system, program)}")
+    system.loop.call(system.revoke)
     return True
 
 
 @rule(1)
-def ban(world: World, a: int, b: int, c: int) -> bool:
+def ban(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """The operator withdraws a name."""
-    programs = [program for program in world.programs if program.state == "running"]
-    return not c % 4 and bool(programs) and _ban(world, programs[a % len(programs)])
+    programs = [program for program in system.programs if program.state == "running"]
+    return not c % 4 and bool(programs) and _ban(system, programs[a % len(programs)])
 
 
-def _ban(world: World, program: Program) -> bool:
+def _ban(system: ModelSystem, program: Program) -> bool:
     ticket = program.ticket
-    if not ticket.host or any(each.is_banned for each in world.tickets):
+    if not ticket.host or any(each.is_banned for each in system.tickets):
         return False
-    world.reach(f"a name was banned {_moment(world, program)}")
-    world.loop.call(world.ban, ticket)
+    system.reach(f"a name was banned {_moment(system, program)}")
+    system.loop.call(system.ban, ticket)
     return True
 
 
 @rule(8)
-def withdraw_while_resuming(world: World, a: int, b: int, c: int) -> bool:
+def withdraw_while_resuming(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """While a session is away or resumes its program gives its name back, or the operator withdraws it."""
-    running = [program for program in world.programs if program.state == "running"]
-    programs = [program for program in running if _is_resuming(world, program)]
+    running = [program for program in system.programs if program.state == "running"]
+    programs = [program for program in running if _is_resuming(system, program)]
     programs = programs or [
         program for program in running if program.session is not None and program.session.is_away
     ]
@@ -345,54 +345,54 @@ def withdraw_while_resuming(world: World, a: int, b: int, c: int) -> bool:
         return False
     program = programs[a % len(programs)]
     if c % 4 == 0:
-        return _revoke(world, program)
+        return _revoke(system, program)
     if c % 4 == 1:
-        return _ban(world, program)
+        return _ban(system, program)
     if c % 4 == 2 and program.may_release:
-        _release(world, program, b)
+        _release(system, program, b)
         return True
     return False
 
 
 @rule(1)
-def take_over(world: World, a: int, b: int, c: int) -> bool:
+def take_over(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A successor takes over from the edge, which lets its visitors finish."""
-    edge = world.edge
-    if edge is None or len(world.edges) > 6:
+    edge = system.edge
+    if edge is None or len(system.edges) > 6:
         return False
-    if any(visitor.is_in and not visitor.is_over for visitor in world.visitors):
-        world.reach("takeover with visitors")
-    names = world.loop.call(edge.hand_over)
-    world.loop.call(world.start_edge, names)
+    if any(visitor.is_in and not visitor.is_over for visitor in system.visitors):
+        system.reach("takeover with visitors")
+    names = system.loop.call(edge.hand_over)
+    system.loop.call(system.start_edge, names)
     return True
 
 
 @rule(1)
-def restart(world: World, a: int, b: int, c: int) -> bool:
+def restart(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """The edge is killed, or stops in good order, and another one is started that knows the names of before."""
-    edge = world.edge
-    if edge is None or len(world.edges) > 6 or c % 2:
+    edge = system.edge
+    if edge is None or len(system.edges) > 6 or c % 2:
         return False
     names = edge.noted_names(is_last=not b % 2)
-    world.reach("the edge was killed" if b % 2 else "the edge was restarted")
-    world.loop.call(edge.kill if b % 2 else edge.leave)
-    world.loop.call(world.start_edge, names)
+    system.reach("the edge was killed" if b % 2 else "the edge was restarted")
+    system.loop.call(edge.kill if b % 2 else edge.leave)
+    system.loop.call(system.start_edge, names)
     return True
 
 
 @rule(1)
-def end_session(world: World, a: int, b: int, c: int) -> bool:
+def end_session(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """The operator ends a session."""
-    if world.edge is None or c % 4:
+    if system.edge is None or c % 4:
         return False
-    guests = [guest for guest in world.edge.guests_ever if not guest.is_over and guest.identity is not None]
-    if not guests:
+    clients = [client for client in system.edge.all_clients if not client.is_over and client.identity is not None]
+    if not clients:
         return False
-    guest = guests[a % len(guests)]
-    program = world.program_of(guest.digest)
+    client = clients[a % len(clients)]
+    program = system.program_of(client.digest)
     if program is None:
         return False  # it has not been greeted yet
-    world.dead.setdefault(guest.digest, "the operator ended it")
+    system.dead.setdefault(client.digest, "the operator ended it")
     program.may_fail = True
-    world.loop.call(guest.end, SessionCode.ENDED)
+    system.loop.call(client.end, SessionCode.ENDED)
     return True

@@ -17,8 +17,8 @@ from tests.model.scripted_rules import SCRIPTED
 from tests.model.simnet_network import SimnetNetwork
 from tests.model.simnet_rules import SIMNET
 from tests.model.stepped_loop import SteppedLoop
+from tests.model.system import ModelSystem
 from tests.model.tcp import BrokenError
-from tests.model.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -58,7 +58,7 @@ class Result:
 
 
 class Episode:
-    """Episode: one world from its beginning to its end."""
+    """Episode: one system from its beginning to its end."""
 
     def __init__(self, seed: str, known: Collection[str] = (), engines: tuple[str, str] | None = None) -> None:
         """``engines``: those of clients and edges, over the simulated network; None: scripted links."""
@@ -80,30 +80,30 @@ class Episode:
             network: Network = (
                 ScriptedNetwork(loop, luck) if self.engines is None else SimnetNetwork(loop, luck, self.engines)
             )
-            world = World(loop, network, self.seed, self.known)
-            self.reached = world.reached
-            network.reach = world.reach
-            network.note = world.note if self.is_told else None
-            with world.in_force():
+            system = ModelSystem(loop, network, self.seed, self.known)
+            self.reached = system.reached
+            network.reach = system.reach
+            network.note = system.note if self.is_told else None
+            with system.in_force():
                 try:
-                    loop.call(world.start_edge, [])
+                    loop.call(system.start_edge, [])
                     first = random.Random(f"{self.seed} first")
-                    loop.call(world.start_program, None, first.choice(KINDS), first.random() < 0.25)
+                    loop.call(system.start_program, None, first.choice(KINDS), first.random() < 0.25)
                     if steps is None:
-                        self._draw(world, chance, length)
+                        self._draw(system, chance, length)
                     else:
                         for step in steps:
-                            self._apply(world, step)
-                    world.note("-> settle")
-                    settle(world)
+                            self._apply(system, step)
+                    system.note("-> settle")
+                    settle(system)
                 except BrokenError as broken:
                     return Failure(
-                        broken.kind, str(broken), self.seed, self.applied, list(world.story), self.engines
+                        broken.kind, str(broken), self.seed, self.applied, list(system.story), self.engines
                     )
                 except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
                     text = "".join(traceback.format_exception(error)[-4:])
                     kind = f"a fault inside: {type(error).__name__}"
-                    return Failure(kind, text, self.seed, self.applied, list(world.story), self.engines)
+                    return Failure(kind, text, self.seed, self.applied, list(system.story), self.engines)
                 finally:
                     self._take_down(loop)
                     network.close()
@@ -111,22 +111,22 @@ class Episode:
             loop.close()
         return None
 
-    def _draw(self, world: World, chance: random.Random, length: int) -> None:
+    def _draw(self, system: ModelSystem, chance: random.Random, length: int) -> None:
         names = list(self.rules)
         weights = [weight for weight, _ in self.rules.values()]
         while len(self.applied) < length:
             name = chance.choices(names, weights)[0]
-            self._apply(world, (name, chance.randrange(SPAN), chance.randrange(SPAN), chance.randrange(SPAN)))
+            self._apply(system, (name, chance.randrange(SPAN), chance.randrange(SPAN), chance.randrange(SPAN)))
 
-    def _apply(self, world: World, step: Step) -> None:
+    def _apply(self, system: ModelSystem, step: Step) -> None:
         name, *numbers = step
         self.applied.append(step)
-        world.note(f"-> {step}")
-        if self.rules[name][1](world, *numbers):
-            check_step(world)
+        system.note(f"-> {step}")
+        if self.rules[name][1](system, *numbers):
+            check_step(system)
         else:
             self.applied.pop()
-            world.story.pop()
+            system.story.pop()
 
     @staticmethod
     def _take_down(loop: SteppedLoop) -> None:

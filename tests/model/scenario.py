@@ -1,4 +1,4 @@
-"""A world for one story that is told step by step: what the model has found, written down."""
+"""A system for scenarios step by step: faults that the model has found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.model.invariants import check_rest, check_step
 from tests.model.runner import Episode
 from tests.model.scripted_network import ScriptedNetwork
 from tests.model.stepped_loop import SteppedLoop
-from tests.model.world import World
+from tests.model.system import ModelSystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 class Scenario:
     """An edge, over scripted links on which everything arrives only when it is said so."""
 
-    def __init__(self, world: World, network: ScriptedNetwork) -> None:
-        self.world = world
+    def __init__(self, system: ModelSystem, network: ScriptedNetwork) -> None:
+        self.system = system
         self.network = network
-        self.loop = world.loop
-        self.call = world.loop.call
+        self.loop = system.loop
+        self.call = system.loop.call
 
     def carry(self, seconds: float = 0.0) -> None:
         """Everything arrives, local services accept, and time passes."""
-        self.network.carry(self.world, seconds)
+        self.network.carry(self.system, seconds)
 
     def check(self) -> None:
         """See that nothing is broken, and both sides of each session know the same streams."""
         self.carry(0.3)
         self.carry(0.3)
-        check_step(self.world)
-        check_rest(self.world)
+        check_step(self.system)
+        check_rest(self.system)
 
     def program(
         self, ticket: Ticket | None = None, kind: str = "file", *, has_second_token: bool = False
@@ -54,29 +54,29 @@ class Scenario:
         self, ticket: Ticket | None = None, kind: str = "file", *, has_second_token: bool = False
     ) -> Program:
         """Start a program; the other arguments are those of a new ticket."""
-        self.call(self.world.start_program, ticket, kind, has_second_token)
-        return self.world.programs[-1]
+        self.call(self.system.start_program, ticket, kind, has_second_token)
+        return self.system.programs[-1]
 
     def restart(self) -> None:
         """The edge is killed, and another one is started."""
-        edge = self.world.edge
+        edge = self.system.edge
         assert edge is not None
         names = edge.noted_names(is_last=False)
         self.call(edge.kill)
-        self.call(self.world.start_edge, names)
+        self.call(self.system.start_edge, names)
 
     def visitor(self, program: Program) -> Visitor:
         """A visitor comes for a program's name, and is in."""
-        visitor = self.world.come(program.ticket)
+        visitor = self.system.come(program.ticket)
         assert visitor is not None
-        self.call(self.world.enter, visitor)
+        self.call(self.system.enter, visitor)
         return visitor
 
     def visitor_of_port(self, port: int, seconds: float = 0.0) -> Visitor:
         """A visitor comes to a TCP port, and time passes."""
-        visitor = self.world.come_to_port(port, 0)
+        visitor = self.system.come_to_port(port, 0)
         assert visitor is not None
-        self.call(self.world.enter, visitor)
+        self.call(self.system.enter, visitor)
         self.carry(seconds)
         return visitor
 
@@ -125,18 +125,18 @@ class Scenario:
 
 
 @contextlib.contextmanager
-def scenario() -> Iterator[Scenario]:
-    """A new world with one edge."""
+def new_scenario() -> Iterator[Scenario]:
+    """Return a scenario with a new system and one edge."""
     loop = SteppedLoop()
     network = ScriptedNetwork(loop, random.Random(1))
     network.send_buffer, network.peer_streams = 512 * 1024, 100
-    world = World(loop, network, "scene")
-    network.reach = world.reach
+    system = ModelSystem(loop, network, "scene")
+    network.reach = system.reach
     try:
-        with world.in_force():
+        with system.in_force():
             try:
-                loop.call(world.start_edge, [])
-                yield Scenario(world, network)
+                loop.call(system.start_edge, [])
+                yield Scenario(system, network)
             finally:
                 Episode._take_down(loop)
     finally:

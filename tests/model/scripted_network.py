@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.engine import Address, EngineSettings
     from tests.model.quic import QuicLink
     from tests.model.stepped_loop import SteppedLoop
-    from tests.model.world import World
+    from tests.model.system import ModelSystem
 
 EDGE_ADDRESS: Final = ("10.0.0.1", 4433)
 MAX_ROUNDS: Final = 2000
@@ -73,9 +73,9 @@ class ScriptedNetwork(Network):
 
     # For rules and invariants.
 
-    def is_at_rest(self, call: Any, guest: Any) -> bool:
-        link = call._link.connection.link
-        if link.is_paused or guest.session.link.connection is not link.server:
+    def is_at_rest(self, connection: Any, client: Any) -> bool:
+        link = connection._link.connection.link
+        if link.is_paused or client.session.link.connection is not link.server:
             return False
         return not any(piece[0] != "pong" for end in link.ends for piece in end.pieces())
 
@@ -88,29 +88,29 @@ class ScriptedNetwork(Network):
         refused: int = engine.refused_streams
         return refused
 
-    def carry(self, world: World, seconds: float) -> None:
-        self.deliver_all(world)
-        while world.dials:
-            world.loop.call(world.accept, world.dials[0])
-            self.deliver_all(world)
+    def carry(self, system: ModelSystem, seconds: float) -> None:
+        self.deliver_all(system)
+        while system.dials:
+            system.loop.call(system.accept, system.dials[0])
+            self.deliver_all(system)
         for link in self.live_links():
             if not link.is_cut:
                 for end in link.ends:
                     if ("pong", 0) in end.pieces():
-                        world.loop.call(end.deliver, ("pong", 0))
-        world.loop.advance(seconds)
-        check_step(world)
+                        system.loop.call(end.deliver, ("pong", 0))
+        system.loop.advance(seconds)
+        check_step(system)
 
-    def deliver_all(self, world: World) -> None:
+    def deliver_all(self, system: ModelSystem) -> None:
         """Let everything arrive that can."""
         for _ in range(MAX_ROUNDS):
-            has_moved = self._carry_once(world)
-            check_step(world)
+            has_moved = self._carry_once(system)
+            check_step(system)
             if not has_moved:
                 return
-        raise BrokenError("no rest", f"{world.programs}")
+        raise BrokenError("no rest", f"{system.programs}")
 
-    def _carry_once(self, world: World) -> bool:
+    def _carry_once(self, system: ModelSystem) -> bool:
         has_moved = False
         for link in list(self.live_links()):
             if link.is_cut or link.is_paused:
@@ -118,7 +118,7 @@ class ScriptedNetwork(Network):
             for end in link.ends:
                 for piece in end.pieces():
                     if piece[0] != "pong" and piece in end.pieces():
-                        world.loop.call(end.deliver, piece)
+                        system.loop.call(end.deliver, piece)
                         has_moved = True
         return has_moved
 
@@ -131,8 +131,8 @@ class ScriptedNetwork(Network):
         self._next_port += 10
         return ("10.0.1.1", self._next_port)
 
-    def is_well(self, call: Any) -> bool:
-        end = call._link.connection
+    def is_well(self, connection: Any) -> bool:
+        end = connection._link.connection
         return not end.link.is_cut and end.closed is None and end.peer is not None and end.peer.closed is None
 
     def live_links(self) -> list[QuicLink]:

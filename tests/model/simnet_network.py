@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.engine import Address
     from tests.model.stepped_loop import SteppedLoop
-    from tests.model.world import World
+    from tests.model.system import ModelSystem
 
 RESET_KEY = bytes(range(32))
 
@@ -116,14 +116,14 @@ class SimnetNetwork(Network):
         """Return the sockets of calls that are there."""
         return [socket for socket in self.simnet.sockets if socket not in self._edges]
 
-    def is_well(self, call: Any) -> bool:
-        socket = call._endpoint.socket
-        return not call._link.is_down and not socket.up.conditions.black_hole
+    def is_well(self, connection: Any) -> bool:
+        socket = connection._endpoint.socket
+        return not connection._link.is_down and not socket.up.conditions.black_hole
 
-    def is_at_rest(self, call: Any, guest: Any) -> bool:
+    def is_at_rest(self, connection: Any, client: Any) -> bool:
         """Return True if both sides are on one link, on which nothing is under way."""
-        mine, theirs = call._link.connection, guest.session.link.connection
-        is_one = tuple(theirs.address[:2]) == tuple(call._endpoint.socket.local_address[:2])
+        mine, theirs = connection._link.connection, client.session.link.connection
+        is_one = tuple(theirs.address[:2]) == tuple(connection._endpoint.socket.local_address[:2])
         return is_one and not mine.stats().bytes_in_flight and not theirs.stats().bytes_in_flight
 
     def mend(self) -> None:
@@ -136,12 +136,12 @@ class SimnetNetwork(Network):
                 each.loss = each.jitter = each.duplicate = 0.0
                 each.rate = None
 
-    def carry(self, world: World, seconds: float) -> None:
+    def carry(self, system: ModelSystem, seconds: float) -> None:
         while seconds > 0:
-            while world.dials:
-                world.loop.call(world.accept, world.dials[0])
-            world.loop.advance(min(seconds, 0.1))
-            check_step(world)
+            while system.dials:
+                system.loop.call(system.accept, system.dials[0])
+            system.loop.advance(min(seconds, 0.1))
+            check_step(system)
             seconds -= 0.1
 
     def left(self) -> list[str]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.model.rules import Rule, Rules
-    from tests.model.world import World
+    from tests.model.system import ModelSystem
 
 SIMNET: Final[Rules] = {}
 MOMENTS: Final = (0.001, 0.005, 0.012, 0.02, 0.026, 0.04)
@@ -31,8 +31,8 @@ def rule(weight: int) -> Callable[[Rule], Rule]:
     return common.rule(weight, SIMNET)
 
 
-def _sockets(world: World, *, held_up: bool) -> list[Any]:
-    return [socket for socket in world.network.client_sockets() if socket.up.conditions.black_hole is held_up]
+def _sockets(system: ModelSystem, *, held_up: bool) -> list[Any]:
+    return [socket for socket in system.network.client_sockets() if socket.up.conditions.black_hole is held_up]
 
 
 def _swallow(socket: Any, *, on: bool) -> None:
@@ -40,49 +40,49 @@ def _swallow(socket: Any, *, on: bool) -> None:
 
 
 @rule(60)
-def pass_a_moment(world: World, a: int, b: int, c: int) -> bool:
+def pass_a_moment(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A part of a round trip passes."""
-    world.loop.advance(MOMENTS[a % len(MOMENTS)])
+    system.loop.advance(MOMENTS[a % len(MOMENTS)])
     return True
 
 
 @rule(3)
-def pause_link(world: World, a: int, b: int, c: int) -> bool:
+def pause_link(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """Nothing arrives on a link for the time being."""
-    sockets = _sockets(world, held_up=False)
+    sockets = _sockets(system, held_up=False)
     if not sockets:
         return False
     _swallow(sockets[a % len(sockets)], on=True)
-    world.network.paused.append(sockets[a % len(sockets)])
+    system.network.paused.append(sockets[a % len(sockets)])
     return True
 
 
 @rule(4)
-def go_on_link(world: World, a: int, b: int, c: int) -> bool:
+def go_on_link(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A link that paused carries again."""
-    paused = [socket for socket in world.network.paused if socket in _sockets(world, held_up=True)]
+    paused = [socket for socket in system.network.paused if socket in _sockets(system, held_up=True)]
     if not paused:
         return False
     _swallow(paused[a % len(paused)], on=False)
-    world.reach("a link came back")
+    system.reach("a link came back")
     return True
 
 
 @rule(3)
-def cut_link(world: World, a: int, b: int, c: int) -> bool:
+def cut_link(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A link carries nothing any more, and nobody is told."""
-    sockets = _sockets(world, held_up=False)
+    sockets = _sockets(system, held_up=False)
     if not sockets:
         return False
     _swallow(sockets[a % len(sockets)], on=True)
-    world.reach("a link was cut")
+    system.reach("a link was cut")
     return True
 
 
 @rule(2)
-def disturb_link(world: World, a: int, b: int, c: int) -> bool:
+def disturb_link(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A link loses packets, or lets them overtake each other, from now on; or does so no more."""
-    sockets = _sockets(world, held_up=False)
+    sockets = _sockets(system, held_up=False)
     if not sockets:
         return False
     socket = sockets[a % len(sockets)]
@@ -95,47 +95,47 @@ def disturb_link(world: World, a: int, b: int, c: int) -> bool:
 
 
 @rule(1)
-def rebind_nat(world: World, a: int, b: int, c: int) -> bool:
+def rebind_nat(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A router gives a client another port, and nobody is told."""
-    sockets = _sockets(world, held_up=False)
+    sockets = _sockets(system, held_up=False)
     if not sockets:
         return False
-    world.reach("a router changed a port")
-    sockets[a % len(sockets)].move(world.network.fresh_address())
+    system.reach("a router changed a port")
+    sockets[a % len(sockets)].move(system.network.fresh_address())
     return True
 
 
 @rule(3)
-def calm(world: World, a: int, b: int, c: int) -> bool:
+def calm(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """Some time passes; sessions on whose link nothing is under way know the same streams on both sides."""
-    world.loop.advance((0.7, 2.0)[a % 2])
-    check_rest(world)
+    system.loop.advance((0.7, 2.0)[a % 2])
+    check_rest(system)
     return True
 
 
-def _resuming(world: World) -> bool:
-    sessions = [session for edge in world.edges for session in edge.sessions()]
-    sessions += [program.session for program in world.programs if program.session is not None]
+def _resuming(system: ModelSystem) -> bool:
+    sessions = [session for edge in system.edges for session in edge.sessions()]
+    sessions += [program.session for program in system.programs if program.session is not None]
     return any(session.is_awaiting_resume_state for session in sessions)
 
 
 @rule(4)
-def resume_halfway(world: World, a: int, b: int, c: int) -> bool:
+def resume_halfway(system: ModelSystem, a: int, b: int, c: int) -> bool:
     """A link carries nothing any more, and a client has just gone on with another: something happens before both
     sides know how they stand."""
-    sockets = _sockets(world, held_up=False)
+    sockets = _sockets(system, held_up=False)
     if not sockets:
         return False
     _swallow(sockets[a % len(sockets)], on=True)
-    world.reach("a link was cut")
+    system.reach("a link was cut")
     for _ in range(MOST_MOMENTS):
-        if _resuming(world):
+        if _resuming(system):
             break
-        world.loop.advance(MOMENT)
+        system.loop.advance(MOMENT)
     else:
         return True
-    world.reach("within the round trip of a resume")
+    system.reach("within the round trip of a resume")
     meanwhile = MEANWHILE[b % len(MEANWHILE)]
     if meanwhile is not None:
-        meanwhile(world, c, b // len(MEANWHILE), a)
+        meanwhile(system, c, b // len(MEANWHILE), a)
     return True

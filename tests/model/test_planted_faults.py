@@ -107,7 +107,7 @@ def forgets_who_serves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def serves_whoever_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that is revoked ends no session."""
-    monkeypatch.setattr(ClientSession, "check_rights", lambda guest: None)
+    monkeypatch.setattr(ClientSession, "check_rights", lambda client: None)
 
 
 @pytest.mark.parametrize(

@@ -312,9 +312,9 @@ def test_a_client_that_is_away_is_shown_and_ended():
     """Of a session without a link no metrics are known, a new visitor waits, and both can be ended."""
     with AdminTunnel() as rig:
         stays, _ = rig.pair("tcp")
-        (guest,) = rig.edge.server.clients.sessions
+        (client_session,) = rig.edge.server.clients.sessions
         lost = Closed(CloseCause.TIMEOUT, 0, "")
-        rig.edge._background.call(called(lambda: guest.session.link_down(lost)))
+        rig.edge._background.call(called(lambda: client_session.session.link_down(lost)))
         (session,) = rig.operator.get("/sessions")["items"]
         assert (session["is_away"], session["link"], session["streams"]) == (True, None, 1)
         OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/sessions", "get", 200)).validate(

@@ -241,17 +241,17 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
             (address, *_) = await resolve(config)
             connection = EdgeConnection(config, NullEvents(), address)
             await connection.greet()
-            (guest,) = edge.server.clients.sessions
-            leased = asyncio.run_coroutine_threadsafe(bind_and_die(guest), edge._background.loop)
+            (client_session,) = edge.server.clients.sessions
+            leased = asyncio.run_coroutine_threadsafe(bind_and_die(client_session), edge._background.loop)
             port = await asyncio.wrap_future(leased)
             await connection.close()
             return port
 
-        async def bind_and_die(guest):
-            guest.session_message(Bind(lease=1, unencrypted=True, h2=False, ticket=b""))
-            (lease,) = guest.holdings
+        async def bind_and_die(client_session):
+            client_session.session_message(Bind(lease=1, unencrypted=True, h2=False, ticket=b""))
+            (lease,) = client_session.holdings
             port = lease.tcp_port
-            guest.session_down(Closed(CloseCause.LOCAL, 0, ""))
+            client_session.session_down(Closed(CloseCause.LOCAL, 0, ""))
             return port
 
         port = await asyncio.wrap_future(event_loop.shared_loop().submit(bind_and_go()))

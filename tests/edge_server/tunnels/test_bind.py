@@ -209,8 +209,8 @@ async def test_sessions_that_lost_their_name_are_forgotten_when_their_token_is_r
     key = store.create(Permissions(), "", 0)[1].key
     services = replace(services, tokens=TokenRegistry("", store))
     secret = bytes(32)
-    guest: Any = SimpleNamespace(identity=Identity(key), digest=hashlib.sha256(secret).digest())
-    services.sessions.supersede(guest)
+    client_session: Any = SimpleNamespace(identity=Identity(key), digest=hashlib.sha256(secret).digest())
+    services.sessions.supersede(client_session)
     watch = Refresher(services, [])
     watch._apply()
     assert services.sessions.is_superseded(secret, key)

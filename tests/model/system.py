@@ -1,4 +1,4 @@
-"""The world of one episode: edges, programs, visitors, and the reasons for which a visitor may be reset."""
+"""The system of one episode: edges, programs, visitors, and the reasons for which a visitor may be reset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import edge_server.refresher
 from quictunnel.origin.dial import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
-from tests.model.edge import DOMAIN, HOLD, REFRESH, ModelEdge, WatchedGuest
+from tests.model.edge import DOMAIN, HOLD, REFRESH, ModelEdge, WatchedClientSession
 from tests.model.fault_log import FaultLog
 from tests.model.ports import ListeningPorts
 from tests.model.program import LOST_TO_OLDER, Dial, Program, Ticket, WatchedConnection
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 WAIT = 10.0
 
 
-class World:
+class ModelSystem:
     """Edges one after the other, programs and visitors. The rules decide everything that happens."""
 
     def __init__(self, loop: SteppedLoop, network: Any, seed: str, known: Collection[str] = ()) -> None:
@@ -77,12 +77,12 @@ class World:
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
-        """Make the product's code use this world."""
+        """Make the product code use this system."""
         loggers = [logging.getLogger(name) for name in ("quictunnel", "edge_server")]
         before = [(logger.level, logger.propagate) for logger in loggers]
         with (
             self.network.in_force(),
-            mock.patch.object(edge_server.clients.acceptor, "ClientSession", WatchedGuest),
+            mock.patch.object(edge_server.clients.acceptor, "ClientSession", WatchedClientSession),
             mock.patch.object(edge_server.ingress.tcp_ports, "listen", self.ports.listen),
             mock.patch.object(edge_server.refresher, "REFRESH", REFRESH),
         ):
@@ -110,7 +110,7 @@ class World:
         self.reach(f"passed over: {kind}")
 
     def note(self, text: str) -> None:
-        """Add a line to the story of this world."""
+        """Add a line to the log of this episode."""
         self.story.append(f"{self.loop.time() - START:8.2f} {text}")
 
     # Making things.
@@ -287,35 +287,35 @@ class World:
 
     # What the product says of its sessions.
 
-    def guest_ended(self, guest: WatchedGuest, closed: Closed) -> None:
+    def client_ended(self, client: WatchedClientSession, closed: Closed) -> None:
         """An edge's session is over (before its leases are)."""
-        if guest.identity is None:
+        if client.identity is None:
             return
-        why = self._guest_excuse(guest, closed)
+        why = self._client_excuse(client, closed)
         if why is None:
             self.fault_log.found.append((_unexplained(closed), f"at the edge: {closed}"))
             why = "unexplained"
-            self._may_fail(guest.digest)
-        self.dead.setdefault(guest.digest, why)
-        for lease in guest.holdings:
+            self._may_fail(client.digest)
+        self.dead.setdefault(client.digest, why)
+        for lease in client.holdings:
             self.lease_closes(*lease)
-        self.note(f"session {guest.digest.hex()[:6]} of {self.program_of(guest.digest)}: {closed}")
+        self.note(f"session {client.digest.hex()[:6]} of {self.program_of(client.digest)}: {closed}")
         self.reach(f"session over at the edge: {why}")
         for edge in self.edges:
             for tunnel in edge.services.registry.alive:
                 for visitor in self.visitors:
                     visit = tunnel.visitors.get(visitor.splice)
                     carrier: Any = None if visit is None else visit.carrier
-                    if carrier is not None and carrier.session is guest.session:
+                    if carrier is not None and carrier.session is client.session:
                         visitor.may_be_reset(why)
 
-    def _guest_excuse(self, guest: WatchedGuest, closed: Closed) -> str | None:
-        if guest.digest in self.dead:
-            return self.dead[guest.digest]
-        edge = next((edge for edge in self.edges if guest in edge.guests_ever), None)
+    def _client_excuse(self, client: WatchedClientSession, closed: Closed) -> str | None:
+        if client.digest in self.dead:
+            return self.dead[client.digest]
+        edge = next((edge for edge in self.edges if client in edge.all_clients), None)
         if edge is None or edge.state != "serving":
             return "the edge left"
-        program = self.program_of(guest.digest)
+        program = self.program_of(client.digest)
         if program is None:
             return "the client never heard of it"
         if program.state != "running":
@@ -324,7 +324,7 @@ class World:
             return "a newer program has its ticket"
         if self.is_revoked(program.ticket):
             return "its token was revoked"
-        return "away for too long" if self._was_away_too_long(closed, guest.away_at) else None
+        return "away for too long" if self._was_away_too_long(closed, client.away_at) else None
 
     def connection_ended(self, connection: WatchedConnection, closed: Closed) -> None:
         """A client's session is over."""
@@ -350,7 +350,7 @@ class World:
         if program.state != "running":
             return f"the program was {program.state}"
         for edge in self.edges:
-            if edge.state != "serving" and any(guest.digest == digest for guest in edge.guests_ever):
+            if edge.state != "serving" and any(client.digest == digest for client in edge.all_clients):
                 return "the edge left"
         if not connection.was_current:
             return "a dial that was not needed"
@@ -363,13 +363,13 @@ class World:
     def _was_away_too_long(self, closed: Closed, since: float | None) -> bool:
         return closed.cause is CloseCause.TIMEOUT and since is not None and self.loop.time() >= since + HOLD - 1
 
-    def guest_asks(self, guest: WatchedGuest, bind: Bind) -> Callable[[], None]:
+    def client_binds(self, client: WatchedClientSession, bind: Bind) -> Callable[[], None]:
         """An edge is about to give a name to a program, which takes it from the one before, unless it has been
         told so already. Return what takes that back if the program is refused."""
-        program = self.program_of(guest.digest)
+        program = self.program_of(client.digest)
         if program is None:
             return lambda: None
-        ticket = guest.open_ticket(bind)
+        ticket = client.open_ticket(bind)
         self.note(f"{program} asks{' again' * getattr(bind, 'again', False)}, ticket {ticket}")
         before = program.turn, program.ticket.taker
         older_before = {each: each.older for each in self.programs if each.ticket is program.ticket}
@@ -395,7 +395,7 @@ class World:
 
         return take_back
 
-    def guest_has(self, lease: Lease) -> None:
+    def client_holds(self, lease: Lease) -> None:
         """An edge has given a lease."""
         self.free_names.discard(lease.name)
         if lease.tcp_port:
@@ -439,15 +439,15 @@ class World:
 
     def sessions_of(self, program: Program) -> list[Session]:
         """Return the sessions of a program that edges have."""
-        guests = (guest for edge in self.edges for guest in edge.guests_ever if not guest.is_over)
-        return [guest.session for guest in guests if self.program_of(guest.digest) is program]
+        clients = (client for edge in self.edges for client in edge.all_clients if not client.is_over)
+        return [client.session for client in clients if self.program_of(client.digest) is program]
 
-    def guest_of(self, connection: EdgeConnection) -> WatchedGuest | None:
+    def client_of(self, connection: EdgeConnection) -> WatchedClientSession | None:
         """Return the other side of a call's session."""
         assert connection.welcome is not None
         digest = hashlib.sha256(connection.welcome.session).digest()
-        guests = (guest for edge in self.edges for guest in edge.guests_ever)
-        return next((guest for guest in guests if guest.digest == digest), None)
+        clients = (client for edge in self.edges for client in edge.all_clients)
+        return next((client for client in clients if client.digest == digest), None)
 
     def _exception(self, loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")
