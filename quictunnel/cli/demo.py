@@ -25,7 +25,7 @@ from quictunnel.shared.command_line import Command
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quictunnel.cli.reporter import OpenTunnel, Reporter
+    from quictunnel.cli.reporter import OpenedTunnel, Reporter
     from quictunnel.tunnel import Tunnel
 
 FETCH_TIMEOUT: Final = 10.0
@@ -75,7 +75,7 @@ def demo(*, once: bool, as_json: bool) -> None:
         reporter.note(f"An edge runs in this process at {config.edge} (QUIC).")
         reporter.note(f"A sample app listens on http://127.0.0.1:{port}.")
 
-        def when_open(opened: OpenTunnel) -> bool:
+        def when_open(opened: OpenedTunnel) -> bool:
             show(fetch(opened.tunnel, config.ca), opened.tunnel, reporter)
             return not once
 

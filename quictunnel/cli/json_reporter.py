@@ -24,7 +24,7 @@ from quictunnel.events import STATES, WARNING
 from quictunnel.shared.output import SteadyOutput
 
 if TYPE_CHECKING:
-    from quictunnel.cli.reporter import OpenTunnel
+    from quictunnel.cli.reporter import OpenedTunnel
     from quictunnel.events import ClientEvent
 
 
@@ -43,7 +43,7 @@ class JsonReporter:
             out.lost = lost_event
         self._was_ready = False
 
-    def opened(self, opened: OpenTunnel) -> None:
+    def opened(self, opened: OpenedTunnel) -> None:
         """Print ``ready`` with the public addresses."""
         tunnel = opened.tunnel
         self._was_ready = True

@@ -21,7 +21,7 @@ from quictunnel.cli.reporter import STOPPING, clock, one_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.cli.reporter import OpenTunnel
+    from quictunnel.cli.reporter import OpenedTunnel
     from quictunnel.events import ClientEvent, Snapshot
 
 MAX_EVENTS: Final = 6
@@ -46,13 +46,13 @@ class LiveReporter:
         self._console = console
         self._snapshot = snapshot
         self._events: deque[tuple[str, str]] = deque(maxlen=MAX_EVENTS)
-        self._opened: OpenTunnel | None = None
+        self._opened: OpenedTunnel | None = None
         self._live: Live | None = None
         self._drawn: tuple[Snapshot, tuple[tuple[str, str], ...], tuple[str, str]] | None = None
         self._now = clock
         self._samples: deque[tuple[float, int, int]] = deque(maxlen=MAX_SAMPLES)
 
-    def opened(self, opened: OpenTunnel) -> None:
+    def opened(self, opened: OpenedTunnel) -> None:
         """Draw the screen for the first time."""
         self._opened = opened
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
@@ -109,7 +109,7 @@ class LiveReporter:
 
 
 def render(
-    opened: OpenTunnel,
+    opened: OpenedTunnel,
     snapshot: Snapshot,
     events: tuple[tuple[str, str], ...],
     rates: tuple[str, str] = ("", ""),

@@ -20,8 +20,8 @@ STOPPING: Final = "Stopping; open connections of visitors may finish. Press Ctrl
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTunnel:
-    """An open tunnel, for its reporter."""
+class OpenedTunnel:
+    """Tunnel that was opened, with what a reporter shows of it."""
 
     tunnel: Tunnel
     port: int
@@ -36,7 +36,7 @@ class OpenTunnel:
 class Reporter(Protocol):
     """Interface of a reporter. The calls come in this order: opened, event and tick, closing, closed."""
 
-    def opened(self, opened: OpenTunnel) -> None:
+    def opened(self, opened: OpenedTunnel) -> None:
         """Show the public addresses of the open tunnel."""
 
     def event(self, event: ClientEvent) -> None:
@@ -62,7 +62,7 @@ class TextReporter:
         self._out = out
         self._was_open = False
 
-    def opened(self, opened: OpenTunnel) -> None:
+    def opened(self, opened: OpenedTunnel) -> None:
         """Print the public addresses."""
         self._was_open = True
         self._line(f"Public address: {opened.tunnel.url}")

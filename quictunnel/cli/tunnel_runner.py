@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import quictunnel
 from quictunnel.cli.json_reporter import JsonReporter
-from quictunnel.cli.reporter import OpenTunnel, TextReporter, one_line
+from quictunnel.cli.reporter import OpenedTunnel, TextReporter, one_line
 from quictunnel.errors import Error
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent
 from quictunnel.shared.output import discard, has_cursor, standard_output
@@ -213,7 +213,7 @@ def serve(
     reporter: Reporter,
     inbox: Inbox,
     interrupts: Interrupts,
-    when_open: Callable[[OpenTunnel], bool] = lambda _: True,
+    when_open: Callable[[OpenedTunnel], bool] = lambda _: True,
 ) -> None:
     """Open a tunnel, report its events until the inbox is stopped, and let the tunnel drain.
 
@@ -235,7 +235,7 @@ def serve(
                 interrupts.is_serving = True
                 gate.opened()
                 with _ignoring_a_closed_pipe():
-                    opened = OpenTunnel(tunnel, request.port, has_tcp=request.tcp)
+                    opened = OpenedTunnel(tunnel, request.port, has_tcp=request.tcp)
                     reporter.opened(opened)
                     if when_open(opened):
                         _watch(reporter, inbox, client)

@@ -80,9 +80,9 @@ class TappedDirection:
 
     def ended(self) -> None:
         """Report the end of this direction."""
-        self.last(_End())
+        self.put_end(_End())
 
-    def last(self, piece: _End | _Closed) -> None:
+    def put_end(self, piece: _End | _Closed) -> None:
         """Put an end event into the queue. Never raises."""
         recorder = self._recorder
         try:
@@ -118,7 +118,7 @@ class Tap:
         """Report the end of the connection; ``why`` is the error, or empty."""
         if self.end_reason is None:
             self.end_reason = why
-            self.response.last(_Closed(why))
+            self.response.put_end(_Closed(why))
 
     def unwatch(self) -> None:
         """Stop reporting. Called on the inspector's thread."""

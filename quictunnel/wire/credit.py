@@ -41,7 +41,8 @@ message, a read and a write."""
 ANNOUNCE_DIVISOR = 4
 """Divisor: credit is sent when it moves the limit by a quarter of the window."""
 IDLE_CREDITS_PER_STREAM = 4
-"""Entries for one stream that may have no effect: the quarters of a window that was full at its abort."""
+"""Entries without effect that one aborted stream may cause: the receiver sends a credit for each quarter of a
+window, and all four may be on their way when the stream is aborted."""
 MAX_IDLE_CREDITS = 1000
 """Further entries without effect that one session may send."""
 IDLE_CREDITS_PER_SECOND = 2000

@@ -223,9 +223,8 @@ class ResumeState(Message, frozen=True, tag=10):
     entries: Annotated[
         list[tuple[StreamNumber, Offset, Offset, Offset]], msgspec.Meta(max_length=MAX_RESUME_ENTRIES)
     ]
-    """``(stream, received, consumed, limit)``: bytes before
-    ``received`` need not be sent again; the last two are as in Credits. The end of a direction counts as one more
-    byte."""
+    """``(stream, received, consumed, limit)``: bytes before ``received`` need not be sent again; the last two
+    are as in Credits. The end of a direction counts as one more byte."""
     last: bool
     """True for the last ResumeState."""
 

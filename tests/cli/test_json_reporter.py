@@ -6,7 +6,7 @@ import io
 import json
 
 from quictunnel.cli.json_reporter import JsonReporter
-from quictunnel.cli.reporter import MAX_MESSAGE, OpenTunnel
+from quictunnel.cli.reporter import MAX_MESSAGE, OpenedTunnel
 from quictunnel.events import ClientEvent
 from quictunnel.tunnel import Tunnel
 
@@ -18,7 +18,7 @@ def lines(*, tcp: bool = False, events: tuple[ClientEvent, ...] = ()) -> list[st
     out = io.StringIO()
     reporter = JsonReporter(out)
     reporter.note("for people")
-    reporter.opened(OpenTunnel(TCP if tcp else TLS, 8000, has_tcp=tcp))
+    reporter.opened(OpenedTunnel(TCP if tcp else TLS, 8000, has_tcp=tcp))
     for event in events:
         reporter.event(event)
     reporter.tick()

@@ -9,15 +9,15 @@ from rich.console import Console
 
 from quictunnel.cli.formatting import milliseconds, size, span
 from quictunnel.cli.live_reporter import MAX_EVENTS, MAX_SAMPLES, LiveReporter, render
-from quictunnel.cli.reporter import OpenTunnel
+from quictunnel.cli.reporter import OpenedTunnel
 from quictunnel.events import ClientEvent, Snapshot
 from quictunnel.tunnel import Tunnel
 
 QUIET = Snapshot("connected", 0, 0, 0, 0, 0.0123, "aioquic")
-OPENED = OpenTunnel(Tunnel("x7k2.tunnel.localhost", 8443), 8000, has_tcp=False)
+OPENED = OpenedTunnel(Tunnel("x7k2.tunnel.localhost", 8443), 8000, has_tcp=False)
 
 
-def drawn(opened: OpenTunnel, snapshot: Snapshot, *events: tuple[str, str], width: int = 80) -> list[str]:
+def drawn(opened: OpenedTunnel, snapshot: Snapshot, *events: tuple[str, str], width: int = 80) -> list[str]:
     console = Console(file=io.StringIO(), record=True, width=width, force_terminal=True)
     console.print(render(opened, snapshot, events))
     return [line.rstrip() for line in console.export_text().splitlines()]
@@ -25,7 +25,7 @@ def drawn(opened: OpenTunnel, snapshot: Snapshot, *events: tuple[str, str], widt
 
 def test_display_shows_url_and_counts() -> None:
     busy = Snapshot("connected", 3, 57, 1_234_567, 30_000_000_000, 0.0123, "aioquic")
-    opened = OpenTunnel(Tunnel("x7k2.tunnel.localhost", 8443, "edge.example.com", 20001), 22, has_tcp=True)
+    opened = OpenedTunnel(Tunnel("x7k2.tunnel.localhost", 8443, "edge.example.com", 20001), 22, has_tcp=True)
     assert drawn(opened, busy, ("12:00:01", "connected to the edge")) == [
         "quictunnel   Press Ctrl-C to stop",
         "",

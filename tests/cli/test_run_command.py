@@ -20,7 +20,7 @@ import pytest
 
 from quictunnel.cli import tunnel_runner
 from quictunnel.cli.main import COMMANDS
-from quictunnel.cli.reporter import OpenTunnel, TextReporter
+from quictunnel.cli.reporter import OpenedTunnel, TextReporter
 from quictunnel.cli.tunnel_runner import MAX_PENDING, MAX_PENDING_STATES, Inbox, Interrupts
 from quictunnel.errors import AuthError, ConfigError, Error, ProtocolError
 from quictunnel.events import VISITOR, WARNING, ClientEvent
@@ -362,7 +362,7 @@ def test_the_second_interrupt_leaves_at_once() -> None:
 def test_plain_lines() -> None:
     out = io.StringIO()
     reporter = TextReporter(out)
-    reporter.opened(OpenTunnel(Tunnel(HOST, 443, "e", 20001), 22, has_tcp=True))
+    reporter.opened(OpenedTunnel(Tunnel(HOST, 443, "e", 20001), 22, has_tcp=True))
     reporter.event(ClientEvent(WARNING, "two\nlines", 0.0))
     reporter.tick()
     reporter.closing()

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from quictunnel.cli.json_reporter import JsonReporter
 from quictunnel.cli.live_reporter import render
-from quictunnel.cli.reporter import OpenTunnel, TextReporter, clock, one_line
+from quictunnel.cli.reporter import OpenedTunnel, TextReporter, clock, one_line
 from quictunnel.cli.status import lines_of_text
 from quictunnel.cli.stderr_log import LineFormatter
 from quictunnel.connection.leases import Leases
@@ -46,7 +46,7 @@ async def show(host: str, unencrypted: str, said: list[str]) -> None:
     other = Bound(lease.number, "host", 1, "", 0, b"")
     leases.handle_message(messages.decode(messages.encode(Bound(lease.number, host, 443, unencrypted, 1, b"t"))))
     tunnel = Tunnel(*lease.answer.result())
-    opened = OpenTunnel(tunnel, 8000, has_tcp=bool(unencrypted))
+    opened = OpenedTunnel(tunnel, 8000, has_tcp=bool(unencrypted))
     plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
     TextReporter(plain).opened(opened)
     JsonReporter(lines).opened(opened)
@@ -91,7 +91,7 @@ def test_events(message, kind):
     tunnel = SimpleNamespace(url="https://app.example.com", inspector_url="")
     events = ((clock(event.time), one_line(event.message)),)
     Console(file=screen, force_terminal=True, width=300).print(
-        render(OpenTunnel(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel
+        render(OpenedTunnel(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel
     )
     assert plain.getvalue().count("\n") == lines.getvalue().count("\n") == 1
     assert are_lines(plain.getvalue())
