@@ -56,9 +56,9 @@ class Refresher:
             try:
                 await self._look()
             except Exception as error:  # noqa: BLE001 - a fault of ours in one look must not be the last look
-                self._services.supervisor.turn_failed(WORK, error)
+                self._services.supervisor.loop_failed(WORK, error)
             else:
-                self._services.supervisor.recovered(WORK)
+                self._services.supervisor.loop_recovered(WORK)
 
     async def _look(self) -> None:
         loop, services = asyncio.get_running_loop(), self._services

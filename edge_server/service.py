@@ -84,8 +84,8 @@ async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
             signals.stop.wait(),
             server.succeeded.wait(),
             server.asked_to_drain.wait(),
-            tasks.running(reloads.run, "reading the configuration again"),
-            tasks.running(keep_alive, "telling the service manager"),
+            tasks.run_repeatedly(reloads.run, "reading the configuration again"),
+            tasks.run_repeatedly(keep_alive, "telling the service manager"),
         )
         if not server.succeeded.is_set():
             notify("STOPPING=1")

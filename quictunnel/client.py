@@ -335,11 +335,11 @@ class TunnelHandle:
         """Update the statistics before and after the body, which closes the tunnel."""
         stats = self._stats
         assert stats is not None, "set while the tunnel is open"
-        stats.closing()
+        stats.before_close()
         try:
             yield
         finally:
-            stats.closed()
+            stats.after_close()
 
     def _take_open(self) -> tuple[EventLoopThread, ConnectionManager, ClientLease] | None:
         opened, self._open = self._open, None

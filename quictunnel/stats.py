@@ -39,13 +39,13 @@ class StatsReader:
             return self._last
         return self._reading(self._state(manager), manager.rtt, None)
 
-    def closing(self) -> None:
+    def before_close(self) -> None:
         """Store the round-trip time: the tunnel is about to be closed, and has no link afterwards."""
         if self._manager is not None:
             self._is_closing = True
             self._rtt = self._manager.rtt
 
-    def closed(self) -> None:
+    def after_close(self) -> None:
         """Store the last figures and release the connection manager: the tunnel is closed."""
         manager = self._manager
         if manager is not None:

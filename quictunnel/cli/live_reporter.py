@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quictunnel.cli.formatting import milliseconds, rate, size
-from quictunnel.cli.reporter import STOPPING, clock, one_line
+from quictunnel.cli.reporter import STOPPING, one_line, time_of_day
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ class LiveReporter:
 
     def event(self, event: ClientEvent) -> None:
         """Add an event and redraw."""
-        self._events.append((clock(event.time), one_line(event.message)))
+        self._events.append((time_of_day(event.time), one_line(event.message)))
         self.tick()
 
     def note(self, message: str) -> None:

@@ -75,7 +75,7 @@ class TextReporter:
 
     def event(self, event: ClientEvent) -> None:
         """Print an event with its time."""
-        self._line(f"{clock(event.time)}  {one_line(event.message)}")
+        self._line(f"{time_of_day(event.time)}  {one_line(event.message)}")
 
     def note(self, message: str) -> None:
         """Print a message."""
@@ -103,6 +103,6 @@ def one_line(text: str, length: int = MAX_MESSAGE) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def clock(seconds: float) -> str:
+def time_of_day(seconds: float) -> str:
     """Return the local time of day of a time in seconds since the epoch."""
     return time.strftime("%H:%M:%S", time.localtime(seconds))

@@ -160,7 +160,7 @@ def launch(
             )
             stack.callback(child.stop)
         with forward_signals(child, interrupts):
-            wait_for(child, port, wait or DEFAULT_WAIT)
+            wait_for_program(child, port, wait or DEFAULT_WAIT)
             if child.status is None:
                 serve(
                     new_client(config),
@@ -201,7 +201,7 @@ def is_listening(port: int) -> bool:
     return False
 
 
-def wait_for(child: Child, port: int, seconds: float) -> None:
+def wait_for_program(child: Child, port: int, seconds: float) -> None:
     """Return when the program listens on the port or has ended.
 
     Raises:

@@ -139,7 +139,7 @@ def load(
         ConfigError: no edge is configured, or a value or file is invalid.
     """
     environ = os.environ if environ is None else environ
-    stated = _stated(environ, edge, ca, token_file)
+    stated = _from_environment(environ, edge, ca, token_file)
     found = stated if stated.edge else _from_files(stated, config_file, client_env)
     if not found.edge:
         raise ConfigError(NOTHING_CONFIGURED)
@@ -169,7 +169,9 @@ def qlog_of(environ: Mapping[str, str]) -> Path | None:
     return expand_home(directory, QLOG) if directory else None
 
 
-def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token_file: Path | None) -> Partial:
+def _from_environment(
+    environ: Mapping[str, str], edge: str | None, ca: Path | None, token_file: Path | None
+) -> Partial:
     """Return the values of command line and environment; the command line wins for each value."""
     ca_text = environ.get(CA)
     return Partial(

@@ -57,7 +57,7 @@ def read_config_file(path: Path) -> Partial | None:
         # The error contains only the position: the line may have the token.
         place = str(error).partition("(at ")[2].rstrip(")") or "an unknown place"
         raise ConfigError(f"{path} is not valid TOML (at {place}): correct the file.") from None
-    values = _checked(path, content)
+    values = _check_values(path, content)
     if values.get("token") is not None:
         _check_private(path, mode)
     if values.get("edge") is None and values:
@@ -89,13 +89,13 @@ def read_client_env(path: Path) -> Partial | None:
         name, separator, value = line.partition("=")
         key = _VARIABLES.get(name)
         if not separator or not value or key is None or key in values:
-            raise _stale(path, f"line {number} was not written by an edge")
+            raise _damaged(path, f"line {number} was not written by an edge")
         values[key] = value
     if "edge" not in values or "token" not in values:
-        raise _stale(path, "it names no edge or no token")
+        raise _damaged(path, "it names no edge or no token")
     ca = values.get("ca")
     if ca is not None and not Path(ca).is_absolute():
-        raise _stale(path, "its QUICTUNNEL_CA is not an absolute path")
+        raise _damaged(path, "its QUICTUNNEL_CA is not an absolute path")
     return Partial(source=str(path), edge=values["edge"], token=values["token"], ca=Path(ca) if ca else None)
 
 
@@ -107,8 +107,8 @@ def read_token_file(path: Path) -> str:
     Raises:
         ConfigError: the file is missing, unreadable or empty.
     """
-    what = f"The token file {_named(path)}"
-    token = _text(_require(path, MAX_SETTINGS, what), what).strip()
+    what = f"The token file {_printable_path(path)}"
+    token = _decode(_require(path, MAX_SETTINGS, what), what).strip()
     if not token:
         raise ConfigError(f"{what} is empty: write the edge's token into it.")
     return token
@@ -120,12 +120,12 @@ def read_authority(path: Path, source: str) -> None:
     Raises:
         ConfigError: the file is unreadable or has no PEM certificate.
     """
-    what = f"The authority {_named(path)} (from {source})"
+    what = f"The authority {_printable_path(path)} (from {source})"
     if _PEM not in _require(path, MAX_AUTHORITY, what):
         raise ConfigError(f"{what} has no PEM certificate: give the path of the edge's ca.pem.")
 
 
-def _checked(path: Path, content: dict[str, object]) -> dict[str, str]:
+def _check_values(path: Path, content: dict[str, object]) -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in content.items():
         if key not in KEYS:
@@ -141,7 +141,7 @@ def _read_settings(path: Path) -> tuple[str, int] | None:
         content, mode = _read(path, MAX_SETTINGS, str(path))
     except FileNotFoundError:
         return None
-    return _text(content, str(path)), mode
+    return _decode(content, str(path)), mode
 
 
 def _read(path: Path, limit: int, what: str) -> tuple[bytes, int]:
@@ -172,13 +172,13 @@ def _require(path: Path, limit: int, what: str) -> bytes:
         raise ConfigError(f"{what} does not exist: correct the path.") from None
 
 
-def _named(path: Path) -> str:
+def _printable_path(path: Path) -> str:
     """Return a path for an error message, escaped if it has unprintable characters."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
 
 
-def _text(content: bytes, what: str) -> str:
+def _decode(content: bytes, what: str) -> str:
     try:
         return content.decode("utf-8-sig")  # some Windows editors write a byte order mark
     except UnicodeDecodeError:
@@ -196,5 +196,5 @@ def _check_private(path: Path, mode: int) -> None:
         )
 
 
-def _stale(path: Path, why: str) -> ConfigError:
+def _damaged(path: Path, why: str) -> ConfigError:
     return ConfigError(f"{path} is damaged ({why}): delete it and start the edge again.")

@@ -89,20 +89,20 @@ def udp(config: ClientConfig, addresses: tuple[Address, ...], has_proxy: bool) -
         has_proxy: True if the environment configures a proxy, which QUIC cannot use.
     """
     with ThreadPoolExecutor(len(addresses)) as pool:
-        heard = list(pool.map(ask, addresses))
-    for address, each in zip(addresses, heard, strict=True):
+        probes = list(pool.map(ask, addresses))
+    for address, each in zip(addresses, probes, strict=True):
         if each.answer is Answer.QUIC:
-            return Reached(_reached(addresses, heard, address, each), address)
-    return Reached(_unreached(config, addresses, heard, has_proxy=has_proxy))
+            return Reached(_reached(addresses, probes, address, each), address)
+    return Reached(_unreached(config, addresses, probes, has_proxy=has_proxy))
 
 
 def _reached(
-    addresses: tuple[Address, ...], heard: list[ProbeAnswer], address: Address, first: ProbeAnswer
+    addresses: tuple[Address, ...], probes: list[ProbeAnswer], address: Address, first: ProbeAnswer
 ) -> Finding:
     message = f"QUIC answers at {format_address(str(address[0]), address[1])} in {first.rtt * 1000:.1f} ms"
     others = [
         f"{other[0]} ({each.answer.value})"
-        for other, each in zip(addresses, heard, strict=True)
+        for other, each in zip(addresses, probes, strict=True)
         if each.answer is not Answer.QUIC
     ]
     if first.lost:
@@ -115,11 +115,11 @@ def _reached(
 
 
 def _unreached(
-    config: ClientConfig, addresses: tuple[Address, ...], heard: list[ProbeAnswer], *, has_proxy: bool
+    config: ClientConfig, addresses: tuple[Address, ...], probes: list[ProbeAnswer], *, has_proxy: bool
 ) -> Finding:
-    answers = {each.answer for each in heard}
+    answers = {each.answer for each in probes}
     where = f"UDP port {config.address[1]} of {config.address[0]}"
-    detail = next((f" ({each.detail})" for each in heard if each.detail), "")
+    detail = next((f" ({each.detail})" for each in probes if each.detail), "")
     if Answer.REFUSED in answers:
         return fail(
             "udp",

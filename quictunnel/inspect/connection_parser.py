@@ -124,7 +124,7 @@ class ConnectionParser:
             http.body.skip(size)
             http.exchange.message(direction).body.size += size
             self._store.changed(http.exchange)
-            self._body_moved(http, when)
+            self._on_body_progress(http, when)
         return True
 
     def gap(self, direction: Direction, size: int, when: float) -> None:
@@ -139,7 +139,7 @@ class ConnectionParser:
                 return
         elif http.body is not None and exchange is not None and http.body.skip(size):
             exchange.message(direction).body.size += size
-            self._body_moved(http, when)
+            self._on_body_progress(http, when)
         else:
             self._to_raw(OVERLOADED.format(size), when)
             return
@@ -162,7 +162,7 @@ class ConnectionParser:
             return
         self.is_over = True
         self._drop_heads()
-        for exchange in self._followed():
+        for exchange in self._unfinished():
             if exchange.state is ExchangeState.OPEN:
                 may_end = exchange in (self._raw, self._socket) and not why
                 exchange.state = ExchangeState.DONE if may_end else ExchangeState.BROKEN
@@ -180,14 +180,14 @@ class ConnectionParser:
         """Stop following the connection after an internal error."""
         self._drop_heads()
         self.is_over = True
-        for exchange in self._followed():
+        for exchange in self._unfinished():
             if exchange.state is ExchangeState.OPEN:
                 exchange.state = ExchangeState.BROKEN
                 self._end_exchange(exchange, why)
 
     # Internal.
 
-    def _followed(self) -> list[Exchange]:
+    def _unfinished(self) -> list[Exchange]:
         """Return the exchanges in progress."""
         parts = (http.exchange for http in self._directions.values())
         followed = dict.fromkeys([*self._waiting, *parts, self._socket, self._raw])
@@ -227,10 +227,10 @@ class ConnectionParser:
         exchange = http.exchange
         assert exchange is not None
         used = http.body.feed(data, lambda piece: self._store.store_body(exchange, http.direction, piece))
-        self._body_moved(http, when)
+        self._on_body_progress(http, when)
         return data[used:]
 
-    def _body_moved(self, http: _HttpDirection, when: float) -> None:
+    def _on_body_progress(self, http: _HttpDirection, when: float) -> None:
         assert http.exchange is not None
         assert http.body is not None
         http.exchange.message(http.direction).ended = when
@@ -338,7 +338,7 @@ class ConnectionParser:
         http.exchange = exchange
         http.body = request_body(request)
         self._waiting.append(exchange)
-        self._body_moved(http, when)
+        self._on_body_progress(http, when)
 
     def _on_response(self, http: _HttpDirection, head: bytes, when: float) -> None:
         if not self._waiting:
@@ -360,7 +360,7 @@ class ConnectionParser:
             return
         http.body = response_body(response, method)
         was_upgrade, exchange.is_upgrade = exchange.is_upgrade, False
-        self._body_moved(http, when)
+        self._on_body_progress(http, when)
         if was_upgrade:
             self._resume_http(when)
 
@@ -417,7 +417,7 @@ class ConnectionParser:
             ExchangeKind.RAW, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
         )
         raw.note(why)
-        for exchange in self._followed():
+        for exchange in self._unfinished():
             if exchange is not raw and exchange.state is ExchangeState.OPEN:
                 exchange.state = ExchangeState.BROKEN
                 self._end_exchange(exchange, f"Continued as raw bytes in #{raw.number}. {why}")

@@ -36,20 +36,20 @@ def curl_of(exchange: Exchange, port: int) -> tuple[str, str]:
     for name, value in exchange.request.headers:
         if name.lower() == b"content-length":
             continue  # curl computes it
-        arguments += ["--header", _quoted(name + b": " + value if value else name + b";")]
+        arguments += ["--header", _quote(name + b": " + value if value else name + b";")]
     absent = [name for name in CURL_HEADERS if name not in names]
     if has_body and b"content-type" not in names:
         absent.append(b"content-type")
     if has_body and b"expect" not in names:
         absent.append(b"expect")
     for name in absent:
-        arguments += ["--header", _quoted(name.title() + b":")]
+        arguments += ["--header", _quote(name.title() + b":")]
     before = ""
     if has_body and (len(body) > MAX_ARGUMENT or not _is_text(body)):
         before = f"printf '{_octal(body)}' | "
         arguments += ["--data-binary", "@-"]
     elif has_body:
-        arguments += ["--data-raw", _quoted(body)]
+        arguments += ["--data-raw", _quote(body)]
     missing = "" if exchange.request.body.is_complete else "The body is incomplete: only its beginning was stored."
     return before + " ".join(arguments), missing
 
@@ -72,7 +72,7 @@ def _is_text(data: bytes) -> bool:
     return all(character.isprintable() or character in "\t\n" for character in text)
 
 
-def _quoted(data: bytes) -> str:
+def _quote(data: bytes) -> str:
     return shlex.quote(data.decode()) if _is_text(data) else f"\"$(printf '{_octal(data)}')\""
 
 

@@ -154,7 +154,7 @@ class Exchange:
         return None if first is None or last is None else max(0.0, last - first)
 
     @property
-    def waited(self) -> float | None:
+    def time_to_first_byte(self) -> float | None:
         """Seconds from the first byte of the request to the first of the response."""
         first, then = self.request.began, self.response.began
         return None if first is None or then is None else max(0.0, then - first)

@@ -70,17 +70,17 @@ def end_of_head(head: bytearray, start: int) -> int:
 
 def request_body(request: h11.Request) -> Body:
     """Return the body framing of a request (RFC 9112 section 6.3, points 5 to 7)."""
-    return _framed(request.headers) or Length(0)
+    return _framing_of(request.headers) or Length(0)
 
 
 def response_body(response: AnyResponse, method: bytes) -> Body:
     """Return the body framing of a response to a method (RFC 9112 section 6.3, points 1 to 8)."""
     if method == b"HEAD" or response.status_code in (204, 304):
         return Length(0)
-    return _framed(response.headers) or UntilClose()
+    return _framing_of(response.headers) or UntilClose()
 
 
-def _framed(headers: h11._headers.Headers) -> Body | None:
+def _framing_of(headers: h11._headers.Headers) -> Body | None:
     """Return the framing from the headers, or None. h11 has checked that each occurs once and is valid."""
     found = dict(headers)
     if b"transfer-encoding" in found:

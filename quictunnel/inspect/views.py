@@ -43,7 +43,7 @@ def detail(exchange: Exchange) -> dict[str, Any]:
         "version": exchange.version,
         "visitor": exchange.visitor,
         "connection": exchange.connection,
-        "waited": exchange.waited,
+        "waited": exchange.time_to_first_byte,
         "interim": exchange.interim,
         "notes": exchange.notes,
         "request": _message(exchange.request),

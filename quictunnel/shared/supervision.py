@@ -39,7 +39,7 @@ class Supervisor:
         self.failures = 0
         """Number of failures since the start."""
         self.failing: dict[str, str] = {}
-        """Loops of :meth:`keep_running` whose last turn failed, with the exception's repr."""
+        """Loops of :meth:`keep_running` whose last run failed, with the exception's repr."""
         self._failed = failed
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -55,7 +55,7 @@ class Supervisor:
 
         The task ends when the coroutine returns or is cancelled.
         """
-        return self.start(self.running(make, what), what)
+        return self.start(self.run_repeatedly(make, what), what)
 
     def cancel(self) -> None:
         """Cancel all running tasks."""
@@ -70,31 +70,31 @@ class Supervisor:
         if self._failed is not None:
             self._failed(what, error)
 
-    async def running(self, make: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+    async def run_repeatedly(self, make: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         """Run the loop of :meth:`keep_running` in the calling task."""
         recovery: asyncio.TimerHandle | None = None
         while True:
             try:
                 await make()
             except Exception as error:  # noqa: BLE001 - any error is reported, and the loop continues
-                self.turn_failed(what, error)
+                self.loop_failed(what, error)
             else:
                 return
             finally:
                 if recovery is not None:
                     recovery.cancel()
             await asyncio.sleep(RESTART_PAUSE)
-            recovery = asyncio.get_running_loop().call_later(RECOVERY_TIME, self.recovered, what)
+            recovery = asyncio.get_running_loop().call_later(RECOVERY_TIME, self.loop_recovered, what)
 
-    def turn_failed(self, what: str, error: Exception) -> None:
-        """Report a failed turn of a loop; a repetition of the same failure is only counted."""
+    def loop_failed(self, what: str, error: Exception) -> None:
+        """Report a failed iteration of a loop; a repetition of the same failure is only counted."""
         if self.failing.get(what) == repr(error):
             self.failures += 1
         else:
             self.failing[what] = repr(error)
             self.report(what, error)
 
-    def recovered(self, what: str) -> None:
+    def loop_recovered(self, what: str) -> None:
         """Mark a loop that had failed as recovered."""
         self.failing.pop(what, None)
 

@@ -320,7 +320,7 @@ class Session:
 
     def forget_if_ended(self, stream: Stream) -> None:
         """Forget the stream if both directions have ended cleanly."""
-        if stream.send_done and stream.receive_done and not stream.receive_window.owed:
+        if stream.send_done and stream.receive_done and not stream.receive_window.has_unannounced:
             self._exchange.remember(stream)
             stream.ended()
 

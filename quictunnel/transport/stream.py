@@ -335,7 +335,7 @@ class Stream:
             return
         self._sender.discard()
         self._sender.count_kept(self._session)
-        if self.receive_window.owed:
+        if self.receive_window.has_unannounced:
             self._session.send_credit(self)
         if self._awaits_room:
             self._report_room()

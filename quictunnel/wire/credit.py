@@ -217,12 +217,12 @@ class ReceiveWindow:
         return self.limit - self.received
 
     @property
-    def owed(self) -> bool:
+    def has_unannounced(self) -> bool:
         """True if the sender does not know yet of all consumed bytes."""
         return self.consumed > self._announced
 
     @property
-    def due(self) -> bool:
+    def is_credit_due(self) -> bool:
         """True if enough was consumed to send a credit now."""
         return self.consumed - self._announced >= self.window // ANNOUNCE_DIVISOR
 

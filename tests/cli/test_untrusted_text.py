@@ -14,7 +14,7 @@ from rich.console import Console
 
 from quictunnel.cli.json_reporter import JsonReporter
 from quictunnel.cli.live_reporter import render
-from quictunnel.cli.reporter import OpenedTunnel, TextReporter, clock, one_line
+from quictunnel.cli.reporter import OpenedTunnel, TextReporter, one_line, time_of_day
 from quictunnel.cli.status import lines_of_text
 from quictunnel.cli.stderr_log import LineFormatter
 from quictunnel.connection.leases import Leases
@@ -89,7 +89,7 @@ def test_events(message, kind):
     TextReporter(plain).event(event)
     JsonReporter(lines).event(event)
     tunnel = SimpleNamespace(url="https://app.example.com", inspector_url="")
-    events = ((clock(event.time), one_line(event.message)),)
+    events = ((time_of_day(event.time), one_line(event.message)),)
     Console(file=screen, force_terminal=True, width=300).print(
         render(OpenedTunnel(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel
     )

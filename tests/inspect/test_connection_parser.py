@@ -81,7 +81,7 @@ def test_times_and_sizes(recording: Recording) -> None:
     recording.now += 4
     recording.origin_sends(OK[10:])
     exchange = recording.only
-    assert (exchange.waited, exchange.duration) == (3.0, 7.0)
+    assert (exchange.time_to_first_byte, exchange.duration) == (3.0, 7.0)
     assert exchange.visitor == "192.0.2.1:50000"
     assert exchange.response.body.size == 2
 

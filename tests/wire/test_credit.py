@@ -73,12 +73,12 @@ class TestReceiveWindow:
         window = receiver(initial=100)
         window.arrived(100)
         window.consume(24)
-        assert window.owed
-        assert not window.due
+        assert window.has_unannounced
+        assert not window.is_credit_due
         window.consume(1)
-        assert window.due
+        assert window.is_credit_due
         assert window.announce(0.0, 0.1) == (25, 125)
-        assert not window.owed
+        assert not window.has_unannounced
 
     def test_a_fast_path_doubles_the_window_as_far_as_the_pool_goes(self):
         window = receiver()
@@ -105,7 +105,7 @@ class TestReceiveWindow:
     def test_window_that_never_consumes_is_never_credited(self):
         window = receiver()
         window.arrived(INITIAL_WINDOW)
-        assert not window.owed
+        assert not window.has_unannounced
         assert window.limit == INITIAL_WINDOW
 
     def test_closing_gives_the_pool_its_bytes_back(self):
@@ -228,7 +228,7 @@ class PairMachine(RuleBasedStateMachine):
     def consume(self, data, pause):
         self.now += pause
         self.window.consume(data.draw(st.integers(1, self.window.received - self.window.consumed)))
-        if self.window.due:
+        if self.window.is_credit_due:
             self.flying.append(self.window.announce(self.now, 0.05))
 
     @precondition(lambda self: self.flying)
