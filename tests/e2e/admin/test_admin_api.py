@@ -336,14 +336,14 @@ def ids(rig: AdminTunnel) -> set[str]:
     return {one["id"] for one in rig.operator.get("/sessions")["items"]}
 
 
-def test_a_shared_tunnel_is_one(shared: AdminTunnel):
+def test_a_shared_tunnel_is_one(shared_rig: AdminTunnel):
     with contextlib.ExitStack() as stack:
         for _ in range(2):
-            client = stack.enter_context(quictunnel.Client.from_config(shared.edge.client_config))
-            wish = quictunnel.forward(shared.origin_port, name="shared", pool=True, client=client)
-            stack.enter_context(wish)
-        (tunnel,) = [one for one in shared.operator.get("/tunnels")["items"] if one["name"] == "shared"]
+            client = stack.enter_context(quictunnel.Client.from_config(shared_rig.edge.client_config))
+            forward = quictunnel.forward(shared_rig.origin_port, name="shared", pool=True, client=client)
+            stack.enter_context(forward)
+        (tunnel,) = [one for one in shared_rig.operator.get("/tunnels")["items"] if one["name"] == "shared"]
         assert tunnel["members"] == 2
-        assert shared.operator.do("/tunnels/shared/close").status_code == 200
-        assert "shared" not in {one["name"] for one in shared.operator.get("/tunnels")["items"]}
-        assert len(ids(shared)) == 3, "their clients stay"
+        assert shared_rig.operator.do("/tunnels/shared/close").status_code == 200
+        assert "shared" not in {one["name"] for one in shared_rig.operator.get("/tunnels")["items"]}
+        assert len(ids(shared_rig)) == 3, "their clients stay"
