@@ -32,7 +32,7 @@ class ClientAcceptor:
         """True once no new client is accepted, because the edge stops or a successor took over."""
 
     def accept(self, connection: Connection, wake: Callable[[], None]) -> Link:
-        """Return the link of a new connection. It is closed at once if its address is banned, or while the edge
+        """Return the link of a new connection, which is closed at once if its address is banned or the edge
         drains.
 
         Args:
@@ -48,11 +48,11 @@ class ClientAcceptor:
         return session.session.link
 
     def drain(self, grace: float) -> None:
-        """Accept no more clients, and tell those that are connected to go away within ``grace`` seconds."""
+        """Accept no more clients, and send GoAway with ``grace`` seconds to those that are connected."""
         self.is_draining = True
         for session in tuple(self.sessions):
             session.go_away(grace)
 
     def is_in_flight(self, now: float) -> bool:
-        """Return True if a visitor of any client is in the middle of something. ``now``: the loop's time."""
+        """Return True if a drain should wait for a visitor of any client. ``now``: the loop's time."""
         return any(session.session.is_active(now) for session in self.sessions)

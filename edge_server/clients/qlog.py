@@ -1,7 +1,8 @@
-"""Recording of QUIC connections to qlog files (transport.qlog): of all, or of one session that an operator chose.
+"""Recording of QUIC connections to qlog files (transport.qlog): of all, or of single sessions that an operator
+chose.
 
-A session that is traced stays traced on each link that it has, with a file for each, until the operator ends that,
-the session ends, or a file is cut short. Tracing costs nothing while the session has no link.
+A traced session is traced on each of its links, with one file for each link, until the operator stops the trace,
+the session ends, or a file reaches its size limit. Tracing costs nothing while the session has no link.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DIRECTORY: Final = "qlog"
-"""Directory in the state directory for files of single sessions while ``--qlog`` names no directory."""
+"""Directory in the state directory for the files of single sessions, if ``--qlog`` names no other one."""
 
 
 class TracedSession(Protocol):
-    """A client's session, as far as its recording concerns it."""
+    """A client's session as the recorder uses it."""
 
     session: Session
     trace: SessionTrace | None
-    """The operator's request to trace it, if there is one."""
+    """The operator's trace of the session; None if it is not traced."""
 
     @property
     def peer(self) -> str:
@@ -46,15 +47,18 @@ class QlogRecorder:
         self._everything: Tracer | None = None
 
     def trace_all(self, tracer: Tracer | None) -> None:
-        """Trace every connection from now on; with None only those of the sessions that an operator chose."""
+        """Trace every new connection; with None only the connections of sessions that an operator chose."""
         self._everything = tracer
         self._endpoint.trace(tracer)
 
     def begin(self, client: TracedSession) -> Path | None:
-        """Trace a session from now on.
+        """Begin to trace a session.
 
-        Returns the file it is traced to, or None if that begins when the session has a link again.
-        Raises NotTracedError.
+        Returns:
+            The file, or None if the session has no link now; a file is then created with its next link.
+
+        Raises:
+            NotTracedError: no file can be written.
         """
         trace = SessionTrace(self, client)
         trace.begin()
@@ -73,7 +77,7 @@ class QlogRecorder:
         return client.trace is not None and not client.trace.is_over
 
     def file_of(self, client: TracedSession) -> Path | None:
-        """Return the file that the session's connection is traced to now, for whatever reason."""
+        """Return the file to which the session's connection is traced now, by either kind of trace; else None."""
         trace = self._endpoint.trace_of(client.session.link.connection)
         return trace.path if trace is not None else None
 
@@ -101,7 +105,7 @@ class SessionTrace:
 
     @property
     def is_over(self) -> bool:
-        """Return True if a file was cut short: those that follow would not tell more of what was looked for."""
+        """Return True if a file has reached its size limit, after which no more files are written."""
         return self._trace is not None and self._trace.is_cut
 
     def begin(self) -> None:
@@ -109,8 +113,8 @@ class SessionTrace:
         if not self._client.session.is_away:
             self._trace = self._tracing.trace_link(self._client)
 
-    def go_on(self) -> None:
-        """Trace the session's new link."""
+    def resume(self) -> None:
+        """Trace the new link of a resumed session."""
         if self.is_over:
             return
         try:

@@ -1,7 +1,7 @@
-"""One client at the edge: greeted, authorised, given leases.
+"""The edge's side of one client's session: authentication, leases, loss of the link and resumption.
 
-A :class:`ClientSession` lives as long as its session. Before its token has been checked it may say one Hello, on
-one stream, within a deadline; everything else ends it.
+A :class:`ClientSession` lives as long as its session. Until its token has been checked, a client may send one
+Hello on one stream, within :data:`HELLO_TIMEOUT`; anything else closes the connection.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELLO_TIMEOUT: Final = 5.0
-"""Seconds from the end of the QUIC handshake to a good Hello: one round trip for an honest client."""
-SECOND_LOOK: Final = 1.0
-"""Seconds after which a wrong token is looked at once more, and then refused: one that was made a moment ago is
-known by then. It makes guessing slow as well, whatever was wrong about the guess."""
-PACE: Final = 0.002
-"""Seconds from a plain request that is served to the next one, and more from one that is more work: each costs
-some tenths of a millisecond, and a client that makes hundreds at once is not to hold up everybody else."""
+"""Seconds from the end of the QUIC handshake to a valid Hello: a well-behaved client needs one round trip."""
+TOKEN_RETRY_DELAY: Final = 1.0
+"""Seconds after which an unknown token is checked a second time and then refused: by then the edge has read a
+token that was created a moment ago. The delay also slows down guessing of tokens."""
+REQUEST_INTERVAL: Final = 0.002
+"""Seconds between the start of a request of cost 1 and the next request of the same client; an expensive request
+adds its cost. A request takes some tenths of a millisecond, so hundreds of one client do not delay the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,23 +87,23 @@ class ClientSession:
         self.holdings = Bindings(context.binding, self.session, self.superseded)
         self.is_leaving = False
         self.since = 0.0
-        """Time at which its token was found good (time.monotonic)."""
+        """Time at which its token was accepted (time.monotonic)."""
         self.software = ""
-        """The name that the client gives itself."""
+        """Name and version of the client's software, from its Hello."""
         self.trace: SessionTrace | None = None
-        """Trace of it that an operator asked for."""
-        self._looking: asyncio.Task[None] | None = None
-        """Look-up of a domain; later requests wait for it."""
+        """The operator's trace of this session; None if it is not traced."""
+        self._domain_lookup: asyncio.Task[None] | None = None
+        """DNS check of the domain in the current request; later requests wait for it."""
         self._requests: deque[Bind | Unbind] = deque()
-        """Requests that wait for their turn."""
-        self._has_had_its_turn = False
-        """Too lately for another."""
+        """Queued requests."""
+        self._is_paced = False
+        """True while a request is handled, and until the interval after it has passed."""
         self.digest = b""
         """Digest of the session's secret; set by the session table."""
         self._context = context
         self._is_resumed = False
-        self._second_look: asyncio.TimerHandle | None = None
-        """At a token that was not good when it came."""
+        self._token_retry: asyncio.TimerHandle | None = None
+        """Timer of the second check of an unknown token."""
         self._on_gone = on_gone
         self._deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, self._too_slow)
 
@@ -113,7 +113,7 @@ class ClientSession:
         return str(self.session.link.connection.address[0])
 
     def go_away(self, grace: float) -> None:
-        """Announce the end: no new visitors from now on, except those who are at the door already."""
+        """Announce the end of the session: no new visitors, except those whose TLS handshake has begun."""
         self.is_leaving = True
         for lease in self.holdings:
             lease.tunnel.stop_listening()
@@ -125,7 +125,7 @@ class ClientSession:
             self.session.send(GoAway(int(grace)))
 
     def check_rights(self) -> None:
-        """Tokens have changed, or time has passed: hold to what this client may do now, or end it."""
+        """Apply the current permissions of the client's token; end the session if the token is no longer valid."""
         if self.identity is None:
             return
         current = self._context.tokens.current(self.identity)
@@ -138,19 +138,19 @@ class ClientSession:
 
     def end(self, code: SessionCode) -> None:
         """End the session now, with or without a link."""
-        self._stop_waiting()
+        self._discard_requests()
         if self.session.is_away:
             self.session.end(Closed(CloseCause.LOCAL, code, ""))
         else:
             self.session.close(code)
 
     def superseded(self) -> None:
-        """End the session: the same program, started again, has taken the name. It does not come back."""
+        """End the session for good, because a newer process of the same program has taken its name over."""
         self._context.sessions.supersede(self)
         self.end(_superseded_code(self.session.version))
 
     def give_up(self) -> None:
-        """The session was without a link for too long."""
+        """End the session, which has been without a link for too long."""
         self._context.sessions.given_up += 1
         logger.info("client %s did not reconnect in time", self.identity.key if self.identity else "")
         self.session.end(Closed(CloseCause.TIMEOUT, 0, ""))
@@ -158,15 +158,15 @@ class ClientSession:
     # From the session (transport.session.SessionEvents).
 
     def session_up(self) -> None:
-        """The handshake is done; the Hello is the client's to say."""
+        """Do nothing: the handshake is complete, and the client sends its Hello first."""
 
     def session_message(self, message: AnyMessage) -> None:
         """Handle a message of the client. Raises ProtocolError."""
         match message:
             case Hello():
-                self._greet(message)
+                self._authenticate(message)
             case Bind() | Unbind():
-                self._asked(message)
+                self._enqueue(message)
             case _:
                 raise ProtocolError(f"unexpected {type(message).__name__}")
 
@@ -175,30 +175,32 @@ class ClientSession:
         raise ProtocolError("only an edge opens streams for visitors")
 
     def session_streams_available(self) -> None:
-        """Visitors are refused at once when the client allows no more streams; none waits."""
+        """Do nothing: visitors beyond the client's stream limit are refused at once, so none waits for a
+        stream."""
 
     def session_resumed(self) -> None:
-        """Note that the session goes on with another link."""
+        """Note that the session was resumed on another link."""
         logger.info("client %s resumed its session from %s", self.identity.key if self.identity else "", self.peer)
         self.holdings.client_is_back()
 
     def session_away(self, closed: Closed) -> bool:
         """Keep the session without a link, or return False to end it."""
-        # A client that closed a link before it said how it stands does not know that its session is there; one
-        # that says that the link was replaced has given up the link alone. Who is closed for good does not return.
+        # A client that closed the link before it sent its ResumeState does not know yet that its session was
+        # resumed. One that closed it as replaced has given up the link, not the session. One that closed it for
+        # good does not return.
         may_return = closed.cause is CloseCause.PEER and closed.code != SessionCode.CLOSED
         is_left = may_return and (self.session.is_awaiting_resume_state or closed.code == SessionCode.REPLACED)
         is_lost = closed.cause in LOST or is_left
         if self.identity is None or self.is_leaving or not is_lost or not self._context.sessions.hold:
             return False
         logger.info("client %s from %s lost its connection: %s", self.identity.key, self.peer, closed.cause.value)
-        self._context.sessions.leave(self)
+        self._context.sessions.link_lost(self)
         return True
 
     def session_down(self, closed: Closed) -> None:
         """Release everything, because the session is over."""
         self._deadline.cancel()
-        self._stop_waiting()
+        self._discard_requests()
         self._context.sessions.remove(self)
         self.holdings.release_all(for_good=closed.cause is CloseCause.PEER)
         if self.identity is not None:
@@ -207,18 +209,18 @@ class ClientSession:
             logger.info("a client from %s disconnected without a valid token: %s", self.peer, closed.cause.value)
         self._on_gone(self)
 
-    def _stop_waiting(self) -> None:
-        """Nothing that it said is answered any more."""
+    def _discard_requests(self) -> None:
+        """Discard the queued requests, and cancel the DNS check and the second check of the token."""
         self._requests.clear()
-        if self._looking is not None:
-            self._looking.cancel()
-        if self._second_look is not None:
-            self._second_look.cancel()
+        if self._domain_lookup is not None:
+            self._domain_lookup.cancel()
+        if self._token_retry is not None:
+            self._token_retry.cancel()
 
-    # The dialogue.
+    # Authentication.
 
-    def _greet(self, hello: Hello) -> None:
-        """Find out whose token that is. Of addresses that have shown too many wrong ones it is not looked at."""
+    def _authenticate(self, hello: Hello) -> None:
+        """Check the token of a Hello. Addresses with too many failed attempts are refused without a check."""
         tokens, attempts = self._context.tokens, self._context.attempts
         key = tokens.known_key(hello.token)
         if not attempts.can_try(self.peer, key):
@@ -230,9 +232,11 @@ class ClientSession:
             self._welcome_as(identity, hello)
             return
         attempts.record_failure(self.peer, key)
-        self._second_look = asyncio.get_running_loop().call_later(SECOND_LOOK, self._look_again, hello, key)
+        loop = asyncio.get_running_loop()
+        self._token_retry = loop.call_later(TOKEN_RETRY_DELAY, self._check_again, hello, key)
 
-    def _look_again(self, hello: Hello, key: str | None) -> None:
+    def _check_again(self, hello: Hello, key: str | None) -> None:
+        """Check an unknown token for the second and last time."""
         identity = self._context.tokens.check(hello.token)
         if identity is not None:
             self._context.attempts.withdraw_failure(self.peer, key)
@@ -242,6 +246,7 @@ class ClientSession:
         self.session.close(SessionCode.UNAUTHORIZED)
 
     def _welcome_as(self, identity: Identity, hello: Hello) -> None:
+        """Resume the session that the Hello names, or begin a new one; refuse it if neither is possible."""
         if hello.version < OLDEST_VERSION:
             self.session.close(SessionCode.VERSION)
             return
@@ -249,8 +254,8 @@ class ClientSession:
         sessions = self._context.sessions
         self.session.link.connection.admit()
         other = sessions.find(hello.session) if hello.session else None
-        if other is not None and other.may_go_on and other.is_of(identity):
-            other.go_on(self.session.link, hello)
+        if other is not None and other.may_resume and other.is_of(identity):
+            other.resume(self.session.link, hello)
             self._on_gone(self)
             return
         if hello.session and sessions.is_superseded(hello.session, identity.key):
@@ -259,7 +264,7 @@ class ClientSession:
             return
         if not sessions.make_room(identity.key):
             logger.warning(
-                "client %s from %s was refused: no session is left for its token", identity.key, self.peer
+                "client %s from %s was refused: session limit of its token reached", identity.key, self.peer
             )
             self.session.close(SessionCode.OVERLOADED)
             return
@@ -273,7 +278,7 @@ class ClientSession:
         logger.info("client %s from %s connected (%s)", identity.key, self.peer, self.software)
 
     @property
-    def may_go_on(self) -> bool:
+    def may_resume(self) -> bool:
         """Return True if the session may be resumed: this side has not closed it."""
         return not self.is_leaving and not self._is_closing
 
@@ -286,9 +291,9 @@ class ClientSession:
         """Return True if this client has that identity."""
         return self.identity is not None and self.identity.key == identity.key
 
-    def go_on(self, link: Link, hello: Hello) -> None:
-        """Resume the session on another link, whose Hello showed the session's secret."""
-        self._context.sessions.come_back(self)
+    def resume(self, link: Link, hello: Hello) -> None:
+        """Resume the session on another link, whose Hello contained the session's secret."""
+        self._context.sessions.link_restored(self)
         self._context.sessions.resumed += 1
         self._is_resumed = True
         self.session.resume(link, self)
@@ -296,10 +301,10 @@ class ClientSession:
         self._welcome(hello.session, resumed=True)
         self.session.send_resume_state()
         if self.trace is not None:
-            self.trace.go_on()
+            self.trace.resume()
 
     def _welcome(self, secret: bytes, *, resumed: bool) -> None:
-        assert self.identity is not None, "it was greeted for its token"
+        assert self.identity is not None, "its token was accepted"
         self.session.send(
             Welcome(
                 self.session.version,
@@ -314,50 +319,52 @@ class ClientSession:
             )
         )
 
-    # What it asks for, one after the other. No more wait than the identity may ask for at once.
+    # Requests, handled one after the other. The request limit of the identity bounds the queue.
 
-    def _asked(self, request: Bind | Unbind) -> None:
+    def _enqueue(self, request: Bind | Unbind) -> None:
+        """Queue a request, or end the session if its identity exceeds the request limit."""
         assert self.identity is not None
         if not self._context.requests.try_take(self.identity.key, request_cost(request)):
             logger.warning("client %s from %s exceeds the rate limit for requests", self.identity.key, self.peer)
             self.end(SessionCode.TOO_MANY_REQUESTS)
             return
         self._requests.append(request)
-        if not self._has_had_its_turn:
-            self._serve()
+        if not self._is_paced:
+            self._serve_next()
 
-    def _serve(self) -> None:
+    def _serve_next(self) -> None:
+        """Handle the next request, if there is one."""
         if self._is_closing:
-            self._stop_waiting()
-        self._has_had_its_turn = bool(self._requests)
+            self._discard_requests()
+        self._is_paced = bool(self._requests)
         if not self._requests:
             return
         request = self._requests.popleft()
-        if isinstance(request, Bind) and self._is_to_be_looked_up(request):
-            work = self._look_up(request)
-            self._looking = self._context.supervisor.start(work, "looking up where a domain points")
+        if isinstance(request, Bind) and self._needs_domain_check(request):
+            work = self._check_domain(request)
+            self._domain_lookup = self._context.supervisor.start(work, "checking where a domain points")
         else:
-            self._do(request)
+            self._apply(request)
 
-    def _is_to_be_looked_up(self, bind: Bind) -> bool:
+    def _needs_domain_check(self, bind: Bind) -> bool:
         assert self.identity is not None
-        # What is refused anyway, or held already, is nobody's to ask a resolver about.
+        # No DNS query for a domain that is refused anyway, or bound already.
         may = bool(bind.domain) and self.identity.rights.allows_domain(bind.domain)
         return may and not self.holdings.is_held(bind.lease) and domain_validation_error(bind.domain) is None
 
-    async def _look_up(self, bind: Bind) -> None:
+    async def _check_domain(self, bind: Bind) -> None:
         assert self.identity is not None
         is_known = self._context.claims.owner(bind.domain) == self.identity.key
         points_here = await self._context.domains.point_here(
             bind.domain, owner=self.identity.key, is_known=is_known
         )
         if not self._is_closing:
-            self._do(bind, points_here=points_here)
+            self._apply(bind, points_here=points_here)
 
-    def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
-        """One request; the next after a pause."""
+    def _apply(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
+        """Apply a request, and schedule the next one after the interval."""
         assert self.identity is not None
-        asyncio.get_running_loop().call_later(PACE * request_cost(request), self._serve)
+        asyncio.get_running_loop().call_later(REQUEST_INTERVAL * request_cost(request), self._serve_next)
         try:
             if isinstance(request, Unbind):
                 self.holdings.unbind(request.lease)
@@ -370,7 +377,7 @@ class ClientSession:
                     points_here=points_here,
                 )
         except ProtocolError as error:
-            self._stop_waiting()
+            self._discard_requests()
             self.session.close(SessionCode.PROTOCOL, str(error))
 
     def _too_slow(self) -> None:

@@ -1,8 +1,8 @@
-"""The table of sessions that may lose their link and resume on another one.
+"""The table of sessions, which may lose their link and resume on another one.
 
-A session is found by its secret, is kept for a while without a link, and counts against the share of its token.
-The client shows the secret in its Hello; only it and this edge have it. The table keeps digests, so that the time
-of a look-up does not depend on how much of a guess was right.
+A session is found by its secret, is kept for a limited time without a link, and counts against the share of its
+token. The client sends the secret in its Hello; only the client and this edge know it. The table stores digests,
+so that the time of a lookup does not reveal how much of a guessed secret was right.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from edge_server.auth.permissions import Identity
 
 MAX_SESSIONS: Final = 5000
-"""Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`). As many idle ones
+"""Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`). 5000 idle sessions
 take half of a core and 160 MiB (OPERATIONS.md)."""
 ALWAYS: Final = 16
-"""Sessions that each token may have as long as there are any."""
+"""Sessions that each token may have in any case, while the edge has room for any."""
 MAX_AWAY: Final = 1024
-"""Sessions without a link, each of which keeps the data in flight of its visitors. Beyond this limit the oldest
-one of the token that has most of them is given up."""
+"""Sessions without a link, each of which retains the unacknowledged data of its visitors. Beyond this limit, the
+oldest such session of the token that has the most of them is ended."""
 MAX_SUPERSEDED: Final = 64
-"""Superseded secrets that are remembered for each identity: more than there are programs with one ticket that are
-out of reach at the same time."""
+"""Superseded secrets that are remembered for each identity: more than there are processes with one ticket that are
+unreachable at the same time."""
 
 
 class TableEntry(Protocol):
-    """A session, as its table knows it."""
+    """A session as the table uses it."""
 
     identity: Identity | None
     """Identity of the client; not None once its token has been checked."""
@@ -58,7 +58,7 @@ class SessionTable(Generic[SessionT]):
         self._by_digest: dict[bytes, SessionT] = {}
         self._away: dict[SessionT, asyncio.TimerHandle] = {}
         self._superseded: dict[str, deque[bytes]] = {}
-        """By identity, as long as its token may be good again (:meth:`forget_superseded`)."""
+        """Digests by identity, until its token can never be valid again (:meth:`forget_superseded`)."""
         self._away_of: dict[str, dict[SessionT, None]] = {}
         """Sessions without a link by token, in the order in which they lost it."""
         self.shares = Shares(MAX_SESSIONS, minimum=ALWAYS)
@@ -70,9 +70,9 @@ class SessionTable(Generic[SessionT]):
         self.resumed = 0
         """Times that a session was resumed on another link."""
         self.given_up = 0
-        """Sessions that did not come back in time."""
+        """Sessions that were ended without a link: not resumed in time, or ended to make room."""
         self.refused = 0
-        """New sessions for which there was no room."""
+        """New sessions that were refused at the limit."""
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -85,8 +85,8 @@ class SessionTable(Generic[SessionT]):
     def make_room(self, owner: str) -> bool:
         """Make room for a new session of a token. Returns True if there is room.
 
-        A session without a link is given up first: one of this token, or, where nothing at all is left, one of
-        the token that has most of them. A session that resumes needs no room, because it kept its place.
+        If there is none, a session without a link is ended: one of this token, or, if the whole table is full, one
+        of the token that has the most of them. A resumed session needs no room, because it was counted all along.
         """
         if self.shares.may_take(owner):
             return True
@@ -114,12 +114,12 @@ class SessionTable(Generic[SessionT]):
         return self._by_digest.get(_digest(secret))
 
     def supersede(self, session: SessionT) -> None:
-        """Remember that a newer session of the same program has taken this one's name.
+        """Remember that a newer session of the same program has taken over this session's name.
 
-        A client that has not heard of it must not take the name back: one that was away, or one that takes the
-        end of its session for the end of a link.
+        A client that has not been notified must not take the name back: its session had no link, or it mistakes
+        the end of the session for the loss of a link.
         """
-        assert session.identity is not None, "it holds a name"
+        assert session.identity is not None, "the session holds a name"
         self._by_digest.pop(session.digest, None)
         self._superseded.setdefault(session.identity.key, deque(maxlen=MAX_SUPERSEDED)).append(session.digest)
 
@@ -128,19 +128,19 @@ class SessionTable(Generic[SessionT]):
         return _digest(secret) in self._superseded.get(key, ())
 
     def forget_superseded(self, is_over: Callable[[str], bool]) -> None:
-        """Forget the superseded sessions of identities that are over: nobody resumes anything as those."""
+        """Forget the superseded sessions of identities whose tokens can never be valid again."""
         for key in [key for key in self._superseded if is_over(key)]:
             del self._superseded[key]
 
-    def leave(self, session: SessionT) -> None:
-        """Note that a session has lost its link; it is given up after :attr:`hold` seconds."""
+    def link_lost(self, session: SessionT) -> None:
+        """Note that a session has lost its link; it is ended after :attr:`hold` seconds."""
         loop = asyncio.get_running_loop()
         self._away[session] = loop.call_later(self.hold, session.give_up)
         self._away_of.setdefault(_owner(session), {})[session] = None
         if len(self._away) > MAX_AWAY:
             self._give_up_oldest(self._most_away())
 
-    def come_back(self, session: SessionT) -> None:
+    def link_restored(self, session: SessionT) -> None:
         """Note that a session has a link again."""
         timer = self._away.pop(session, None)
         if timer is not None:
@@ -151,10 +151,10 @@ class SessionTable(Generic[SessionT]):
                 del self._away_of[_owner(session)]
 
     def remove(self, session: SessionT) -> None:
-        """Forget a session that is over."""
-        self.come_back(session)
+        """Remove a session that has ended."""
+        self.link_restored(session)
         self._by_digest.pop(session.digest, None)
-        if session in self._counted:  # also one that was superseded, which nobody finds any more
+        if session in self._counted:  # also a superseded one, which is not in the index any more
             self._counted.remove(session)
             self.shares.give_back(_owner(session))
 
@@ -166,13 +166,13 @@ class SessionTable(Generic[SessionT]):
         next(iter(self._away_of[owner])).give_up()
 
     def give_up_all(self) -> None:
-        """Give up every session without a link."""
+        """End every session without a link."""
         for session in tuple(self._away):
             session.give_up()
 
 
 def _owner(session: TableEntry) -> str:
-    assert session.identity is not None, "a session is one of those whose token was good"
+    assert session.identity is not None, "sessions in the table are authenticated"
     return session.identity.key
 
 

@@ -74,14 +74,14 @@ class WatchedClientSession(ClientSession):
         """Return the lease with the client's number."""
         return next((lease for lease in self.holdings if lease.number == number), None)
 
-    def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
+    def _apply(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
         if not isinstance(request, Bind):
             if (lease := self.lease(request.lease)) is not None:
                 self.on_unbind(*lease)
-            super()._do(request, points_here=points_here)
+            super()._apply(request, points_here=points_here)
             return
         take_back = self.on_bind(self, request)
-        super()._do(request, points_here=points_here)
+        super()._apply(request, points_here=points_here)
         if (lease := self.lease(request.lease)) is not None:
             self.on_bound(lease)
         else:

@@ -96,7 +96,7 @@ def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypa
     if when == "asking":
         monkeypatch.setattr(Bindings, "bind", lambda self, *_, **__: asked.set())
     else:
-        monkeypatch.setattr(session.ClientSession, "_greet", lambda self, hello: asked.set())
+        monkeypatch.setattr(session.ClientSession, "_authenticate", lambda self, hello: asked.set())
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(quictunnel.forward(free_port(), client=client).__enter__)
         assert asked.wait(PATIENCE)

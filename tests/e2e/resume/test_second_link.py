@@ -65,19 +65,19 @@ def relieved(
 ) -> Callable[[Callable[[Flow, Flow], None]], asyncio.Event]:
     """Has the link look sick until the edge has heard of the second one. What is given is then done with the first
     and the second, before the edge says a word about it; the event follows."""
-    real = ClientSession.go_on
+    real = ClientSession.resume
 
     def relieve(meanwhile: Callable[[Flow, Flow], None]) -> asyncio.Event:
         loop, happened = asyncio.get_running_loop(), asyncio.Event()
 
-        def go_on(self: ClientSession, link: Link, hello: Hello) -> None:
+        def resume(self: ClientSession, link: Link, hello: Hello) -> None:
             if not happened.is_set():
                 monkeypatch.setattr("quictunnel.connection.manager.SUSPECT_AFTER", 100.0)
                 meanwhile(*relay.flows)
                 loop.call_soon_threadsafe(happened.set)
             real(self, link, hello)
 
-        monkeypatch.setattr(ClientSession, "go_on", go_on)
+        monkeypatch.setattr(ClientSession, "resume", resume)
         monkeypatch.setattr("quictunnel.connection.manager.SUSPECT_AFTER", 0.0)
         return happened
 

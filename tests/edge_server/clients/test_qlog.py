@@ -65,7 +65,7 @@ def go_on(client: Any, connection: str) -> None:
     client.session.is_away = False
     client.session.link.connection = connection
     if client.trace is not None:
-        client.trace.go_on()
+        client.trace.resume()
 
 
 def test_files_go_where_those_of_all_go(tracing: QlogRecorder, client: Any, tmp_path: Path):

@@ -49,8 +49,8 @@ class SessionRig:
     async def look_up(self) -> asyncio.Task[None]:
         self.client.session_message(ASKED)
         await self.asked.wait()
-        assert self.client._looking is not None
-        return self.client._looking
+        assert self.client._domain_lookup is not None
+        return self.client._domain_lookup
 
 
 @pytest.fixture
@@ -87,10 +87,10 @@ async def test_a_client_that_asks_too_much_is_looked_up_for_no_more(rig: Session
 
 
 async def test_requests_that_wait_are_not_served_when_the_session_closes(rig: SessionRig):
-    rig.client._has_had_its_turn = True
+    rig.client._is_paced = True
     rig.client.session_message(Bind(2, unencrypted=False, h2=False, ticket=b""))
     assert rig.client._requests, "it waits for its turn"
     rig.client.session.close(SessionCode.PROTOCOL)
-    rig.client._serve()
+    rig.client._serve_next()
     assert not list(rig.client.holdings)
     assert not rig.client._requests

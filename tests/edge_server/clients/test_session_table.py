@@ -53,10 +53,10 @@ class SessionTableRig:
 
     def leave(self, session: FakeSession) -> None:
         """Let a client lose its link."""
-        self.table.leave(session)  # type: ignore[arg-type]
+        self.table.link_lost(session)  # type: ignore[arg-type]
 
     def reconnect(self, session: FakeSession) -> None:
-        self.table.come_back(session)  # type: ignore[arg-type]
+        self.table.link_restored(session)  # type: ignore[arg-type]
 
 
 @pytest.fixture
