@@ -83,9 +83,9 @@ class RunningEdge:
         return "" if name == self.config.domain and name.endswith(".localhost") else format_address(name, port)
 
     @property
-    def ledger(self) -> VisitorLog:
+    def visitor_log(self) -> VisitorLog:
         """Log of the visitors."""
-        return self.services.ledger
+        return self.services.visitor_log
 
     @property
     def visitors(self) -> int:

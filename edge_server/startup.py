@@ -314,7 +314,7 @@ def _accept_clients(
         identity=files.identity[0],
         is_draining=lambda: clients.is_draining,
         lag=LoopLagMonitor(),
-        visitor_log=services.ledger,
+        visitor_log=services.visitor_log,
         names=services.names,
         now=services.clock.now,
         pending=services.pending,

@@ -84,7 +84,7 @@ class EdgeServices:
     domains: DomainCheck = field(default_factory=DomainCheck)
     pending: PendingTunnels
     https_port: int
-    ledger: VisitorLog
+    visitor_log: VisitorLog
     memory: MemoryBudget = field(default_factory=MemoryBudget)
     ports: TcpPorts
     registry: Registry
@@ -132,7 +132,7 @@ class EdgeServices:
             claims=self.claims,
             fresh_names=self.fresh_names,
             https_port=self.https_port,
-            ledger=self.ledger,
+            visitor_log=self.visitor_log,
             names=self.names,
             pending=self.pending,
             policy=BindPolicy(self.domain),
@@ -215,7 +215,7 @@ def open_services(
     https_port = https.getsockname()[1]
     monotonic, clock = asyncio.get_running_loop().time, Clock()
     admission = Admission(rate_limiter=ConnectionRateLimiter(partial(backlog_of, https), time.monotonic))
-    ledger, registry = VisitorLog(), Registry()
+    visitor_log, registry = VisitorLog(), Registry()
     claim_store, token_store = ClaimStore(state.path), TokenStore(state.path)
     stack.callback(claim_store.close)
     stack.callback(token_store.close)
@@ -236,9 +236,9 @@ def open_services(
         clock=clock,
         domain=config.domain,
         domains=domain_check_of(config),
-        pending=PendingTunnels(registry, ports, admission, ledger=ledger, hold=config.hold),
+        pending=PendingTunnels(registry, ports, admission, visitor_log=visitor_log, hold=config.hold),
         https_port=https_port,
-        ledger=ledger,
+        visitor_log=visitor_log,
         ports=ports,
         registry=registry,
         sealer=TicketSealer(state.key("ticket"), config.domain),

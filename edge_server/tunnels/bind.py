@@ -224,7 +224,7 @@ class Bindings:
                 options=grant.options,
                 visitor_filter=grant.visitor_filter,
                 admission=context.admission,
-                ledger=context.ledger,
+                visitor_log=context.visitor_log,
             )
         is_kept = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
         ticket = TicketHolder(grant.generation, grant.program, grant.is_first_ask)

@@ -33,7 +33,7 @@ class BindContext:
     """Limits how many random names a token is given."""
     https_port: int
     """Port of TLS visitors, as clients are told it."""
-    ledger: VisitorLog
+    visitor_log: VisitorLog
     names: NameDirectory
     pending: PendingTunnels
     policy: BindPolicy

@@ -42,13 +42,13 @@ class PendingTunnels:
     """Keeps names for clients that are expected back, and lets visitors wait for them."""
 
     def __init__(
-        self, registry: Registry, ports: TcpPorts, admission: Admission, *, ledger: VisitorLog, hold: float
+        self, registry: Registry, ports: TcpPorts, admission: Admission, *, visitor_log: VisitorLog, hold: float
     ) -> None:
         """``hold``: as :attr:`hold`."""
         self._registry = registry
         self._ports = ports
         self._admission = admission
-        self._ledger = ledger
+        self._visitor_log = visitor_log
         self.hold = hold
         """Seconds for which a name of a predecessor's is kept for its owner; visitors wait for at least
         :data:`MAX_WAIT` of them."""
@@ -75,7 +75,7 @@ class PendingTunnels:
             owner=name.owner,
             options=name.terms,
             admission=self._admission,
-            ledger=self._ledger,
+            visitor_log=self._visitor_log,
             kept_for=TicketHolder(name.generation, name.program, name.is_first_ask),
         )
         self._registry.add(tunnel)

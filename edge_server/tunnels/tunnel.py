@@ -44,7 +44,7 @@ class Tunnel:
         owner: str,
         options: TunnelOptions,
         admission: Admission,
-        ledger: VisitorLog,
+        visitor_log: VisitorLog,
         visitor_filter: IpFilter | None = None,
         kept_for: TicketHolder | None = None,
     ) -> None:
@@ -55,7 +55,7 @@ class Tunnel:
             owner: key of the token that holds it.
             options: as its client asked for them.
             admission: counts the visitors.
-            ledger: logs the visitors.
+            visitor_log: logs the visitors.
             visitor_filter: the filter of the options, where it was made already.
             kept_for: the ticket of the client for which it is kept.
         """
@@ -88,7 +88,7 @@ class Tunnel:
         """It was kept for a client that is not to have it any more."""
         self._kept_for = kept_for or TicketHolder()
         self._admission = admission
-        self._ledger = ledger
+        self._visitor_log = visitor_log
 
     @property
     def backends(self) -> list[Backend]:
@@ -170,7 +170,7 @@ class Tunnel:
         if ingress.tls:
             ends = splice.transport.get_extra_info("ssl_object")
             visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
-        self._ledger.begin(visit)
+        self._visitor_log.begin(visit)
         self.came_so_far += 1
         backend = self.balancer.choose()
         if backend is not None:
@@ -225,7 +225,7 @@ class Tunnel:
         self._admission.leave(self.owner, self.name, visit.host)
         self.past_in += visit.bytes_in
         self.past_out += visit.bytes_out
-        self._ledger.end(visit, splice)
+        self._visitor_log.end(visit, splice)
 
 
 class Lease(NamedTuple):

@@ -182,10 +182,10 @@ class ModelEdge(RunningEdge):
 
     def _make_services(self) -> EdgeServices:
         loop, system = asyncio.get_running_loop(), self.system
-        admission, ledger, registry = Admission(), VisitorLog(), Registry()
+        admission, visitor_log, registry = Admission(), VisitorLog(), Registry()
         ports = TcpPorts("127.0.0.1", PORTS, loop.time)
         ports._random = random.Random(f"{system.seed} ports {self.number}")  # type: ignore[assignment]
-        pending = WatchedExpected(registry, ports, admission, ledger=ledger, hold=HOLD)
+        pending = WatchedExpected(registry, ports, admission, visitor_log=visitor_log, hold=HOLD)
         pending.on_forget = system.lease_closes
         return EdgeServices(
             admission=admission,
@@ -197,7 +197,7 @@ class ModelEdge(RunningEdge):
             domains=DomainCheck(),
             pending=pending,
             https_port=443,
-            ledger=ledger,
+            visitor_log=visitor_log,
             ports=ports,
             registry=registry,
             sealer=TicketSealer(bytes(32), DOMAIN),

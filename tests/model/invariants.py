@@ -403,7 +403,7 @@ def _left(system: ModelSystem) -> list[str]:
             found += _left_in(session, f"edge {edge.number} ({edge.state})")
         inside = edge.visitors - sum(not visitor.is_over and visitor.edge is edge and visitor.is_in
                                      for visitor in system.visitors)  # fmt: skip
-        if inside or edge.ledger.now:
+        if inside or edge.visitor_log.now:
             found.append(f"edge {edge.number}: {inside} visitors inside")
     found += [f"a dial of {dial.program}" for dial in system.dials]
     return found

@@ -1,4 +1,4 @@
-"""Visits as a ledger keeps them, without anything that carries them."""
+"""Visitor connections as a visitor log records them, without a transport."""
 
 from __future__ import annotations
 

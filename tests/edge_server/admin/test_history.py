@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from tests.harness.manual_clock import ManualClock
 
 
-def leaves(ledger: VisitorLog, visit: VisitorConnection) -> None:
-    ledger.end(visit, TcpSplice(lambda _: None))
+def leaves(visitor_log: VisitorLog, visit: VisitorConnection) -> None:
+    visitor_log.end(visit, TcpSplice(lambda _: None))
 
 
 def test_a_sample_says_what_was_in_its_ten_seconds(clock: ManualClock, visit: Callable[..., VisitorConnection]):
-    ledger = VisitorLog()
-    history = History(ledger, clock)
+    visitor_log = VisitorLog()
+    history = History(visitor_log, clock)
     first, second = visit(bytes_in=10, bytes_out=20), visit(bytes_in=1)
-    ledger.begin(first)
-    ledger.begin(second)
+    visitor_log.begin(first)
+    visitor_log.begin(second)
     clock.now += SAMPLE_INTERVAL
     history.sample()
     first.moved = 15, 40
-    leaves(ledger, first)
+    leaves(visitor_log, first)
     clock.now += SAMPLE_INTERVAL
     history.sample()
     clock.now += SAMPLE_INTERVAL
@@ -78,13 +78,13 @@ def test_top_talkers_are_found_among_endless_addresses(
 def test_current_visitors_and_those_of_the_last_hour_count(
     clock: ManualClock, visit: Callable[..., VisitorConnection]
 ):
-    ledger = VisitorLog()
-    heard = TopTalkers(ledger, clock)
-    ledger.on_end = heard.on_visitor_end
+    visitor_log = VisitorLog()
+    heard = TopTalkers(visitor_log, clock)
+    visitor_log.on_end = heard.on_visitor_end
     stays, goes = visit("2001:db8::1", "a", 1, 2), visit("2001:db8::ffff", "a", 10, 20)
     for one in (stays, goes):
-        ledger.begin(one)
-    leaves(ledger, goes)
+        visitor_log.begin(one)
+    leaves(visitor_log, goes)
     (talker,) = heard.top(9).addresses
     assert (talker.who, talker.bytes, talker.visitors) == ("2001:db8::/64", 33, 1)
     clock.now += TABLE_SECONDS * MAX_TABLES

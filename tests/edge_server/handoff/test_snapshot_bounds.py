@@ -28,7 +28,7 @@ NETWORKS = [f"2001:db8:1234:5678:9abc:def0:1234:{number:x}/128" for number in ra
 def hold(services: EdgeServices, owner: str, names: list[str], terms: TunnelOptions) -> None:
     """Let an owner hold names, whatever its share."""
     for name in names:
-        more: Any = {"admission": services.admission, "ledger": services.ledger, "options": terms}
+        more: Any = {"admission": services.admission, "visitor_log": services.visitor_log, "options": terms}
         tunnel = Tunnel(name, owner=owner, **more)
         new_backend(tunnel)
         services.registry.add(tunnel)

@@ -112,7 +112,9 @@ class FakeSession:
 
 def new_tunnel(services: EdgeServices, name: str = "n", owner: str = "a") -> Tunnel:
     """Return a tunnel that no client serves, and that is in no registry."""
-    return Tunnel(name, owner=owner, options=TunnelOptions(), admission=services.admission, ledger=services.ledger)
+    return Tunnel(
+        name, owner=owner, options=TunnelOptions(), admission=services.admission, visitor_log=services.visitor_log
+    )
 
 
 def new_backend(tunnel: Tunnel, number: int = 1) -> tuple[Backend, FakeSession]:
@@ -126,16 +128,16 @@ def new_backend(tunnel: Tunnel, number: int = 1) -> tuple[Backend, FakeSession]:
 def build(directory: Path) -> EdgeServices:
     clock = asyncio.get_running_loop().time
     registry, admission, ports = Registry(), Admission(cap=100), TcpPorts("127.0.0.1", RANGE, clock)
-    ledger = VisitorLog()
+    visitor_log = VisitorLog()
     return EdgeServices(
         admission=admission,
         attempts=FailedAttempts(clock),
         certificates=ContextStore(),
         claims=NameOwnership(OwnershipStore(directory)),
         domain="example.com",
-        pending=PendingTunnels(registry, ports, admission, ledger=ledger, hold=30),
+        pending=PendingTunnels(registry, ports, admission, visitor_log=visitor_log, hold=30),
         https_port=443,
-        ledger=ledger,
+        visitor_log=visitor_log,
         ports=ports,
         registry=registry,
         sealer=TicketSealer(bytes(32), "example.com"),

@@ -14,7 +14,9 @@ from edge_server.tunnels.visitor_log import VisitorLog
 
 
 def tunnel(name: str) -> Tunnel:
-    return Tunnel(name, options=TunnelOptions(), owner="owner", admission=Admission(cap=1), ledger=VisitorLog())
+    return Tunnel(
+        name, options=TunnelOptions(), owner="owner", admission=Admission(cap=1), visitor_log=VisitorLog()
+    )
 
 
 class TestNames:

@@ -26,7 +26,7 @@ class WaitingRig:
 
     def __init__(self) -> None:
         self.admission = Admission(cap=1000)
-        self.ledger = VisitorLog()
+        self.visitor_log = VisitorLog()
         self.tunnels: list[Tunnel] = []
         self.sockets: list[socket.socket] = []
         self.server: asyncio.Server
@@ -40,7 +40,9 @@ class WaitingRig:
         self.server = await asyncio.get_running_loop().create_server(visitor, "127.0.0.1", 0)
 
     def tunnel(self, name: str, owner: str) -> Tunnel:
-        tunnel = Tunnel(name, owner=owner, options=TunnelOptions(), admission=self.admission, ledger=self.ledger)
+        tunnel = Tunnel(
+            name, owner=owner, options=TunnelOptions(), admission=self.admission, visitor_log=self.visitor_log
+        )
         self.tunnels.append(tunnel)
         _, session = new_backend(tunnel)
         session.is_ready = False
@@ -69,7 +71,7 @@ async def rig() -> AsyncIterator[WaitingRig]:
         for splice in tunnel.visitors:
             splice.transport.abort()
     rig.server.close()
-    await soon(lambda: not rig.ledger.now)
+    await soon(lambda: not rig.visitor_log.now)
     assert (rig.admission.active, len(rig.admission.waiting)) == (0, 0)
 
 
