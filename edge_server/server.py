@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.handoff.predecessor import Handoff
     from edge_server.handoff.protocol import HandoffChannel
-    from edge_server.handoff.snapshot import LastHeld
+    from edge_server.handoff.snapshot import NameSnapshot
     from edge_server.observability.introspection import Introspection
     from edge_server.refresher import Refresher
     from edge_server.reload import ReloadOutcome
@@ -50,7 +50,7 @@ class RunningEdge:
     clients: ClientAcceptor
     introspection: Introspection
     """Endpoint, listener and other parts, as the page, the metrics and the dumps read them."""
-    snapshot: LastHeld
+    snapshot: NameSnapshot
     refresher: Refresher
     admin: Admin | None
     """The operator's page; None without ``--admin``."""
@@ -123,7 +123,7 @@ class RunningEdge:
         wait.
         """
         self.stop_accepting()
-        self.snapshot.stopping()
+        self.snapshot.freeze()
         self.services.pending.give_up_all()
         self.clients.drain(self.config.grace)
         loop = asyncio.get_running_loop()

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.handoff.protocol import Held
-    from edge_server.handoff.snapshot import LastHeld
+    from edge_server.handoff.snapshot import NameSnapshot
     from edge_server.handoff.successor import InheritedSockets
     from edge_server.ingress.tls_listener import TlsListener
     from edge_server.tunnels.pending import PendingTunnels
@@ -148,7 +148,7 @@ async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSock
     stop_accepting = await _accept_visitors(stack, sockets.https, introspection.tls_listener)
     if services.acme is not None:
         await services.acme.start(services.supervisor)
-    snapshot.keep()
+    snapshot.start()
     _watch_machine(stack, introspection)
     asked_to_drain = asyncio.Event()
     admin = await _start_admin(stack, introspection, files, sockets.admin, asked_to_drain.set)
@@ -243,7 +243,7 @@ def _inherit_acme_http(
 
 async def _keep_names(
     stack: AsyncExitStack, services: EdgeServices, inherited: InheritedSockets | None, state: StateDir
-) -> LastHeld:
+) -> NameSnapshot:
     """Keep the names of the edge before this one for their clients: of a predecessor that runs, or of one that
     has ended. Return the keeper of the snapshot."""
     stack.callback(services.pending.give_up_all)
@@ -257,7 +257,7 @@ async def _keep_names(
     snapshot = services.make_snapshot(state.path, state.key("ticket"))
     stack.push_async_callback(snapshot.close)
     if inherited is None:
-        await snapshot.expect()
+        await snapshot.restore()
     return snapshot
 
 

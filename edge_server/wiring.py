@@ -24,7 +24,7 @@ from edge_server.certificates.acme.settings import DNS, settings_of
 from edge_server.certificates.policy import CertificatePolicy
 from edge_server.clients.session import SessionContext
 from edge_server.clients.session_table import SessionTable
-from edge_server.handoff.snapshot import LastHeld
+from edge_server.handoff.snapshot import NameSnapshot
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
 from edge_server.ingress.tcp_ports import TcpPorts, backlog_of
@@ -160,9 +160,9 @@ class EdgeServices:
             shortage=self.admission.shortage,
         )
 
-    def make_snapshot(self, directory: Path, key: bytes, now: Callable[[], float] = time.time) -> LastHeld:
+    def make_snapshot(self, directory: Path, key: bytes, now: Callable[[], float] = time.time) -> NameSnapshot:
         """Return the keeper of the snapshot of held names. ``key``: the key of the tickets."""
-        return LastHeld(
+        return NameSnapshot(
             directory,
             key,
             self.domain,

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edge_server.handoff.snapshot_entry import SnapshotEntry, is_valid
-from edge_server.handoff.snapshot_store import Snapshot
+from edge_server.handoff.snapshot_store import HeldNames
 from edge_server.tunnels.tickets import NONCE
 from quictunnel.errors import ConfigError
 
@@ -45,7 +45,7 @@ class LegacySnapshot:
         self._cipher = AESGCM(key)
         self._context = HEAD + domain.encode()
 
-    def read(self) -> Snapshot | None:
+    def read(self) -> HeldNames | None:
         """Return the names in the file; None if there is no file. Raises ConfigError."""
         try:
             with self.path.open("rb") as file:
@@ -66,7 +66,7 @@ class LegacySnapshot:
             raise ConfigError(
                 f"{self.path} cannot be used: it is damaged, or of another --domain or ticket.key."
             ) from None
-        return Snapshot.of(sheet.entries, seen, is_last=sheet.is_last)
+        return HeldNames.of(sheet.entries, seen, is_last=sheet.is_last)
 
     def remove(self) -> None:
         """Remove the file, once the table has its names."""

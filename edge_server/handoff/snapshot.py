@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.auth.token_registry import TokenRegistry
-    from edge_server.handoff.snapshot_store import Snapshot
+    from edge_server.handoff.snapshot_store import HeldNames
     from edge_server.ingress.tcp_ports import TcpPorts
     from edge_server.tunnels.backend import Backend
     from edge_server.tunnels.ownership import NameOwnership
@@ -66,9 +66,9 @@ class _Frozen:
         return not all(each.is_given_up for each in self.held_by)
 
 
-class LastHeld:
-    """Reads the table (:meth:`expect`), then writes it (:meth:`keep`) until this edge hands over (:meth:`leave`)
-    or stops (:meth:`stopping`, :meth:`close`)."""
+class NameSnapshot:
+    """Reads the table (:meth:`restore`), then writes it (:meth:`start`) until this edge hands over (:meth:`leave`)
+    or stops (:meth:`freeze`, :meth:`close`)."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class LastHeld:
 
     # At the start.
 
-    async def expect(self) -> None:
+    async def restore(self) -> None:
         """Keep the names of the table for their clients (``pending``), if they were there a moment ago and may
         still have them. To be done before anybody is accepted."""
         snapshot = await self._in_thread(self._read)
@@ -123,9 +123,9 @@ class LastHeld:
                 count += 1
         logger.info("%d of %d names that were held last are kept for their clients", count, len(snapshot.entries))
 
-    def _read(self) -> Snapshot | None:
+    def _read(self) -> HeldNames | None:
         """Return the newer of the snapshots in the table and in the file of an older version."""
-        found: list[Snapshot] = []
+        found: list[HeldNames] = []
         for source in (self._store, self._legacy):
             try:
                 snapshot = source.read()
@@ -161,7 +161,7 @@ class LastHeld:
 
     # While it serves.
 
-    def keep(self) -> None:
+    def start(self) -> None:
         """Write from now on what is held."""
         self._task = self._supervisor.keep_running(self._run, WORK)
 
@@ -171,7 +171,7 @@ class LastHeld:
             self._task.cancel()
             self._task = None
 
-    def stopping(self) -> None:
+    def freeze(self) -> None:
         """Take the names that are held now for those at the end, except what its owner gives up meanwhile:
         sessions end from now on because this edge does."""
         self._frozen = [

@@ -79,7 +79,7 @@ class _RunState(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class HeldNames:
     """The names that were held at a moment."""
 
     seen: int
@@ -88,15 +88,15 @@ class Snapshot:
     """Each with the time at which its client was last there, and without what may be outdated."""
 
     @classmethod
-    def of(cls, entries: Iterable[SnapshotEntry], seen: int, *, is_last: bool) -> Snapshot:
-        """Return the snapshot of the entries that a run wrote."""
+    def of(cls, entries: Iterable[SnapshotEntry], seen: int, *, is_last: bool) -> HeldNames:
+        """Return the names that a run wrote."""
         return cls(
             seen,
             [SnapshotEntry(trusted(entry.name, is_last=is_last), entry.left or seen) for entry in entries],
         )
 
 
-class _Seal:
+class _RowCipher:
     """Seals the rows of one run."""
 
     def __init__(self, key: bytes, domain: str, run: bytes) -> None:
@@ -135,7 +135,7 @@ class SnapshotStore:
         self._key = key
         self._domain = domain
         self._run = os.urandom(RUN_BYTES)
-        self._seal = _Seal(key, domain, self._run)
+        self._seal = _RowCipher(key, domain, self._run)
         self._written: dict[str, SnapshotEntry] | None = None
         """The rows of this run; None if they are not known."""
         self._has_written = False
@@ -149,7 +149,7 @@ class SnapshotStore:
         self._written = None
         self._database.discard()
 
-    def read(self) -> Snapshot | None:
+    def read(self) -> HeldNames | None:
         """Return what the last run wrote; None if none did."""
         if not self._database.exists:
             return None
@@ -163,14 +163,14 @@ class SnapshotStore:
         if run is None:
             return None
         try:
-            seal = _Seal(self._key, self._domain, run[0])
+            seal = _RowCipher(self._key, self._domain, run[0])
             state = msgspec.msgpack.decode(seal.open(_STATE, run[1]), type=_RunState)
             entries = [msgspec.msgpack.decode(seal.open(*row), type=SnapshotEntry) for row in rows]
         except _UNREADABLE:
             raise self._damaged("it is damaged, or of another --domain or ticket.key") from None
         if not is_valid(entries):
             raise self._damaged("it has names that no edge can have held")
-        return Snapshot.of(entries, state.seen, is_last=state.is_last)
+        return HeldNames.of(entries, state.seen, is_last=state.is_last)
 
     def write(self, entries: Iterable[SnapshotEntry], *, at: float, is_last: bool = False) -> bool:
         """Make these the rows of the table; only those that differ from the last write are written.
@@ -234,7 +234,7 @@ class SnapshotStore:
     def _is_running(self, run: bytes, sealed: bytes, *, now: int) -> bool:
         """Return True if the run of that state wrote a moment ago."""
         try:
-            content = _Seal(self._key, self._domain, run).open(_STATE, sealed)
+            content = _RowCipher(self._key, self._domain, run).open(_STATE, sealed)
             return abs(now - msgspec.msgpack.decode(content, type=_RunState).seen) <= MAX_AGE
         except _UNREADABLE:
             return False

@@ -25,7 +25,7 @@ NAME_BYTES: Final = 10
 """80 random bits, 16 characters of base32: names are secrets to those who were not told them."""
 MAX_LEASES: Final = 10_000
 """Leases of one edge: twice as many as it has room for (OPERATIONS.md), and as many as are noted for a restart
-(``lastheld``)."""
+(``handoff/snapshot_store``)."""
 ALWAYS: Final = 16
 """Leases that each owner may have as long as there are any."""
 NETWORKS_OF_ONE: Final = 16

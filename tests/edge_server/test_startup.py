@@ -23,7 +23,7 @@ from edge_server.clients.session_table import SessionTable
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.handoff import protocol
 from edge_server.handoff.predecessor import HandoffListener
-from edge_server.handoff.snapshot import LastHeld
+from edge_server.handoff.snapshot import NameSnapshot
 from edge_server.ingress.tls_listener import TlsListener
 from edge_server.refresher import Refresher
 from edge_server.startup import start_edge
@@ -342,7 +342,7 @@ async def test_the_stop_goes_in_the_reverse_order_of_the_start(tmp_path, monkeyp
         (ClientEnv, "withdraw", "client.env"),
         (HandoffListener, "close", "successors"),
         (Admin, "close", "page"),
-        (LastHeld, "close", "snapshot"),
+        (NameSnapshot, "close", "snapshot"),
         (SessionTable, "give_up_all", "sessions"),
         (Endpoint, "close", "endpoint"),
         (TlsListener, "abort", "visitors"),

@@ -33,7 +33,7 @@ class EdgeRun:
 
     def __init__(self, directory: Path, clock: ManualClock) -> None:
         self.services = dataclasses.replace(build(directory), tokens=TokenRegistry("", TokenStore(directory)))
-        self.last_held = self.services.make_snapshot(directory, KEY, clock)
+        self.snapshot = self.services.make_snapshot(directory, KEY, clock)
         self.clients: list[Client] = []
 
     def client(self, identity: Identity) -> Client:
@@ -42,7 +42,7 @@ class EdgeRun:
 
     async def write(self, *, is_last: bool = False) -> None:
         """Write the table, as the edge does all the time and at its stop."""
-        await self.last_held._write(is_last=is_last)
+        await self.snapshot._write(is_last=is_last)
 
     async def end(self) -> None:
         """End the run without a last write."""
@@ -50,7 +50,7 @@ class EdgeRun:
         for client in self.clients:
             client.holdings.release_all(for_good=False)
         self.services.pending.give_up_all()
-        await self.last_held.close()
+        await self.snapshot.close()
         await self.services.close()
         await asyncio.sleep(0)
 
@@ -73,7 +73,7 @@ class EdgeRuns:
         await self.end()
         edge = EdgeRun(self.directory, self.clock)
         self._running.append(edge)
-        await edge.last_held.expect()
+        await edge.snapshot.restore()
         return edge
 
     async def end(self) -> None:

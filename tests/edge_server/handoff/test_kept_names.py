@@ -89,7 +89,7 @@ async def test_restarts_in_a_row_do_not_keep_a_name_for_ever(runs: EdgeRuns) -> 
         runs.clock.now += MAX_AGE / 3
         edge = await runs.begin()
         assert edge.held()
-        edge.last_held.stopping()
+        edge.snapshot.freeze()
         await edge.write(is_last=True)
     runs.clock.now += 1
     assert not (await runs.begin()).held()

@@ -99,7 +99,7 @@ async def test_only_released_names_are_not_kept_at_the_stop(runs: EdgeRuns) -> N
         TunnelRecord("late", owner.key, 1, TunnelOptions(), 0), None, left=runs.clock.now
     )
     edge.services.claims.claim(owner.key, "late")
-    edge.last_held.stopping()
+    edge.snapshot.freeze()
     edge.services.pending.give_up_all()
     clients["unbound"].holdings.unbind(1)
     clients["quit"].holdings.release_all(for_good=True)

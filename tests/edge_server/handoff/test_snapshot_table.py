@@ -102,7 +102,7 @@ async def test_the_edge_writes_until_another_takes_over(runs: EdgeRuns, monkeypa
     monkeypatch.setattr(snapshot, "POLL_INTERVAL", 0.001)
     edge = await runs.begin()
     written: asyncio.Queue[int] = asyncio.Queue()
-    write = edge.last_held._store.write
+    write = edge.snapshot._store.write
 
     def write_result(entries: list[SnapshotEntry], *, at: float, is_last: bool) -> bool:
         try:
@@ -111,14 +111,14 @@ async def test_the_edge_writes_until_another_takes_over(runs: EdgeRuns, monkeypa
             loop.call_soon_threadsafe(written.put_nowait, len(entries))
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(edge.last_held._store, "write", write_result)
-    edge.last_held.keep()
+    monkeypatch.setattr(edge.snapshot._store, "write", write_result)
+    edge.snapshot.start()
     async with asyncio.timeout(10):
         assert await written.get() == 0
         edge.client(runs.owner()).got()
         assert await written.get() == 1
-    edge.last_held.leave()
-    await edge.last_held.close()
+    edge.snapshot.leave()
+    await edge.snapshot.close()
     edge.client(runs.owner()).got()
     assert len(runs.written()) == 1
     assert written.empty()
@@ -129,7 +129,7 @@ async def test_an_edge_that_never_served_writes_nothing(runs: EdgeRuns) -> None:
     edge.client(runs.owner()).got()
     await edge.write(is_last=True)
     before = runs.written()
-    await (await runs.begin()).last_held.close()
+    await (await runs.begin()).snapshot.close()
     assert runs.written() == before
 
 
@@ -161,13 +161,13 @@ async def test_a_second_edge_of_the_same_directory_is_noticed(
     other.write([entry("other")], at=runs.clock.now)
     for _ in range(3):
         edge.client(runs.owner()).got()
-        await edge.last_held._attempt(is_last=False)
+        await edge.snapshot._attempt(is_last=False)
     assert list(warnings(caplog)) == [
         f"{runs.path} is written by another edge with this state directory. {REFUSED_LATER}"
     ]
     assert set(runs.written()) == {"other"}
     runs.clock.now += MAX_AGE + 1  # it is not there any more
-    await edge.last_held._attempt(is_last=False)
+    await edge.snapshot._attempt(is_last=False)
     assert len(runs.written()) == 3
     other.close()
 
@@ -236,8 +236,8 @@ async def test_a_damaged_database_is_made_anew(
     edge = await runs.begin()
     assert not edge.held()
     edge.client(runs.owner()).got()
-    await edge.last_held._attempt(is_last=False)
-    await edge.last_held._attempt(is_last=False)
+    await edge.snapshot._attempt(is_last=False)
+    await edge.snapshot._attempt(is_last=False)
     (warning,) = warnings(caplog)
     assert complaint in warning
     assert warning.startswith(str(runs.path))
@@ -258,8 +258,8 @@ async def test_damage_at_random_stops_no_edge(runs: EdgeRuns, seed: int) -> None
     runs.path.write_bytes(content[: random.randrange(len(content))] if seed % 5 == 0 else content)
     edge = await runs.begin()
     edge.client(runs.owner()).got()
-    await edge.last_held._attempt(is_last=False)
-    await edge.last_held._attempt(is_last=True)
+    await edge.snapshot._attempt(is_last=False)
+    await edge.snapshot._attempt(is_last=True)
     assert len(runs.written()) == len(edge.held())
 
 
@@ -269,7 +269,7 @@ async def test_damage_while_the_edge_runs(runs: EdgeRuns) -> None:
     await edge.write()
     change(runs.path, "DROP TABLE held")
     edge.client(runs.owner()).got()
-    await edge.last_held._attempt(is_last=False)
+    await edge.snapshot._attempt(is_last=False)
     assert len(runs.written()) == 2
 
 
@@ -286,9 +286,9 @@ async def test_a_table_of_another_domain_or_key(runs: EdgeRuns, caplog: pytest.L
     await edge.write(is_last=True)
     for key, domain in ((KEY, "example.org"), (bytes(32), DOMAIN)):
         other = dataclasses.replace(edge.services, domain=domain)
-        last_held = other.make_snapshot(runs.directory, key, runs.clock)
-        await last_held.expect()
-        await last_held.close()
+        snapshot = other.make_snapshot(runs.directory, key, runs.clock)
+        await snapshot.restore()
+        await snapshot.close()
         (warning,) = warnings(caplog)
         assert "of another --domain or ticket.key" in warning
         caplog.clear()
@@ -299,7 +299,7 @@ async def start_with_unwritable_database(runs: EdgeRuns, caplog: pytest.LogCaptu
     edge = await runs.begin()
     edge.client(runs.owner()).got()
     for is_last in (False, False, True):
-        await edge.last_held._attempt(is_last=is_last)
+        await edge.snapshot._attempt(is_last=is_last)
     (warning,) = warnings(caplog)
     return warning
 
