@@ -57,7 +57,7 @@ def backup(file: str, state_dir: Path) -> int:
             with new_file(Path(file)) as archive:
                 write_backup(state_dir, archive)
     except BrokenPipeError:
-        raise  # the reader of standard output has closed it, which is no fault of the directory
+        raise  # the reader of standard output has closed it; the state directory is all right
     except OSError as error:
         raise ConfigError(str(error)) from None
     return 0
@@ -91,8 +91,8 @@ def _included_files(directory: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _database_copy(path: Path) -> Iterator[Path]:
     """Provide a consistent copy of a database that may be in use (https://sqlite.org/backup.html)."""
-    with tempfile.TemporaryDirectory(prefix="quictunnel-backup-") as place:
-        copy = Path(place) / path.name
+    with tempfile.TemporaryDirectory(prefix="quictunnel-backup-") as temporary:
+        copy = Path(temporary) / path.name
         try:
             with (
                 contextlib.closing(sqlite3.connect(path)) as source,

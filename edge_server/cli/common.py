@@ -1,4 +1,4 @@
-"""Shared parts of the commands beside the edge (``python -m edge_server token``, ``name``)."""
+"""Shared parts of the operator's commands (``python -m edge_server token``, ``name``)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _usual_state_dir() -> Path:
     try:
         return default_state_dir()
     except ConfigError as error:
-        raise ConfigError(f"{error} Or say where the edge keeps its keys, with --state-dir.") from None
+        raise ConfigError(f"{error} Or set the directory for the edge's keys with --state-dir.") from None
 
 
 STATE_DIR: Final = click.option(

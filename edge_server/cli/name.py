@@ -155,7 +155,7 @@ def _show_history(entries: Sequence[HistoryEntry], *, as_json: bool) -> None:
                 format_time(entry.until),
                 entry.name or "(others)",
                 entry.owner,
-                events or "goes on",
+                events or "still held",
                 str(entry.visitors),
                 str(entry.port) if entry.port else "-",
                 " to ".join(dict.fromkeys((entry.host, entry.last_host))) or "-",

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "python -m edge_server"
 HELP: Final = (
-    "The public side of quictunnel. Without options it runs a development edge on loopback: it makes its own "
-    "certificate authority and a token, and prints what a client needs."
+    "The public server of quictunnel. Without options it runs a development edge on loopback: it creates its own "
+    "certificate authority and a token, and prints the settings for a client."
 )
 EPILOG: Final = """\
 A public edge, with *.tunnel.example.com pointing to it:
@@ -31,16 +31,16 @@ Commands for the operator, each with --help:
   python -m edge_server token|name|admin|health|backup
 
 Signals:
-  SIGTERM    drain: visitors in flight may finish; a second one ends at once
-  SIGHUP     read the configuration again
-  SIGUSR2    start the same command again with --takeover, for a new version or
-             what SIGHUP cannot change, without downtime
+  SIGTERM    drain: active visitors may finish; a second SIGTERM ends at once
+  SIGHUP     reload the configuration
+  SIGUSR2    start the same command again with --takeover: for a new version, or
+             options that SIGHUP cannot change, without downtime
 """
 _OTHERS: Final = "sources of the options, and help"
 
 
 def parse_arguments(options: Sequence[Option], argv: Sequence[str]) -> dict[str, Any]:
-    """Return what a command line gives, by field; ``config`` and ``check_config`` as well.
+    """Return the values on a command line, by field; also those of ``config`` and ``check_config``.
 
     Raises:
         ConfigError: an option does not exist, or has no value.
@@ -65,11 +65,12 @@ def _command(options: Sequence[Option]) -> click.Command:
         kind: dict[str, Any] = {"metavar": metavar} if metavar else {"is_flag": True, "flag_value": "true"}
         params.append(click.Option([option.flag], help=option.summary + default, **kind))
     file_help = (
-        f"TOML file with the same names; variables such as {PREFIX}DOMAIN win over it, and the command line wins "
-        "over both"
+        f"TOML file with the same names; variables such as {PREFIX}DOMAIN have precedence over it, and the "
+        "command line over both"
     )
     check_help = (
-        "read everything, certificates too, print what is wrong or would be run, and exit; no port is opened"
+        "check the configuration and the certificates, print the problems or the effective settings, and exit; "
+        "opens no port"
     )
     params.append(click.Option(["--config"], metavar="FILE", help=file_help))
     params.append(click.Option(["--check-config"], is_flag=True, default=None, help=check_help))
@@ -79,7 +80,7 @@ def _command(options: Sequence[Option]) -> click.Command:
 
 
 class _EdgeCommand(Command):
-    """Command whose help has the options below the headings of the table."""
+    """A command whose help groups the options under the headings of the table."""
 
     def __init__(self, headings: dict[str, str], params: list[click.Parameter]) -> None:
         super().__init__(PROGRAM, params=params, help=HELP, epilog=EPILOG)

@@ -1,6 +1,6 @@
 """The edge's options: one field each, read from the command line, the environment and a TOML file.
 
-A new option is a new field of :class:`EdgeConfig`; ``docs/tables.py`` then renews what documents it.
+A new option is a new field of :class:`EdgeConfig`; ``docs/tables.py`` then updates its documentation.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class EdgeConfig:
         shown="the platform's state directory for the user",
         group="addresses",
     )
-    domain: str = option(DOMAIN, "tunnels are names below this one", DEFAULT_DOMAIN)
+    domain: str = option(DOMAIN, "domain of the tunnels, which are names directly below it", DEFAULT_DOMAIN)
     quic: tuple[str, int] = option(ADDRESS, "UDP address for clients; port 0: any", ("127.0.0.1", 4433))
     https: tuple[str, int] = option(ADDRESS, "TCP address for TLS visitors; port 0: any", ("127.0.0.1", 8443))
     tcp_host: str = option(HOST, "address for plain TCP visitors", "127.0.0.1", shown="the host of https")
     tcp_ports: range = option(PORTS, "range of ports for plain TCP visitors", range(20000, 30000))
     public_host: str = option(
         HOST,
-        "host by which other machines reach this edge: clients are told it for plain TCP and for the QUIC port",
+        "host under which other machines reach this edge; announced to clients for plain TCP and the QUIC port",
         "",
         shown="the listening address, or domain",
     )
@@ -85,19 +85,19 @@ class EdgeConfig:
     )
     admin_names: tuple[str, ...] = option(
         HOSTS,
-        "names of the operator's page besides localhost and addresses: that of a proxy in front of it, or of a "
-        "container",
+        "host names that requests for the operator's page may have in addition to localhost and IP addresses, "
+        "such as that of a reverse proxy or a container",
         (),
         shown="none",
     )
     cert: Path | None = option(
         FILE,
-        "PEM certificate chain for visitors; goes with key",
+        "PEM certificate chain for visitors; requires key",
         shown="from the development CA",
         group="certificates for visitors",
         live=True,
     )
-    key: Path | None = option(FILE, "its private key, PEM", live=True)
+    key: Path | None = option(FILE, "private key of cert, PEM", live=True)
     allow_wildcard_h2: bool = option(
         SWITCH,
         "offer HTTP/2 although one wildcard certificate serves all tunnels; browsers may then send requests for "
@@ -107,15 +107,16 @@ class EdgeConfig:
     )
     resolver: str = option(
         named_text("HOST[:PORT]"),
-        "DNS server that is asked whether custom domains point here, and for the alias of _acme-challenge where "
-        "acme-dns-zone is another zone, HOST or HOST:PORT",
+        "DNS server for checking that custom domains point here and, if acme-dns-zone is another zone, for the "
+        "CNAME of _acme-challenge; HOST or HOST:PORT",
         "",
         shown="the system's",
     )
     skip_domain_check: bool = option(SWITCH, "accept domains without checking that their DNS points here", False)
     acme: str = option(
         named_text("EMAIL"),
-        "get certificates for visitors by ACME: an address for the authority's mail, whose terms you agree to",
+        "get certificates for visitors by ACME: your mail address for the certificate authority; you accept its "
+        "terms of service",
         "",
         shown="off",
         group="certificates by ACME",
@@ -124,51 +125,53 @@ class EdgeConfig:
     acme_directory: str = option(named_text("URL"), "URL of the ACME server", "", shown="Let's Encrypt")
     acme_ca: Path | None = option(
         FILE,
-        "PEM file of the authority that signs that server's certificate",
+        "PEM file of the CA that signed the ACME server's own certificate",
         shown="the system's authorities",
     )
     acme_challenge: str = option(
         choice(*CHALLENGES),
-        "challenge for the edge's names: dns-01 gives a wildcard, the others one certificate a name; custom "
-        "domains use tls-alpn-01 on the https port, or http-01 where acme-http is given",
+        "challenge for the edge's names: dns-01 gives one wildcard certificate, the others one certificate for "
+        "each name; custom domains use tls-alpn-01 on the https port, or http-01 if acme-http is given",
         "",
-        shown="dns-01 where acme-dns or acme-dns-hook is given, else tls-alpn-01",
+        shown="dns-01 if acme-dns or acme-dns-hook is given, else tls-alpn-01",
     )
     acme_http: tuple[str, int] | None = option(
         OWN_ADDRESS,
         "TCP address for http-01, reachable from outside as port 80; visitors are redirected to https",
         shown="nowhere",
     )
-    acme_dns: str = option(TEXT, "name server that accepts updates of the zone (RFC 2136), HOST or HOST:PORT", "")
+    acme_dns: str = option(TEXT, "DNS server that accepts dynamic updates (RFC 2136), HOST or HOST:PORT", "")
     acme_dns_zone: str = option(
         HOST,
-        "zone that is updated: _acme-challenge of the domain is in it, or an alias (CNAME) into it",
+        "zone to update: it contains _acme-challenge of the domain, or the target of its CNAME",
         "",
         shown="domain",
     )
-    acme_dns_key: str = option(named_text("NAME"), "name of the TSIG key that may update it", "")
-    acme_dns_algorithm: str = option(choice(*ALGORITHMS), "its algorithm", "", shown=ALGORITHMS[0])
-    acme_dns_secret: Path | None = option(FILE, "file with that key in base64")
+    acme_dns_key: str = option(named_text("NAME"), "name of the TSIG key for the updates", "")
+    acme_dns_algorithm: str = option(choice(*ALGORITHMS), "algorithm of the TSIG key", "", shown=ALGORITHMS[0])
+    acme_dns_secret: Path | None = option(FILE, "file with the TSIG key in base64")
     acme_dns_hook: str = option(
-        named_text("COMMAND"), "command instead of a name server, called as COMMAND set|clear NAME VALUE", ""
+        named_text("COMMAND"),
+        "command to run instead of DNS updates, called as COMMAND set|clear NAME VALUE",
+        "",
     )
     acme_dns_wait: float | None = option(
-        SECONDS, "time from a change of the zone to its check", shown=f"{DNS_WAIT:g}"
+        SECONDS, "time between a DNS update and the authority's check", shown=f"{DNS_WAIT:g}"
     )
     acme_eab: str = option(
-        named_text("ID"), "ID of an account that you have at the authority (external account binding)", ""
+        named_text("ID"), "ID of your account with the certificate authority (external account binding)", ""
     )
-    acme_eab_key: Path | None = option(FILE, "file with its MAC key in base64url")
+    acme_eab_key: Path | None = option(FILE, "file with the MAC key of that account in base64url")
     grace: float = option(
         SECONDS,
-        "time that visitors in flight have to finish at SIGTERM",
+        "time that active visitors have to finish after SIGTERM",
         30.0,
         group="restarts and outages",
         live=True,
     )
     hold: float = option(
         SECONDS,
-        "time that a client which lost its connection has to come back to its visitors; 0: they are reset at once",
+        "time that a client which lost its connection has to resume its session; 0: visitors are reset at once",
         float(HOLD),
         live=True,
     )
@@ -183,25 +186,29 @@ class EdgeConfig:
     )
     congestion: str = option(
         choice(*CONGESTIONS),
-        "congestion control towards clients; auto is what the engine does best",
+        "congestion control towards clients; auto is the best one of the engine",
         "auto",
         shown=f"${CONGESTION} or auto",
         fallback=CONGESTION,
     )
     log_format: str = option(
-        choice(*LOG_FORMATS), "lines for people, or a JSON object a line", "text", group="logs", live=True
+        choice(*LOG_FORMATS),
+        "text: human-readable lines; json: one JSON object a line",
+        "text",
+        group="logs",
+        live=True,
     )
     hide_token: bool = option(
         SWITCH,
-        "print the path of the operator's token at the start instead of the token: for outputs that are kept, as "
-        "those of containers; systemd's journal never gets the token",
+        "print the path of the operator's token at the start instead of the token; for output that is stored, "
+        "such as a container's log (the token is never printed to systemd's journal)",
         False,
     )
-    log_level: str = option(choice(*LOG_LEVELS), "least severity of a line", "info", live=True)
+    log_level: str = option(choice(*LOG_LEVELS), "lowest severity that is logged", "info", live=True)
     qlog: Path | None = option(
         DIRECTORY,
-        "write qlog traces of each QUIC connection into this directory; for debugging, since it costs time and up "
-        "to a gigabyte",
+        "write a qlog trace of each QUIC connection into this directory; for debugging: it slows the edge down "
+        "and takes up to 1 GB",
         shown="none",
         live=True,
     )
@@ -225,7 +232,7 @@ class EdgeConfig:
 
 
 OPTIONS: Final = options_of(EdgeConfig)
-_FORGOTTEN_WHEN_EMPTY: Final = frozenset(("state_dir", "tcp_host", "engine", "congestion"))
+_DEFAULT_WHEN_EMPTY: Final = frozenset(("state_dir", "tcp_host", "engine", "congestion"))
 """Options for which an empty text means the default."""
 
 
@@ -240,7 +247,9 @@ class Reading:
 
 
 def read(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})) -> Reading:
-    """Return the configuration or all problems. The command line wins over the environment, that over the file.
+    """Return the configuration, or all problems.
+
+    The command line has precedence over the environment, and the environment over the file.
 
     Args:
         argv: arguments of the command line.
@@ -279,7 +288,7 @@ def _config_of(parsed: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig 
     pair = {name: value for name in ("cert", "key") if (value := parsed.given.get(name)) and value.value}
     if len(pair) == 1:
         (what,) = (value.what for value in pair.values())
-        dashes = "--" if what.startswith("--") else ""  # as on the command line, or as in a file
+        dashes = "--" if what.startswith("--") else ""  # the spelling of the source: command line or file
         parsed.problems.append(
             f"{what}: {dashes}cert and {dashes}key go together; give both, or neither for a development "
             "certificate."
@@ -288,7 +297,7 @@ def _config_of(parsed: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig 
         if "state_dir" not in parsed.given:
             values["state_dir"] = default_state_dir().absolute()
     except ConfigError as error:
-        parsed.problems.append(f"{error} Or say where the edge keeps its keys, with --state-dir.")
+        parsed.problems.append(f"{error} Or set the directory for the edge's keys with --state-dir.")
     if parsed.problems:
         return None
     if "https" in values:
@@ -309,7 +318,7 @@ def _values(parsed: ParsedOptions, environ: Mapping[str, str]) -> dict[str, Any]
     values: dict[str, Any] = {}
     for row in OPTIONS:
         given = parsed.given.get(row.field)
-        if given is not None and given.value == "" and row.field in _FORGOTTEN_WHEN_EMPTY:
+        if given is not None and given.value == "" and row.field in _DEFAULT_WHEN_EMPTY:
             del parsed.given[row.field]
             given = None
         if given is None and (text := environ.get(row.fallback)):

@@ -1,6 +1,7 @@
 """The table of options, made from the fields of :class:`edge_server.config.edge_config.EdgeConfig`.
 
-Command line, names in TOML, environment variables, reload and ``docs/CONFIGURATION.md`` with its schema use it.
+The command line, the names in TOML, the environment variables, the reload, and ``docs/CONFIGURATION.md`` with its
+schema are derived from it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PREFIX: Final = "QUICTUNNEL_EDGE_SERVER_"
-"""Prefix of the variables; those of clients begin otherwise, such as QUICTUNNEL_EDGE."""
+"""Prefix of the edge's variables. Those of clients have another one, as in QUICTUNNEL_EDGE."""
 _KEY: Final = "option"
 
 
@@ -33,9 +34,9 @@ class Option:
     live: bool
     """True if SIGHUP changes it; other options need a restart, or SIGUSR2."""
     alias: str
-    """Another name in TOML: those of a table and of a key in it, joined by ``-``."""
+    """Alternative name in TOML: the name of a table and of a key in it, joined by ``-``."""
     fallback: str
-    """Environment variable that is read where no source gives a value."""
+    """Environment variable that is read if no source gives a value."""
 
     @property
     def name(self) -> str:
@@ -74,7 +75,7 @@ def option(
         required: True if an EdgeConfig made in code needs a value.
         shown: text of the default in documents and help, if it is not the default's own.
         group: the heading, for the first option below it.
-        live: as in :class:`Option`, likewise the rest.
+        live: as in :class:`Option`; so are ``alias`` and ``fallback``.
     """
     if shown is None:
         shown = "" if default is None else kind.show(default)

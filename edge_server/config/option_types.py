@@ -1,4 +1,4 @@
-"""Types of options: how a value is read, described and shown."""
+"""Types of options, which parse, describe and format values."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ T = TypeVar("T")
 
 MAX_SECONDS: Final = 3600
 MAX_HOSTS: Final = 16
-"""Names of one machine; more are a mistake."""
+"""Host names in one list; no machine needs more."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptionValue:
-    """A value as it was given, with its source."""
+    """A value as given by the operator, with its source."""
 
     value: Any
     what: str
-    """Beginning of an error about it: ``--quic``, ``QUICTUNNEL_EDGE_SERVER_QUIC`` or ``edge.toml:7: quic``."""
+    """Source, with which errors begin: ``--quic``, ``QUICTUNNEL_EDGE_SERVER_QUIC`` or ``edge.toml:7: quic``."""
     is_toml: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OptionType(Generic[T]):
-    """A type of options."""
+    """The type of an option's values."""
 
     metavar: str
     """Name of a value in ``--help``; empty for a switch."""
     words: str
     """Description of a value, for documents and errors."""
     read: Callable[[Any], T]
-    """Makes the value from text, or from one of the types ``toml``. Raises ConfigError, whose text continues after
-    the option's name, or ValueError or LookupError, which are reported with ``words``."""
+    """Parser of a text, or of a value of one of the types ``toml``. Raises ConfigError, whose message is appended
+    to the option's name, or ValueError or LookupError, which are reported with ``words``."""
     show: Callable[[T], str] = str
     """The inverse of ``read``."""
     pattern: str = ""
@@ -53,7 +53,7 @@ class OptionType(Generic[T]):
     toml: tuple[type, ...] = (str,)
     """Types of a value in TOML."""
     is_path: bool = False
-    """True for paths: in a file they are relative to that file."""
+    """True for paths, which are relative to the file if they come from one."""
 
     def value_of(self, given: OptionValue) -> T:
         """Return the value. Raises ConfigError."""
@@ -79,13 +79,13 @@ def _if(is_right: bool, value: T) -> T:
 
 
 def choice(*allowed: str) -> OptionType[str]:
-    """Return the type of options that are one of these words."""
+    """Return the type of an option whose value is one of these words."""
     words = "one of " + ", ".join(allowed)
     return OptionType("WORD", words, lambda text: _if(text in allowed, text), choices=allowed)
 
 
 def named_text(metavar: str) -> OptionType[str]:
-    """Return the type of text that has another name in ``--help``."""
+    """Return the type of a text option with this name of a value in ``--help``."""
     return OptionType(metavar, "text", str)
 
 
@@ -121,7 +121,7 @@ def _show_address(address: tuple[str, int] | None) -> str:
 
 
 def _host(text: str) -> str:
-    # What clients are told must fit into what they take; whether it resolves depends on their network.
+    # Clients reject a host that is not well-formed. It is not resolved here: that depends on the client's network.
     return _if(not text or is_host(text), text)
 
 

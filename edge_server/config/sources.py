@@ -1,6 +1,6 @@
-"""Sources of the options below the command line: the environment and a TOML file.
+"""Sources of options other than the command line: the environment and a TOML file.
 
-Names are checked here, values by the option's type. Every problem is kept, so that all are reported at once.
+Names are checked here, values by the option's type. All problems are collected and reported together.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONFIG: Final = PREFIX + "CONFIG"
-"""The variable that names the file, where ``--config`` does not."""
+"""Environment variable with the path of the file, used without ``--config``."""
 MAX_CONFIG: Final = 64 * 1024
-"""Bytes of a configuration file; a real one has a few hundred."""
+"""Bytes of a configuration file; usual ones have a few hundred."""
 MAX_PROBLEMS: Final = 50
-"""Problems that are reported; a file with more of them is not a configuration."""
+"""Reported problems; a file with more is most likely no configuration."""
 
 
 @dataclass(slots=True)
 class ParsedOptions:
-    """The values that were given, by field, and the problems found. A value that is added later wins."""
+    """The given values by field, and the problems. A value that is added later replaces an earlier one."""
 
     given: dict[str, OptionValue] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def from_environment(options: Sequence[Option], environ: Mapping[str, str], parsed: ParsedOptions) -> None:
-    """Add the values of variables that are set and not empty.
+    """Add the values of environment variables that are set and not empty.
 
     Args:
         options: the table.
@@ -60,8 +60,8 @@ def from_file(options: Sequence[Option], path: Path, parsed: ParsedOptions) -> N
     """Add the values of a TOML file.
 
     Args:
-        options: the table. A table of TOML may stand for the first word of a name: ``[log]`` with ``format`` is
-            ``log-format``.
+        options: the table of options. In TOML, a table may replace the first word of a name: ``[log]`` with
+            ``format`` is ``log-format``.
         path: the file. Relative paths in it are relative to its directory.
         parsed: gets the values and problems.
     """
@@ -96,7 +96,7 @@ def from_file(options: Sequence[Option], path: Path, parsed: ParsedOptions) -> N
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file. Raises ConfigError with the line of what is not UTF-8."""
+    """Return the text of a file. Raises ConfigError, with the line number if the text is not UTF-8."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_CONFIG + 1)
@@ -108,11 +108,11 @@ def _text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not valid TOML: this is not UTF-8.") from None
+        raise ConfigError(f"{path}:{line}: not valid TOML: the text is not UTF-8.") from None
 
 
 def _content(path: Path, text: str) -> dict[str, Any]:
-    """Return the parsed text of a file. Raises ConfigError with the line of a mistake."""
+    """Return the parsed text of a file. Raises ConfigError with the line number of a syntax error."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -128,9 +128,9 @@ def _content(path: Path, text: str) -> dict[str, Any]:
 
 
 def hint(name: str, known: Iterable[str], keys: tuple[str, ...] = ("",)) -> str:
-    """Return what to do about an unknown name; ``keys``: its path in a file."""
+    """Return advice about an unknown name. ``keys``: its path in a file."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     if not close:
-        return "docs/CONFIGURATION.md and python -m edge_server --help list what there is."
+        return "docs/CONFIGURATION.md and python -m edge_server --help list the options."
     found = close[0] if len(keys) == 1 else ".".join((keys[0], close[0].removeprefix(keys[0] + "-")))
     return f'did you mean "{found}"?'

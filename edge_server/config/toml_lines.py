@@ -1,4 +1,4 @@
-"""Line numbers of names in a TOML file, which :mod:`tomllib` does not tell."""
+"""Line numbers of names in a TOML file, which :mod:`tomllib` does not report."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import tomllib
 from typing import Final
 
 MAX_LINES: Final = 200
-"""Lines of one value. Nothing behind a longer one has a line number: looking for its end costs their square."""
+"""Lines of one value. After a longer value no line numbers are found: the search for its end takes quadratic
+time."""
 
 
 def lines_of(text: str) -> dict[tuple[str, ...], int]:
-    """Return the line, from 1, on which each name is written first: by its key, or by its table's and its own.
+    """Return the line number, from 1, of the first occurrence of each name.
+
+    Names are paths: ``(key,)``, or ``(table, key)``. A statement ends with the first line up to which tomllib
+    accepts it alone.
 
     Args:
-        text: a document that tomllib has accepted. Each of its statements ends with the first line up to which
-            tomllib accepts that statement alone.
+        text: a valid TOML document.
     """
     found: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
@@ -37,7 +40,7 @@ def lines_of(text: str) -> dict[tuple[str, ...], int]:
 
 
 def _paths(content: dict[str, object], table: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return the paths of one or two keys in a statement of a table, the outer ones first."""
+    """Return the paths of one or two keys that a statement in a table sets, the outer ones first."""
     paths: list[tuple[str, ...]] = []
     for key, value in content.items():
         if len(table) < 2:

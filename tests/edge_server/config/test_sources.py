@@ -113,7 +113,7 @@ def test_bytes_that_are_no_text_are_reported_with_their_line(tmp_path):
     path = tmp_path / "edge.toml"
     path.write_bytes(b"# fine\n\ndomain = '\xff'\n")
     (found,) = read(["--config", str(path)]).problems
-    assert found == f"{path}:3: not valid TOML: this is not UTF-8."
+    assert found == f"{path}:3: not valid TOML: the text is not UTF-8."
 
 
 def test_all_problems_are_reported_at_once(tmp_path):
