@@ -93,7 +93,7 @@ class RunningEdge:
         return self.services.admission.active
 
     @property
-    def guests(self) -> int:
+    def client_count(self) -> int:
         """Number of clients connected now, those not yet authorised included."""
         return len(self.clients.sessions)
 

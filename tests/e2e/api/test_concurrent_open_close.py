@@ -103,7 +103,7 @@ def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypa
         client.close()
         with pytest.raises(RuntimeError, match="closed"):
             opening.result(PATIENCE)
-    eventually(lambda: edge.server.guests == 0)
+    eventually(lambda: edge.server.client_count == 0)
 
 
 def test_a_client_closed_by_another_thread_before_it_began_to_open(edge, client):
@@ -111,7 +111,7 @@ def test_a_client_closed_by_another_thread_before_it_began_to_open(edge, client)
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         loop.call(held.bind(ForwardOptions(port=free_port())))
-    assert edge.server.guests == 0
+    assert edge.server.client_count == 0
 
 
 def test_closing_a_client_while_a_tunnel_drains(edge, client):
@@ -133,7 +133,7 @@ def test_a_subscriber_may_close_the_client(edge, client):
     client.subscribe(lambda event: client.close() if event.kind == "connected" else None)
     with pytest.raises(RuntimeError, match="closed"):
         quictunnel.forward(free_port(), client=client).__enter__()
-    eventually(lambda: edge.server.guests == 0)
+    eventually(lambda: edge.server.client_count == 0)
 
 
 async def test_a_port_is_closed_although_leaving_was_cancelled_before_it_began(edge, client):
@@ -203,7 +203,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
         connection = stack.enter_context(listener.accept()[0])
         connection.recv(8)
         draining = edge._background.submit(edge.server.drain())
-        eventually(lambda: edge.server.guests == 1 and not is_open(tunnel.tcp_socket))
+        eventually(lambda: edge.server.client_count == 1 and not is_open(tunnel.tcp_socket))
         with pytest.raises(quictunnel.EdgeUnavailableError, match="shutting down"):
             event_loop.shared_loop().call(dial())
         draining.cancel()

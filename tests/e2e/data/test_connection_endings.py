@@ -394,4 +394,6 @@ def test_bytes_under_way_when_the_client_ends_are_not_called_whole(kind):
         sender.join(SOCKET_TIMEOUT)
         assert not sender.is_alive()
         rig.close_ends()
-        eventually(lambda: rig.edge.server.visitors == rig.edge.server.guests == 0, "the edge keeps a visitor")
+        eventually(
+            lambda: rig.edge.server.visitors == rig.edge.server.client_count == 0, "the edge keeps a visitor"
+        )

@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def shared_stage(engines):
+def shared_rig(engines):
     with EmbeddedTunnel() as made:
         yield made
 
 
 @pytest.fixture
-def rig(shared_stage: EmbeddedTunnel, caplog: pytest.LogCaptureFixture) -> Iterator[EmbeddedTunnel]:
+def rig(shared_rig: EmbeddedTunnel, caplog: pytest.LogCaptureFixture) -> Iterator[EmbeddedTunnel]:
     """An edge with a good client on it, which is as good afterwards: the same session, still serving; and an
     edge's log without a traceback or a long line."""
-    session = shared_stage.client_session
+    session = shared_rig.client_session
     caplog.set_level(logging.INFO)
-    with no_leftovers(shared_stage):
-        yield shared_stage
-        eventually(lambda: shared_stage.edge.server.guests == 1, "a hostile client is still there")
-        assert shared_stage.client_session is session
+    with no_leftovers(shared_rig):
+        yield shared_rig
+        eventually(lambda: shared_rig.edge.server.client_count == 1, "a hostile client is still there")
+        assert shared_rig.client_session is session
         for kind in ("tcp", "tls"):
-            shared_stage.pair(kind)
-    assert shared_stage.edge.server.introspection.endpoint.faults == 0
+            shared_rig.pair(kind)
+    assert shared_rig.edge.server.introspection.endpoint.faults == 0
     for record in caplog.records:
         assert not record.exc_info, record
         assert len(record.getMessage()) < 500

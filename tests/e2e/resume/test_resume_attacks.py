@@ -177,7 +177,7 @@ async def test_a_secret_is_of_no_use_after_its_session(rig: EmbeddedTunnel) -> N
     async with HostileClient(config) as first:
         secret, _, writer = await session_with_visitor(first)
         writer.close()
-    eventually(lambda: rig.edge.server.guests == 1, "the session is still there")
+    eventually(lambda: rig.edge.server.client_count == 1, "the session is still there")
     async with ReturningClient(config) as second:
         assert not (await second.come_back(secret)).resumed
 
@@ -246,7 +246,7 @@ async def test_a_standing_that_cannot_be(rig: EmbeddedTunnel, said) -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()  # nothing is left of the session
         writer.close()
-    eventually(lambda: rig.edge.server.guests == 1, "the session is still there")
+    eventually(lambda: rig.edge.server.client_count == 1, "the session is still there")
     rig.pair("tcp")
 
 

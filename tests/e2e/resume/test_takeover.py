@@ -295,7 +295,7 @@ def test_a_client_that_is_killed_and_started_again_keeps_its_address(tmp_path) -
         churn.finish(lambda visit: any(was_in(visit) for was_in in gone))
         nothing_left(edge)
         assert edge.server.leases == 1
-        assert edge.server.guests <= 2
+        assert edge.server.client_count <= 2
 
 
 def until_written(path: Path) -> None:
