@@ -31,16 +31,16 @@ MEGABYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module", params=["embedded", "processes"])
-def shared_stage(request, tmp_path_factory, engines):
+def shared_rig(request, tmp_path_factory, engines):
     made = EmbeddedTunnel() if request.param == "embedded" else ProcessTunnel(tmp_path_factory.mktemp("endings"))
     with made:
         yield made
 
 
 @pytest.fixture
-def rig(shared_stage):
-    with no_leftovers(shared_stage):
-        yield shared_stage
+def rig(shared_rig):
+    with no_leftovers(shared_rig):
+        yield shared_rig
 
 
 @pytest.fixture(params=["tcp", "tls"])
