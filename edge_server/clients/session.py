@@ -181,7 +181,7 @@ class ClientSession:
     def session_resumed(self) -> None:
         """Note that the session was resumed on another link."""
         logger.info("client %s resumed its session from %s", self.identity.key if self.identity else "", self.peer)
-        self.holdings.client_is_back()
+        self.holdings.session_resumed()
 
     def session_away(self, closed: Closed) -> bool:
         """Keep the session without a link, or return False to end it."""

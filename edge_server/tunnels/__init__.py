@@ -1,1 +1,1 @@
-"""Tunnels: public names and ports, who holds them, how visitors are routed to them."""
+"""Tunnels: public names and ports, their owners and clients, and the routing of visitors to them."""

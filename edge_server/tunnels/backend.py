@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 
 UNKNOWN_PEER: Final = ("", 0)
 SILENT: Final = 1.5 * KEEPALIVE
-"""Seconds for which nothing was heard of a client, after which others of its pool are preferred to it."""
-TROUBLED: Final = 5.0
-"""Seconds for which others are preferred to a client whose origin has refused a visitor."""
+"""Seconds without a packet from a client after which other clients of its pool are preferred."""
+REFUSAL_PENALTY: Final = 5.0
+"""Seconds for which other clients of a pool are preferred after a client's origin has refused a visitor."""
 
 
 @dataclass(slots=True)
 class TicketHolder:
-    """The ticket that was given for a lease last, and the program that has it."""
+    """The latest ticket of a lease, and the program that it was given to."""
 
     generation: int = 1
     program: bytes = b""
-    """``messages.BindV2.program``, if the client said it."""
+    """``messages.BindV2.program``; empty if the client did not send it."""
     is_first_ask: bool = False
-    """The program had not had the name before: it was started later than one that asks again."""
+    """True if that program had not held the name before, so it started later than any program that had."""
     since: float = field(default_factory=time.monotonic)
 
 
 class LeaseHolder(Protocol):
-    """The bindings of a client, as far as the end of a lease concerns them."""
+    """The bindings of a client, as far as other parts may end its leases."""
 
     def lose(self, backend: Backend, code: BindCode) -> None:
-        """Take the lease away from the client, which is told why."""
+        """Revoke the lease of the backend, and send the reason to the client."""
 
     def supersede(self) -> None:
-        """End the client's session: a newer one of the same program has the name."""
+        """End the client's session, because a newer session of the same program has taken the name."""
 
 
 class Backend:
@@ -56,12 +56,12 @@ class Backend:
         self.holder = holder
         self.ticket = ticket
         self.is_given_up = False
-        """True if its client or the operator has ended it; False if its session broke."""
+        """True if its client or the operator has ended the lease; False if the session was lost."""
         self.active = 0
         """Visitors that it serves now."""
         self.came_so_far = 0
-        """Visitors that came for it."""
-        self._troubled_until = 0.0
+        """Visitors for whom it was chosen so far."""
+        self._penalised_until = 0.0
 
     @property
     def is_reachable(self) -> bool:
@@ -72,12 +72,12 @@ class Backend:
 
     @property
     def is_well(self) -> bool:
-        """Return True if a visitor would most likely be answered."""
-        return self.is_reachable and time.monotonic() >= self._troubled_until
+        """Return True if the client is reachable and its origin has not refused a visitor lately."""
+        return self.is_reachable and time.monotonic() >= self._penalised_until
 
     def note_refusal(self) -> None:
-        """Note that its origin has refused a visitor: others are preferred for :data:`TROUBLED` seconds."""
-        self._troubled_until = time.monotonic() + TROUBLED
+        """Note that its origin has refused a visitor; others are preferred for :data:`REFUSAL_PENALTY` seconds."""
+        self._penalised_until = time.monotonic() + REFUSAL_PENALTY
 
     def open(self, splice: Splice, ingress: Ingress) -> Stream | None:
         """Return a new stream for a visitor; None if the client allows no more."""
@@ -85,7 +85,7 @@ class Backend:
         return self.session.open(lease=self.number, tls=ingress.tls, host=host, port=port)
 
 
-def introduction(splice: Splice, ingress: Ingress, version: int) -> bytes:
+def proxy_header(splice: Splice, ingress: Ingress, version: int) -> bytes:
     """Return the header of the PROXY protocol for a visitor."""
     tls = None
     if ingress.tls:

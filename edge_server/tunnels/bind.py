@@ -1,8 +1,8 @@
-"""Binding of names and ports by one client: requests, answers, take-over and release.
+"""Binding of names and ports by one client: requests, responses, takeover and release.
 
-A Bind comes down from the session once. Its facts are collected here, :mod:`edge_server.tunnels.bind_policy`
-decides, :mod:`edge_server.tunnels.registry` gives the tunnel to the client, and the answer is sent from here. What
-somebody asked for by name or number is remembered in the claims, random names in tickets, ports in the port table.
+This module collects the facts about a Bind, :mod:`edge_server.tunnels.bind_policy` decides,
+:mod:`edge_server.tunnels.registry` assigns the tunnel to the client, and this module sends the response. Names and
+ports that a client chose are recorded as claims; random names are kept in tickets alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class PortUnavailableError(Exception):
-    """The TCP port of a grant cannot be had."""
+    """The TCP port of a grant is not available."""
 
     def __init__(self, code: BindCode) -> None:
         super().__init__(code.name)
@@ -48,14 +48,14 @@ class Bindings:
     """The leases of one client (a backend.LeaseHolder)."""
 
     def __init__(self, context: BindContext, session: Session, superseded: Callable[[], None]) -> None:
-        """``superseded`` ends the session because a newer one of the same program has a name of it."""
+        """``superseded`` ends the session, because a newer one of the same program has taken one of its names."""
         self._context = context
         self._session = session
         self._superseded = superseded
         self._leases: dict[int, Lease] = {}
         self._lost: dict[int, BindCode] = {}
-        """Leases that were taken away, and why. The client is told on each of its links, because what was said may
-        have been lost with one, until it gives the lease back. Of :data:`MAX_LEASES` at most, the latest."""
+        """The latest :data:`MAX_LEASES` revoked leases, with the reasons. The refusal is sent again on each new
+        link, because it may have been lost with the last one, until the client sends Unbind."""
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(tuple(self._leases.values()))
@@ -72,21 +72,22 @@ class Bindings:
         Args:
             identity: the client's identity.
             bind: its request.
-            is_leaving: the edge gives no new leases to this client.
-            is_resumed: the session was resumed, so an earlier answer may have been lost.
-            points_here: False if the domain that it asks for leads elsewhere.
+            is_leaving: True if the edge grants no new leases to this client.
+            is_resumed: True if the session was resumed, so an earlier response may have been lost.
+            points_here: False if the requested domain points to another server.
 
-        Raises ProtocolError.
+        Raises:
+            ProtocolError: the number of the lease is in use.
         """
         if (code := self._lost.get(bind.lease)) is not None:
-            # Asked again, because the answer was lost with a link; it was taken away meanwhile.
+            # A repeated request, because the response was lost with a link. The lease was revoked in the meantime.
             self._session.send(BindRefused(bind.lease, code))
             return
         held = self._leases.get(bind.lease)
         if held is not None and not is_resumed:
             raise ProtocolError("a lease number was used twice")
         if held is not None and not is_leaving:
-            self._confirm(held)  # asked again, because the answer was lost with a link
+            self._confirm(held)  # a repeated request, because the response was lost with a link
             return
         facts = self._facts(identity, bind, is_leaving=is_leaving, points_here=points_here)
         match self._context.policy.decide(bind, facts):
@@ -94,11 +95,11 @@ class Bindings:
                 logger.log(level, "client %s %s", identity.key, reason)
                 self._session.send(BindRefused(bind.lease, code))
             case grant:
-                self._give(identity, bind, grant)
+                self._apply(identity, bind, grant)
 
     def unbind(self, number: int) -> None:
-        """Give a lease up at the client's request, and confirm that."""
-        # The client may be giving up a lease that was refused, or is confirmed at this very moment.
+        """Release a lease at the client's request, and confirm it."""
+        # The lease may have been refused, or its confirmation may still be on the way to the client.
         if number in self._leases:
             self._release(number)
         self._lost.pop(number, None)
@@ -115,7 +116,7 @@ class Bindings:
             self._limit(lease.tunnel, identity)
 
     def lose(self, backend: Backend, code: BindCode) -> None:
-        """Take a lease away from the client, which is told why. Visitors who are in stay."""
+        """Revoke a lease, and send the reason to the client. Its active visitors stay."""
         number = backend.number
         lease = self._leases.get(number)
         if lease is not None and lease.backend is backend:
@@ -127,11 +128,11 @@ class Bindings:
                 self._session.send(BindRefused(number, code))
 
     def supersede(self) -> None:
-        """End the session, because a newer one of the same program has a name of it."""
+        """End the session, because a newer one of the same program has taken one of its names."""
         self._superseded()
 
-    def client_is_back(self) -> None:
-        """Tell the client again what it lost, and let waiting visitors in: it is back on another link."""
+    def session_resumed(self) -> None:
+        """Send the refusals of revoked leases again, and serve waiting visitors: the session has a new link."""
         for number, code in self._lost.items():
             self._session.send(BindRefused(number, code))
         for lease in self:
@@ -144,7 +145,7 @@ class Bindings:
     # Facts.
 
     def _facts(self, identity: Identity, bind: Bind, *, is_leaving: bool, points_here: bool) -> BindFacts:
-        """Return everything but the request that the answer to a Bind depends on."""
+        """Return the facts on which the response to a Bind depends in addition to the request."""
         context = self._context
         ticket = context.sealer.open(bind.ticket, identity.key) if bind.ticket else None
         name = wanted_name(bind, ticket) or context.registry.fresh_name()
@@ -204,10 +205,10 @@ class Bindings:
             can_claim=not port or claims.may_claim(key, f":{port}"),
         )
 
-    # Giving.
+    # Grants.
 
-    def _give(self, identity: Identity, bind: Bind, grant: Grant) -> None:
-        """Give what was granted, and answer. Nothing changes if the TCP port cannot be had."""
+    def _apply(self, identity: Identity, bind: Bind, grant: Grant) -> None:
+        """Apply a grant, and send the response. Nothing changes if the TCP port is not available."""
         context = self._context
         try:
             port = self._open_port(identity, grant.port)
@@ -226,24 +227,24 @@ class Bindings:
                 admission=context.admission,
                 visitor_log=context.visitor_log,
             )
-        is_kept = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
+        is_pending = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
         ticket = TicketHolder(grant.generation, grant.program, grant.is_first_ask)
         backend = Backend(self._session, bind.lease, self, ticket)
         displaced = context.registry.give(tunnel, backend, grant)
-        if is_kept:
+        if is_pending:
             context.pending.claim(tunnel)
         if grant.port is None or not grant.port.keeps:
             self._change_port(tunnel, port)
         lease = self._leases[bind.lease] = Lease(tunnel, backend)
         self._limit(tunnel, identity)
-        self._note(tunnel, bind)
+        self._record(tunnel, bind)
         self._confirm(lease)
         tunnel.let_waiting_in()
         if displaced is not None:
-            self._dismiss(tunnel, displaced, by_ticket=grant.by_ticket)
+            self._displace(tunnel, displaced, by_ticket=grant.by_ticket)
 
     def _open_port(self, identity: Identity, plan: PortPlan | None) -> PublicPort | None:
-        """Return a new TCP port; None if none is wanted, or the tunnel keeps its own.
+        """Return a new TCP port; None if none was requested, or the tunnel keeps the one that it has.
 
         Raises PortUnavailableError.
         """
@@ -272,8 +273,8 @@ class Bindings:
         tunnel.max_visitors = identity.rights.visitors
         tunnel.meters = self._context.shaping.buckets_of(identity)
 
-    def _note(self, tunnel: Tunnel, bind: Bind) -> None:
-        """Claim what somebody chose, write the history, and order the certificate that is missing."""
+    def _record(self, tunnel: Tunnel, bind: Bind) -> None:
+        """Claim a chosen name or port, add to the history, and order a missing certificate."""
         context = self._context
         if not labels.RANDOM_LABEL.fullmatch(tunnel.name):
             context.claims.claim(tunnel.owner, tunnel.name)
@@ -285,11 +286,11 @@ class Bindings:
             context.certificates.order_missing(host, tunnel.owner, h2=tunnel.options.h2)
 
     @staticmethod
-    def _dismiss(tunnel: Tunnel, displaced: Backend, *, by_ticket: bool) -> None:
-        """Tell a client that another one of its identity has its name.
+    def _displace(tunnel: Tunnel, displaced: Backend, *, by_ticket: bool) -> None:
+        """End the lease of a client whose name another client of the same identity has taken over.
 
-        With a ticket that is the same program, started again: of its old session nothing is left. By name it may
-        be another one, which goes on with whatever else it has.
+        A client with the ticket is the same program, started again, so the old session ends. A client without it
+        may be another program; the old session then keeps its other leases.
         """
         logger.info("a newer session of client %s took over %s", tunnel.owner, tunnel.name)
         if by_ticket:
@@ -297,7 +298,7 @@ class Bindings:
         else:
             displaced.holder.lose(displaced, BindCode.REPLACED)
 
-    # Answering, and giving back.
+    # Confirmation and release.
 
     def _confirm(self, lease: Lease) -> None:
         context, (tunnel, backend) = self._context, lease

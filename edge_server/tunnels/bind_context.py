@@ -1,4 +1,4 @@
-"""The parts of an edge that decide about a Bind and carry it out, shared by all clients."""
+"""The parts of an edge that decide about a Bind and apply it, shared by all clients."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindContext:
-    """Everything that the bindings of a client consult or change."""
+    """The parts that the bindings of a client read or change."""
 
     admission: Admission
     certificates: CertificatePolicy
     claims: NameOwnership
     fresh_names: RequestLimiter
-    """Limits how many random names a token is given."""
+    """Limits the number of random names that a token gets."""
     https_port: int
-    """Port of TLS visitors, as clients are told it."""
+    """Port of TLS visitors that is announced to clients."""
     visitor_log: VisitorLog
     names: NameDirectory
     pending: PendingTunnels
@@ -43,5 +43,5 @@ class BindContext:
     shaping: BandwidthLimiter
     supervisor: Supervisor
     tcp_host: str
-    """Host of TCP visitors, as clients are told it."""
+    """Host of TCP visitors that is announced to clients."""
     tokens: TokenRegistry

@@ -1,4 +1,4 @@
-"""Facts about an edge on which the answer to a Bind depends, as plain values."""
+"""Facts about an edge on which the response to a Bind depends, as plain values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quictunnel.wire.messages import Bind
 
 UNCONFIRMED: Final = 30.0
-"""Seconds after which a client has its ticket, or has lost its link, which is dead after as many in silence."""
+"""Seconds after which a client has received its ticket, or its link has been closed by the idle timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,28 +26,28 @@ class HeldTunnel:
     tcp_port: int = 0
     """Its TCP port; 0 for none."""
     is_port_free: bool = True
-    """Nobody else owns that port."""
+    """True unless another identity owns that port."""
     generation: int = 1
-    """Generation of the ticket that was given for it last."""
+    """Generation of its latest ticket."""
     age: float = 0.0
-    """Seconds since that ticket was given."""
+    """Seconds since that ticket was issued."""
     program: bytes = b""
-    """Program that holds it (``messages.BindV2``), if its client said so."""
+    """Program of its client (``messages.BindV2.program``); empty if the client did not send it."""
     is_first_ask: bool = False
-    """That program had not had it before: it was started later than one that asks again."""
+    """True if that program had not held the name before, so it started later than any program that had."""
     is_pool: bool = False
     backends: int = 1
-    """Clients that serve it; 0 while it is kept for a client that has not come yet."""
+    """Clients that serve it; 0 while it is kept for a client that has not reconnected yet."""
     is_own: bool = False
-    """The session that asks is the one that holds it."""
+    """True if the requesting session serves it."""
     takeover_ages: tuple[float, ...] = ()
-    """Seconds since each of the latest take-overs by name (``MAX_TAKEOVERS`` of them), oldest first."""
+    """Seconds since each of the latest takeovers by name (at most ``MAX_TAKEOVERS``), oldest first."""
 
     def is_newer_than(self, generation: int) -> bool:
-        """Return True if a ticket of that generation is too old to take the name.
+        """Return True if a ticket of that generation is too old to take the name over.
 
-        The ticket before the last one may take it for a while: the answer with the last one may have been lost,
-        and the client be back in another session.
+        For :data:`UNCONFIRMED` seconds the previous ticket is valid, too: the response with the latest one may
+        have been lost, and the client may have returned with a new session.
         """
         if generation >= self.generation:
             return False
@@ -56,72 +56,72 @@ class HeldTunnel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameFacts:
-    """Facts about the wanted name, or about a random one that would be given."""
+    """Facts about the requested name, or about the random one that would be assigned."""
 
     name: str
     owner: str | None = None
-    """Its owner by the claims; ``BANNED`` if nobody may have it, None if it is free."""
+    """Its owner by the claims; ``BANNED`` if the operator has banned it, None if it is free."""
     forbidden: BindCode | None = None
-    """The refusal by the permissions of the token."""
+    """The refusal by the permissions of the token; None if they allow the name."""
     can_claim: bool = True
-    """The identity owns it, or may own one more name or port."""
+    """True if the identity owns it, or may own one more name or port."""
     other_domains: int = 0
-    """Whole domains that the identity holds beside this one."""
+    """Number of other whole domains that the identity holds."""
     allows_h2: bool = True
-    """HTTP/2 may be offered for it."""
+    """True if HTTP/2 may be offered for it."""
     can_certify: bool = True
-    """There is, or will be, a certificate for it."""
+    """True if it has a certificate, or one can be ordered."""
     has_share: bool = True
-    """The identity's share of the edge allows one more tunnel with these options."""
+    """True if the identity's share of the edge allows one more tunnel with these options."""
     has_share_instead: bool = True
-    """The identity's share allows it instead of the tunnel that has the name now."""
+    """True if the share allows the new tunnel once the current tunnel of the name is replaced."""
     tunnel: HeldTunnel | None = None
-    """The tunnel that has it now."""
+    """The current tunnel of the name; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortFacts:
-    """Facts about the TCP port that a Bind asks for by number."""
+    """Facts about the TCP port that a Bind requests by number."""
 
     is_free: bool = True
-    """It is the identity's, or nobody's."""
+    """True if the identity owns it, or it has no owner."""
     can_claim: bool = True
-    """The identity owns it, or may own one more name or port."""
+    """True if the identity owns it, or may own one more name or port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindFacts:
-    """Everything but the request that a decision depends on."""
+    """The facts on which a decision depends in addition to the request."""
 
     identity: Identity
     name: NameFacts
     port: PortFacts = field(default_factory=PortFacts)
     ticket: Ticket | None = None
-    """The ticket that was shown, if this edge gave it to this identity."""
+    """The content of the ticket in the request, if this edge issued it to this identity."""
     is_leaving: bool = False
-    """The edge gives no new leases to this client."""
+    """True if the edge grants no new leases to this client."""
     points_here: bool = True
-    """The domain that is asked for leads to this edge, as far as is known."""
+    """True if the requested domain points to this edge, as far as is known."""
     session_leases: int = 0
-    """Leases of the session that asks."""
+    """Leases of the requesting session."""
     owner_leases: int = 0
     """Leases of the identity, over all of its sessions."""
     has_fresh_name: bool = True
-    """The identity may be given one more random name now."""
+    """True if the identity may be assigned one more random name now."""
 
 
 def asked_name(bind: Bind) -> str:
-    """Return the name, or whole domain, that a client chose; empty if it takes any."""
+    """Return the name or whole domain that a client chose; empty if it accepts any name."""
     return bind.domain or bind.name
 
 
 def ticket_for(bind: Bind, ticket: Ticket | None) -> Ticket | None:
-    """Return the ticket unless it is for another name than the one that is asked for."""
+    """Return the ticket; None if it is for another name than the requested one."""
     asked = asked_name(bind)
     return ticket if ticket is not None and asked in ("", ticket.name) else None
 
 
 def wanted_name(bind: Bind, ticket: Ticket | None) -> str:
-    """Return the name that a client wants, by choice or by its ticket; empty: a fresh random one."""
+    """Return the requested name, by choice or by ticket; empty if a new random one is to be assigned."""
     used = ticket_for(bind, ticket)
     return asked_name(bind) or ("" if used is None else used.name)

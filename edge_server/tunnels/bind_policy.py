@@ -1,8 +1,8 @@
-"""Decision about a Bind: who may have which name and port.
+"""The decision about a Bind: whether a client gets the requested name and port.
 
 :meth:`BindPolicy.decide` has no state, no clock and no I/O: it compares a request with the facts about the edge at
-that moment. :data:`RULES` is the table of refusals, in the order in which they are checked. The first that applies
-is the answer.
+that moment. :data:`RULES` lists the refusals in the order in which they are checked. The first that applies is the
+response.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ if TYPE_CHECKING:
     from quictunnel.wire.messages import Bind
 
 MAX_LEASES: Final = 100
-"""Leases of one session; a container with more services than this is several containers."""
+"""Leases of one session: far more than the services of one container."""
 MAX_DOMAINS: Final = 20
-"""Whole domains that one identity holds at once: each has a certificate of its own, which its authority counts."""
+"""Whole domains that one identity holds at once: each needs a certificate of its own, and certificate authorities
+limit their number."""
 MAX_TAKEOVERS: Final = 10
-"""Times a minute that a name may go from one living client to another of the same identity: room for somebody who
-starts a program again and again, none for two that fight over it."""
+"""Takeovers by name of one name within :data:`TAKEOVER_SECONDS`, from one connected client to another of the same
+identity: enough for a program that is restarted again and again, too few for two that take the name from each
+    other in turn."""
 TAKEOVER_SECONDS: Final = 60.0
 
 
 class GrantKind(enum.Enum):
     """The way in which a client gets a name."""
 
-    NEW = "nobody has it"
+    NEW = "the name is free"
     JOIN = "the clients of a pool serve it together"
     TAKE_OVER = "another client of the identity had it, or it was kept for one"
 
@@ -52,46 +54,46 @@ class PortPlan:
     """The TCP port of a grant."""
 
     keeps: bool = False
-    """The tunnel goes on listening on the port that it has."""
+    """True if the tunnel keeps the port that it has; the other fields are then 0."""
     exact: int = 0
-    """Else this port and no other; 0: any."""
+    """The only acceptable port; 0: any."""
     preferred: int = 0
-    """Else this port if it can be had; 0: any."""
+    """The port to use if it is available; 0: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """The answer to a Bind that is granted. Nothing has changed yet: it still has to be applied."""
+    """A Bind that is granted. Nothing has changed yet: the grant still has to be applied."""
 
     kind: GrantKind
     name: str
     is_fresh: bool
-    """It is a random name that is given for the first time."""
+    """True if it is a new random name."""
     by_ticket: bool
-    """A ticket was shown for it."""
+    """True if the request has a ticket for the name."""
     options: TunnelOptions
     visitor_filter: IpFilter
     is_pool: bool
     port: PortPlan | None
     """None: no TCP port."""
     generation: int
-    """Generation of the ticket to give."""
+    """Generation of the ticket to issue."""
     program: bytes
     is_first_ask: bool
 
 
 class Refusal(NamedTuple):
-    """The answer to a Bind that is refused."""
+    """A Bind that is refused."""
 
     code: BindCode
     reason: str
-    """The end of a sentence about the client, for the log."""
+    """Log message, which continues "client KEY"."""
     level: int
-    """Its level in the log."""
+    """Log level of the message."""
 
 
 class Case:
-    """A request and the facts, with what follows from both."""
+    """A request and the facts, with the conclusions from both."""
 
     def __init__(self, domain: str, bind: Bind, facts: BindFacts) -> None:
         """``domain``: the domain of the edge."""
@@ -102,32 +104,32 @@ class Case:
         self.name = facts.name.name
         """The name that the client would get."""
         self.is_domain = "." in self.name
-        """The name is a whole domain."""
+        """True if the name is a whole domain."""
         self.ticket = ticket_for(bind, facts.ticket)
-        """The ticket that was shown, if it is for this name."""
+        """The ticket in the request, if it is for this name."""
         self.is_fresh = not asked and self.ticket is None
-        """Any name is wanted, and no ticket shown."""
+        """True if a new random name is requested: no name is chosen, and the request has no ticket."""
         self.is_chosen = bool(asked) or not (self.is_fresh or labels.RANDOM_LABEL.fullmatch(self.name))
-        """Somebody chose the name: now, or when the ticket was given. It may have become somebody else's since. A
-        random name is nobody else's."""
+        """True if a client chose the name: now, or when the ticket was issued. Another identity may have claimed
+        it since then. Random names cannot be claimed."""
         self.tunnel = tunnel
-        """The tunnel that has the name now."""
+        """The current tunnel of the name."""
         self.pool = tunnel if tunnel is not None and tunnel.backends and bind.pool else None
-        """The tunnel that the client wants to share. One that is kept for a client that has not come yet is not
-        shared, but taken over."""
+        """The tunnel that the client wants to share. A tunnel that is kept for a client that has not reconnected
+        yet is taken over instead."""
         self.evicted = tunnel if self.pool is None else None
         """The tunnel that the client wants to take over."""
 
     @property
     def is_valid_name(self) -> bool:
-        """Return True if tunnels may have names of this form. The edge's own domain is not for tunnels."""
+        """Return True if the name has a valid form, and is not a whole domain within the edge's own domain."""
         if not self.is_domain:
             return labels.validation_error(self.name) is None
         is_below = f".{self.name}".endswith(f".{self.domain}")
         return labels.domain_validation_error(self.name) is None and not is_below
 
     @property
-    def is_anothers(self) -> bool:
+    def has_other_owner(self) -> bool:
         """Return True if another identity owns the name."""
         return self.facts.name.owner not in (None, self.facts.identity.key, BANNED)
 
@@ -141,7 +143,7 @@ class Case:
 
     @property
     def contradicts(self) -> bool:
-        """Return True if options of the request contradict each other."""
+        """Return True if two options of the request contradict each other."""
         bind = self.bind
         return bool(
             (bind.h2 and (bind.unencrypted or bind.passthrough))
@@ -157,25 +159,25 @@ class Case:
         return name.has_share if self.evicted is None else name.has_share_instead
 
     @property
-    def shows_old_ticket(self) -> bool:
-        """Return True if a newer program has used the ticket, or has a newer one."""
+    def has_stale_ticket(self) -> bool:
+        """Return True if a newer process holds the tunnel with this ticket or a newer one."""
         ticket, bind, evicted = self.ticket, self.bind, self.evicted
         if ticket is None or evicted is None:
             return False
-        # Of a pool's tickets and programs the edge before this one has told of one alone.
+        # A predecessor or a snapshot passes on the ticket and program of one client of a pool only.
         is_one_of_several = bind.pool and not evicted.backends
         is_old = evicted.is_newer_than(ticket.generation) or is_older_program(bind, ticket, evicted)
         return is_old and not is_one_of_several and not _is_same_program(bind, evicted)
 
     @property
     def has_too_many_takeovers(self) -> bool:
-        """Return True if the name went from one living client to another too often lately."""
+        """Return True if the limit of takeovers by name is reached."""
         ages = () if self.evicted is None else self.evicted.takeover_ages
         return self.ticket is None and len(ages) >= MAX_TAKEOVERS and ages[0] < TAKEOVER_SECONDS
 
     @property
     def keeps_port(self) -> bool:
-        """Return True if the TCP port that the tunnel has is still wanted and allowed."""
+        """Return True if the current TCP port of the tunnel is still requested and allowed."""
         asked, tunnel = self.bind.tcp_port, self.tunnel
         return (
             tunnel is not None
@@ -208,7 +210,7 @@ RULES: Final = (
         "asks for a domain that does not point here",
         lambda case: not case.facts.points_here,
     ),
-    # The request by itself.
+    # The request itself.
     Rule(
         BindCode.FORBIDDEN,
         "asks for a TCP port, and its token allows none",
@@ -221,7 +223,8 @@ RULES: Final = (
         "holds as many leases as a session may",
         lambda case: case.facts.session_leases >= MAX_LEASES,
     ),
-    # A name that somebody chose. The owner of a domain is nobody's business who may not have it.
+    # A chosen name. The permissions are checked before the owner of a domain, because a client that may not bind a
+    # domain should not learn that another token owns it.
     Rule(
         BindCode.INVALID,
         "asks for a name that is invalid",
@@ -230,7 +233,7 @@ RULES: Final = (
     Rule(
         BindCode.NAME_TAKEN,
         "asks for a name of another token",
-        lambda case: case.is_chosen and not case.is_domain and case.is_anothers,
+        lambda case: case.is_chosen and not case.is_domain and case.has_other_owner,
     ),
     Rule(
         None,
@@ -240,7 +243,7 @@ RULES: Final = (
     Rule(
         BindCode.NAME_TAKEN,
         "asks for a domain of another token",
-        lambda case: case.is_chosen and case.is_domain and case.is_anothers,
+        lambda case: case.is_chosen and case.is_domain and case.has_other_owner,
     ),
     Rule(
         BindCode.TOO_MANY_NAMES,
@@ -252,7 +255,7 @@ RULES: Final = (
         "owns as many names and ports as a token may",
         lambda case: case.is_chosen and not case.facts.name.can_claim,
     ),
-    # Any name.
+    # Chosen and random names.
     Rule(
         BindCode.TOO_MANY_NAMES,
         "has been given too many random names lately",
@@ -270,7 +273,7 @@ RULES: Final = (
         "asks for a domain for which there is no certificate",
         lambda case: bool(case.bind.domain) and not case.bind.passthrough and not case.facts.name.can_certify,
     ),
-    # A TCP port by its number.
+    # A TCP port by number.
     Rule(
         BindCode.FORBIDDEN,
         "asks for a TCP port that its token does not allow",
@@ -286,13 +289,13 @@ RULES: Final = (
         "owns as many names and ports as a token may, and asks for a TCP port",
         lambda case: bool(case.bind.tcp_port) and not case.facts.port.can_claim,
     ),
-    # The tunnel that has the name now, whatever became of its claim since it was given.
+    # The current tunnel of the name, whose claim may have ended or changed in the meantime.
     Rule(
         BindCode.NAME_TAKEN,
         "asks for a name that a client of another token holds",
         lambda case: case.tunnel is not None and case.tunnel.owner != case.facts.identity.key,
     ),
-    # ... in a pool: all of its clients ask for the same.
+    # A pool, whose clients must all have the same options.
     Rule(
         BindCode.NOT_SHARED,
         "asks to share a tunnel that is not shared, or has other options",
@@ -320,8 +323,8 @@ RULES: Final = (
         "asks to share a tunnel with as many clients as may share one",
         lambda case: case.pool is not None and case.pool.backends >= MAX_MEMBERS,
     ),
-    # ... of another client of the same identity: tickets and claims are good for nobody else. A mistake about one
-    # tunnel of a session is not to end the others.
+    # A takeover from another client of the same identity. A session with a mistake in one request is not closed,
+    # because that would end its other tunnels.
     Rule(
         BindCode.STALE,
         "shows one ticket for two leases",
@@ -337,13 +340,13 @@ RULES: Final = (
         "asks for a name that several clients share",
         lambda case: case.evicted is not None and case.evicted.is_pool and case.evicted.backends > 1,
     ),
-    Rule(BindCode.STALE, "shows an old ticket", lambda case: case.shows_old_ticket, logging.INFO),
+    Rule(BindCode.STALE, "shows an old ticket", lambda case: case.has_stale_ticket, logging.INFO),
     Rule(
         BindCode.NOT_SHARED,
-        "asks for a name that has changed hands too often lately",
+        "asks for a name that was taken over too often lately",
         lambda case: case.has_too_many_takeovers,
     ),
-    # Counts, after all that says why in clearer words.
+    # Limits, last, because the other reasons are more specific.
     Rule(
         BindCode.TOO_MANY,
         "holds as many tunnels as its token allows",
@@ -365,7 +368,7 @@ RULES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BindPolicy:
-    """The rules for names and ports of an edge with this domain."""
+    """The rules of an edge with this domain."""
 
     domain: str
 
@@ -417,22 +420,29 @@ def _port_plan(case: Case) -> PortPlan:
 
 
 def _generation_before(case: Case) -> int:
-    """Return the generation of the ticket that was shown, and not that of the tunnel that is taken over: a client
-    that dies each time before it has kept the answer would else fall behind and be locked out. A client that asks
-    by name alone cannot be, and has a newer ticket than the one before."""
+    """Return the generation from which the new ticket counts.
+
+    It is that of the ticket in the request, and not that of the tunnel: otherwise a client that crashes each time
+    before it has stored the response would fall behind and be refused as stale. A client without a ticket cannot
+    be refused as stale, and counts from the latest ticket.
+    """
     if case.ticket is not None:
         return case.ticket.generation
     return 0 if case.evicted is None else case.evicted.generation
 
 
 def _is_same_program(bind: Bind, held: HeldTunnel) -> bool:
-    """Return True if a program asks for what it holds itself: the answer with its newest ticket was lost."""
+    """Return True if a program requests a name that it holds itself: the response with its latest ticket was
+    lost."""
     return isinstance(bind, BindV2) and bind.program != b"" and bind.program == held.program
 
 
 def is_older_program(bind: Bind, ticket: Ticket, held: HeldTunnel) -> bool:
-    """Return True if a program asks again for what another one holds, which was started later with its ticket.
-    After a restart of the edge the tickets of the two may have been counted apart."""
+    """Return True if a program requests a name again that a process holds which was started later with its ticket.
+
+    The generations alone do not show this after a restart of the edge, because the tickets of both may have been
+    counted separately.
+    """
     if not isinstance(bind, BindV2) or not bind.again or held.program in (b"", bind.program):
         return False
     return held.is_first_ask or ticket.generation < held.generation

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_server.ingress.admission import MAX_WAIT
 from edge_server.ingress.ip_filter import IpFilter
-from edge_server.tunnels.backend import TicketHolder, end_of, introduction
+from edge_server.tunnels.backend import TicketHolder, end_of, proxy_header
 from edge_server.tunnels.load_balancer import LoadBalancer
 from edge_server.tunnels.visitor_log import BY_PORT, VisitorConnection
 from edge_server.tunnels.waiting_visitors import WaitingVisitors
@@ -203,7 +203,7 @@ class Tunnel:
         if self.is_pool:
             splice.on_refused = lambda refused, code: self._refused(refused, code, ingress, tried | {backend})
         if self.options.proxy_protocol and not tried:
-            stream.write(introduction(splice, ingress, self.options.proxy_protocol))
+            stream.write(proxy_header(splice, ingress, self.options.proxy_protocol))
         splice.join(stream)
         self.visitors[splice].travels_on(stream, splice)
 

@@ -282,13 +282,13 @@ async def test_revoked_lease_is_reported_on_each_link(services: EdgeServices):
     second.got(name="shop")
     told = BindRefused(1, BindCode.REPLACED)
     assert first.session.said.count(told) == 1
-    first.holdings.client_is_back()  # the link with which that was said may have been lost
+    first.holdings.session_resumed()  # the link with which that was said may have been lost
     assert first.session.said.count(told) == 2
     # The client has not heard of its lease at all, and asks again: that takes it from nobody.
     assert first.ask(name="shop") is BindCode.REPLACED
     assert second.holdings.is_held(1)
     first.holdings.unbind(1)
-    first.holdings.client_is_back()
+    first.holdings.session_resumed()
     assert first.session.said.count(told) == 3
 
 
@@ -298,7 +298,7 @@ async def test_so_many_leases_that_were_taken_away_are_remembered(services: Edge
         client.got(number)
         client.holdings.lose(next(iter(client.holdings)).backend, BindCode.BANNED)
     client.session.said.clear()
-    client.holdings.client_is_back()
+    client.holdings.session_resumed()
     assert client.session.said == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
 
 

@@ -219,7 +219,7 @@ REFUSALS: Final = (
     ),
     Row(
         BindCode.NOT_SHARED,
-        "asks for a name that has changed hands",
+        "asks for a name that was taken over too often",
         WEB,
         {"name_tunnel": held(takeover_ages=FULL)},
     ),
