@@ -104,6 +104,16 @@ class _Sockets(NamedTuple):
     udp: UdpSocket
 
 
+class _Opened(NamedTuple):
+    """What is open before the edge serves anybody."""
+
+    files: _Files
+    sockets: _Sockets
+    services: EdgeServices
+    engine: Engine
+    snapshot: LastHeld
+
+
 async def start_edge(config: EdgeConfig, given: ActivatedSockets | None = None) -> RunningEdge:
     """Start an edge on the running loop.
 
@@ -127,6 +137,16 @@ async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSock
     # At the end: let the transports that were just reset close their sockets.
     stack.push_async_callback(asyncio.sleep, 0)
     DescriptorBudget.of(descriptor_limit()).check()
+    opened = await _open(stack, config, given)
+    given.close()
+    edge = await _serve(stack, config, opened)
+    edge.services.admission.budget.log()
+    logger.info("QUIC engine: %s %s", opened.engine.name, opened.engine.version)
+    return edge
+
+
+async def _open(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSockets) -> _Opened:
+    """Open files, ports and databases, and keep the names of the edge before this one. Nobody is served yet."""
     files = _prepare_files(config)
     sockets = await _open_sockets(stack, config, files.state, given)
     services = open_services(
@@ -137,12 +157,16 @@ async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSock
     engine = make_engine(config, files.state, files.identity, sockets.udp, sockets.mark)
     check_tcp_host(config.tcp_host)
     snapshot = await _keep_names(stack, services, sockets.inherited, files.state)
+    return _Opened(files, sockets, services, engine, snapshot)
+
+
+async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> RunningEdge:
+    """Accept clients and visitors, start what runs in the background, and tell where this edge is."""
+    files, sockets, services, _, snapshot = opened
     clients = ClientAcceptor(services.session_context, services.admission.admits)
     refresher = Refresher(services, clients.sessions)
     stack.push_async_callback(refresher.close)
-    introspection = _accept_clients(
-        stack, config, files, sockets=sockets, services=services, engine=engine, clients=clients
-    )
+    introspection = _accept_clients(stack, config, opened, clients)
     # Once more, on top: the last names are written before the sessions end.
     stack.push_async_callback(snapshot.close)
     stop_accepting = await _accept_visitors(stack, sockets.https, introspection.tls_listener)
@@ -152,7 +176,6 @@ async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSock
     _watch_machine(stack, introspection)
     asked_to_drain = asyncio.Event()
     admin = await _start_admin(stack, introspection, files, sockets.admin, asked_to_drain.set)
-    given.close()
     # Last, and without a turn of the loop until the end: whoever reads the file may come at once.
     address = local_quic_address(config, introspection)
     client_env = files.state.publish(edge=address, token=files.token, ca=files.ca)
@@ -174,8 +197,6 @@ async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSock
         resources=stack,
     )
     _offer_handoff(stack, files.state, edge)
-    services.admission.budget.log()
-    logger.info("QUIC engine: %s %s", engine.name, engine.version)
     return edge
 
 
@@ -275,11 +296,7 @@ async def _add_names(pending: PendingTunnels, names: list[Held]) -> None:
 def _accept_clients(
     stack: AsyncExitStack,
     config: EdgeConfig,
-    files: _Files,
-    *,
-    sockets: _Sockets,
-    services: EdgeServices,
-    engine: Engine,
+    opened: _Opened,
     clients: ClientAcceptor,
 ) -> Introspection:
     """Open the endpoint for clients, who bring the names that visitors ask for. Return the view of the edge."""
@@ -293,6 +310,7 @@ def _accept_clients(
         services.pending.give_up_all()
         await endpoint.close(GOODBYE_TIMEOUT, SessionCode.GOING_AWAY)
 
+    files, sockets, services, engine, _ = opened
     tls_listener = services.make_tls_listener()
     stack.callback(tls_listener.abort)
     inherited, udp = sockets.inherited, sockets.udp

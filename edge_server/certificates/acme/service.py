@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from edge_server.certificates.acme.http01 import Http01Responder
@@ -12,7 +13,6 @@ from quictunnel.transport import descriptors
 from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from pathlib import Path
 
@@ -55,7 +55,8 @@ class AcmeService:
         self._responder = Http01Responder(self.manager.challenges.http, https_port)
         self.listening: socket.socket | None = None
         """Socket of the HTTP listener, if there is one."""
-        self._server: asyncio.Server | None = None
+        self._http = contextlib.ExitStack()
+        """Closes the HTTP listener."""
 
     @property
     def challenges(self) -> ChallengeStore:
@@ -76,22 +77,22 @@ class AcmeService:
         self.listening = listening
         if self._settings.http is not None and listening is None:
             self.listening = _listen(self._settings.http)
+        if self.listening is not None:
+            self._http.callback(self.listening.close)
         await self.manager.load()
 
     async def start(self, supervisor: Supervisor | None = None) -> None:
         """Accept validations and start to order, once the edge's own listeners are open."""
         if self.listening is not None:
-            self._server = await start_server(self.listening, self._responder, backlog=BACKLOG)
+            server = await start_server(self.listening, self._responder, backlog=BACKLOG)
+            self._http.callback(server.close)
+            self._http.callback(descriptors.disown, self.listening)
         await self.manager.start(supervisor)
 
     def leave(self) -> None:
         """Stop orders and the listener, because a successor takes over."""
         self.manager.leave()
-        descriptors.disown(self.listening)
-        if self._server is not None:
-            self._server.close()
-        elif self.listening is not None:
-            self.listening.close()
+        self._http.close()
         self._responder.abort()
 
     async def close(self) -> None:
