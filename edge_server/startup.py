@@ -111,7 +111,7 @@ class _Opened(NamedTuple):
     sockets: _Sockets
     services: EdgeServices
     engine: Engine
-    snapshot: LastHeld
+    snapshot: NameSnapshot
 
 
 async def start_edge(config: EdgeConfig, given: ActivatedSockets | None = None) -> RunningEdge:
