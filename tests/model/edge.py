@@ -161,7 +161,7 @@ class ModelEdge(RunningEdge):
             on_connection=lambda connection: clients.accept(connection, endpoint.wake),
         )
         # What a model has not: the public port, files, a page and a successor that asks for sockets.
-        absent: Any = SimpleNamespace(pending=(), stopping=lambda: None, forwards=False)
+        absent: Any = SimpleNamespace(pending=(), freeze=lambda: None, forwards=False)
         introspection: Any = SimpleNamespace(endpoint=endpoint, tls_listener=absent)
         super().__init__(
             config=EdgeConfig(state_dir=Path("/nonexistent"), domain=DOMAIN, grace=GRACE, hold=HOLD),
