@@ -1,7 +1,7 @@
 """HTTP/1.1 server for a page on the caller's loop: uvicorn's protocol with bounds on number, size and time.
 
 The operator's page of an edge and the inspector's page of a client use it. Only uvicorn's protocol is used: its
-``Server`` installs signal handlers, wakes ten times a second, and does not close connections that say nothing.
+``Server`` installs signal handlers, wakes ten times a second, and does not close silent connections.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CONNECTIONS: Final = 64
-"""Open connections: a browser has six for one page, and there are few readers. When one more arrives, the oldest
-idle one is closed, so that silent clients lock nobody out."""
+"""Open connections: a browser has six for one page, and few people read it. One more closes the oldest idle
+one, so that silent clients cannot lock others out."""
 MAX_HEAD: Final = 16 * 1024
 """Bytes of an incomplete request line with its headers."""
 KEEP_ALIVE: Final = 5
 """Seconds that a connection may stay open without a request."""
 CHECK_INTERVAL: Final = 10.0
-"""Seconds between checks of a connection. It is closed if since the last one it has sent no complete request, or
-has read none of the bytes that wait for it."""
+"""Seconds between checks of a connection. It is closed if it has neither sent a complete request nor read any
+of the bytes that wait for it since the last check."""
 
 DRAIN_POLL_INTERVAL: Final = 0.01
-"""Seconds between looks at whether responses in progress have ended."""
+"""Seconds between checks of whether the responses in progress have ended."""
 
 # Invalid input of clients is not logged, only internal errors.
 _logger = logging.getLogger(__name__)
 _logger.setLevel(logging.ERROR)
 
 _numbers = itertools.count()
-"""Numbers of connections, in the order of arrival: many may arrive within one turn of the loop."""
+"""Numbers of connections, in the order of arrival: many may arrive within one iteration of the event loop."""
 
 
 class HttpServer:
@@ -102,7 +102,7 @@ class HttpConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Start; evict the oldest idle connection if there are too many."""
         super().connection_made(transport)
-        # Closing connections disappear one turn of the loop later, and many may arrive within it.
+        # Closing connections disappear one iteration of the event loop later, and many may arrive within it.
         open_connections = [
             one for one in self.connections if isinstance(one, HttpConnection) and not one.transport.is_closing()
         ]
@@ -120,7 +120,7 @@ class HttpConnection(H11Protocol):
     @property
     def is_idle(self) -> bool:
         """True if no request is being served."""
-        return getattr(self.cycle, "response_complete", True)  # there is none before the first request
+        return getattr(self.cycle, "response_complete", True)  # no cycle exists before the first request
 
     def _check(self) -> None:
         waiting = self.transport.get_write_buffer_size()

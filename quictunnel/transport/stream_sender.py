@@ -75,7 +75,7 @@ class StreamSender(SendWindow):
         """Drop the bytes that the peer has consumed, and send up to ``limit`` from now on. Raises
         ProtocolError."""
         buffer = self.buffer
-        self.grant(consumed, limit, buffer.sent + self.is_end_given)
+        self.apply_credit(consumed, limit, buffer.sent + self.is_end_given)
         buffer.credit(min(consumed, buffer.end))
         if self.is_end_given and consumed > buffer.end:
             self.is_done = True
@@ -85,7 +85,7 @@ class StreamSender(SendWindow):
         buffer = self.buffer
         if not buffer.base <= received <= buffer.sent + self.is_end_given or consumed > received:
             raise ProtocolError("invalid offsets of a stream in a ResumeState")
-        self.grant(consumed, limit, received)
+        self.apply_credit(consumed, limit, received)
         buffer.credit(min(consumed, buffer.end))
         buffer.rewind(min(received, buffer.end))
         self.is_end_given = received > buffer.end

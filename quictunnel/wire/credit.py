@@ -95,7 +95,7 @@ class SendWindow:
         """Bytes that may be written now; never negative."""
         return max(0, self.limit - self.written)
 
-    def grant(self, consumed: int, limit: int, sent: int) -> None:
+    def apply_credit(self, consumed: int, limit: int, sent: int) -> None:
         """Apply a credit from the receiver.
 
         Args:

@@ -101,7 +101,7 @@ def credit(data: bytes) -> None:
         before = sender.consumed, sender.limit
         try:
             if c & 1:
-                sender.grant(a >> (c >> 2), b >> (c >> 2), sender.written)
+                sender.apply_credit(a >> (c >> 2), b >> (c >> 2), sender.written)
             else:
                 sender.written += min(sender.room, a % 100_000)
                 receiver.arrived(b % 100_000)

@@ -30,7 +30,7 @@ class TestSendWindow:
         window = SendWindow(100)
         window.written += 60
         assert window.room == 40
-        window.grant(50, 150, sent=60)
+        window.apply_credit(50, 150, sent=60)
         assert window.room == 90
 
     def test_writing_beyond_the_limit_leaves_no_room_rather_than_a_debt(self):
@@ -50,16 +50,16 @@ class TestSendWindow:
     def test_dishonest_credit_is_refused(self, consumed, limit, why):
         window = SendWindow(100)
         window.written += 60
-        window.grant(10, 100, sent=60)
+        window.apply_credit(10, 100, sent=60)
         with pytest.raises(ProtocolError, match=why):
-            window.grant(consumed, limit, sent=60)
+            window.apply_credit(consumed, limit, sent=60)
 
     def test_the_end_counts_as_one_byte_once_it_was_sent(self):
         window = SendWindow(100)
         window.written += 60
         with pytest.raises(ProtocolError, match="never sent"):
-            window.grant(61, 200, sent=60)
-        window.grant(61, 200, sent=61)
+            window.apply_credit(61, 200, sent=60)
+        window.apply_credit(61, 200, sent=61)
 
 
 class TestReceiveWindow:
@@ -195,7 +195,7 @@ def test_a_pair_never_disagrees(sizes):
         window.arrived(part)
         window.consume(part)
         consumed, limit = window.announce(index * 0.01, 0.05)
-        sender.grant(consumed, limit, sent=sender.written)
+        sender.apply_credit(consumed, limit, sent=sender.written)
         assert sender.limit == window.limit
 
 
@@ -234,7 +234,7 @@ class PairMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule()
     def credit_lands(self):
-        self.sender.grant(*self.flying.pop(0), sent=self.sender.written)
+        self.sender.apply_credit(*self.flying.pop(0), sent=self.sender.written)
 
     @invariant()
     def never_beyond(self):
