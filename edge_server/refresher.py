@@ -74,7 +74,7 @@ class Refresher:
             self._seen_at = loop.time()
             self._see_claims()
             if services.clock.is_settled:
-                services.claims.sweep(services.names.held)
+                services.claims.remove_expired(services.names.held)
 
     async def _read(self, what: str, read: Callable[[], object]) -> None:
         try:
@@ -88,7 +88,7 @@ class Refresher:
 
     def _apply(self) -> None:
         services = self._services
-        if services.claims.settle():
+        if services.claims.apply_read():
             self._withdraw()
         if names := services.certificates.apply_refresh():
             logger.info("a new certificate for %s is in use", ", ".join(sorted(names))[:MAX_SHOWN])

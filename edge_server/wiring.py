@@ -220,7 +220,7 @@ def open_services(
     stack.callback(claim_store.close)
     stack.callback(token_store.close)
     claims = NameOwnership(claim_store, clock.now)
-    clock.add_listener(claims.moved)
+    clock.add_listener(claims.clock_changed)
     admission.ban(claims.banned_networks())
     tokens = TokenRegistry(token, token_store, clock.now)
     names = NameDirectory(config.domain, registry, claims, tokens)

@@ -1,4 +1,4 @@
-"""Choice among the clients that share one name: which of them the next visitor goes to."""
+"""The load balancer, which chooses a client for each visitor of a shared name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_MEMBERS: Final = 256
-"""Clients that share one name. Each choice looks at all of them, which takes a tenth of a millisecond."""
+"""Clients that share one name. A choice compares all of them, which takes a tenth of a millisecond."""
 
 
 class Candidate(Protocol):
-    """A client that serves a name, as far as the choice between several depends on it."""
+    """A client that serves a name, as the load balancer uses it."""
 
     active: int
     """Visitors that it serves now."""
@@ -24,41 +24,41 @@ class Candidate(Protocol):
 
     @property
     def is_well(self) -> bool:
-        """Return True if a visitor would most likely be answered."""
+        """Return True if the client is reachable and its origin has not refused a visitor lately."""
 
 
 CandidateT = TypeVar("CandidateT", bound=Candidate)
 
 
 class LoadBalancer(Generic[CandidateT]):
-    """The clients of one name; all are of one identity."""
+    """The clients of one name, all of the same identity."""
 
     def __init__(self) -> None:
         self.members: list[CandidateT] = []
-        """In the order of coming."""
+        """The clients, oldest first."""
         self._turns: dict[CandidateT, int] = {}
-        """Number of the last turn of each member."""
+        """Number of each member's latest choice, which increases with every choice."""
         self._counter = itertools.count()
 
     def add(self, member: CandidateT) -> None:
-        """Add a member, which has its turn last."""
+        """Add a member; among equals it is chosen last."""
         self.members.append(member)
         self._turns[member] = next(self._counter)
 
     def remove(self, member: CandidateT) -> None:
-        """Remove a member. Raises ValueError if it is none."""
+        """Remove a member. Raises ValueError if it is not one."""
         self.members.remove(member)
         del self._turns[member]
 
     def choose(self, besides: Collection[CandidateT] = ()) -> CandidateT | None:
         """Return the member for the next visitor, or None if there is none.
 
-        Members that are well come first, then those whose client is reachable although its origin has just
-        refused a visitor, then the others; among equals the one with the fewest visitors, and in turn where
-        these are equal too.
+        Healthy members are preferred, then reachable ones whose origin has refused a visitor lately, then the
+        others. Among these, the member with the fewest active visitors is chosen, and with equal numbers the one
+        that was chosen least recently.
 
         Args:
-            besides: members that are not to be chosen.
+            besides: members to exclude.
         """
         candidates = [member for member in self.members if member not in besides]
         if len(candidates) <= 1:

@@ -1,6 +1,6 @@
-"""The public names of an edge: the host name of each, the tunnel that has it, and its owner.
+"""The directory of public names: the host name, the tunnel and the owner of each.
 
-A name is a label below the edge's domain, or a whole domain, which has dots.
+A name is a label below the edge's domain, or a whole domain, which contains dots.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class NameDirectory:
         return name if "." in name else f"{name}.{self.domain}"
 
     def name_of(self, host: str) -> str | None:
-        """Return the name of a host name; None if no tunnel can have that one."""
+        """Return the name for a host name; None if no tunnel can have this host name."""
         label, _, domain = host.partition(".")
         if domain == self.domain:
             return label
-        # A label alone is a name below the edge's domain, and no host name.
+        # A single label is a name below the edge's domain, and no host name.
         return host if domain else None
 
     def find(self, host: str) -> Tunnel | None:
@@ -44,9 +44,9 @@ class NameDirectory:
         return None if name is None else self._registry.find(name)
 
     def is_owned(self, host: str) -> bool:
-        """Return True if a host name has an owner, present or away, whose token may still have it.
+        """Return True if a host name has an owner, connected or not, whose token may still use it.
 
-        The certificates of such names are renewed.
+        Certificates of such names are renewed.
         """
         name = self.name_of(host)
         if name is None:
@@ -58,11 +58,11 @@ class NameDirectory:
         identity = self._tokens.identity(owner)
         if identity is None:
             return False
-        # A random name was given by this edge, so the rights of tokens do not mention it.
+        # The permissions of tokens cover chosen names only; random ones are assigned by the edge.
         return RANDOM_LABEL.fullmatch(name) is not None or self._tokens.name_refusal(identity, name) is None
 
     @property
     def held(self) -> frozenset[str]:
-        """Return the names and TCP ports (``:PORT``, as in claims) that are held or kept for a client."""
+        """Return the names and TCP ports (``:PORT``, as in claims) of all tunnels, kept ones included."""
         tunnels = tuple(self._registry)
         return frozenset(each.name for each in tunnels) | {f":{each.tcp_port}" for each in tunnels}

@@ -1,4 +1,4 @@
-"""The options of a tunnel, which its visitors meet."""
+"""The options of a tunnel that apply to its visitors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TunnelOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Options as the client asked for them, with the meaning of the fields of ``messages.Bind``."""
+    """The options that the client requested; the fields have the meaning of those of ``messages.Bind``."""
 
     h2: bool = False
     passthrough: bool = False

@@ -1,12 +1,12 @@
-"""Ownership of public names and TCP ports, kept between runs.
+"""Ownership of public names and TCP ports, which persists between runs.
 
-Every question is answered from memory. :meth:`NameOwnership.synchronise` writes what has changed and reads what
-commands have changed. It is called twice a second in another thread, so a crash of the machine loses the new
-claims of half a second, and no older ones.
+Lookups use memory only. :meth:`NameOwnership.synchronise` writes changes to the database and reads the changes
+that operator commands have made there. It runs twice a second in another thread, so a crash of the machine loses
+only the claims of the last half second.
 
-A claim does not end because a clock says so: it stays until :meth:`NameOwnership.sweep` has removed it, which
-spares what is held and does nothing as long as the edge's clock is not settled
-(:mod:`edge_server.storage.steady_clock`).
+A claim lasts until :meth:`NameOwnership.remove_expired` removes it. This method keeps the claims of names in use,
+and is only called while the edge's clock is settled (:mod:`edge_server.storage.steady_clock`), so that a wrong
+clock removes nothing.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from edge_server.tunnels.ownership_store import OwnershipStore
 
 KEPT_DAYS: Final = 30
-"""For which a name that nobody uses stays its owner's: longer than holidays, so that nobody picks up the
-visitors of somebody who was away."""
+"""Days for which an unused name stays with its owner: longer than a holiday, so that its visitors do not reach
+another owner in the meantime."""
 KEPT: Final = KEPT_DAYS * 86_400
-SEEN_AGAIN: Final = 86_400
-"""Seconds after which it is written down once more that a claim is in use."""
+SEEN_INTERVAL: Final = 86_400
+"""Seconds after which the time of a claim in use is written again."""
 MAX_CLAIMS: Final = 100
-"""Names and ports together that one identity may claim: as many as a session may hold. Whoever could claim without
-end would leave nothing to others."""
+"""Names and ports together that one identity may claim: as many as a session may hold. Without a limit, one
+identity could claim all good names."""
 MAX_PENDING: Final = 10_000
-"""Names whose events wait to be written, of which an owner has its share; more in half a second, or while the
-database cannot be written, are not kept."""
+"""Names with events that are not written yet, of which an owner has its share. More events, in half a second or
+while the database cannot be written, are discarded."""
 
 
 class Held(Protocol):
-    """A tunnel, as the history knows it."""
+    """A tunnel as the history uses it."""
 
     @property
     def name(self) -> str:
@@ -58,59 +58,65 @@ class NameOwnership:
     """The owners of names and ports, in memory and in the database."""
 
     def __init__(self, store: OwnershipStore, now: Callable[[], float] = time.time) -> None:
-        """Reads the database; raises ConfigError when it cannot. ``now``: seconds since the epoch."""
+        """Read the database. ``now``: returns seconds since the epoch. Raises ConfigError if it cannot be read."""
         self._store = store
         self._now = now
         self._claims: dict[str, Claim] = {}
         self._of: dict[str, set[str]] = {}
         """Names and ports by owner."""
         self._changed: dict[str, Claim] = {}
-        self._over: dict[str, Claim] = {}
-        """Removed here, and not yet in the database."""
+        self._removed: dict[str, Claim] = {}
+        """Claims to remove from the database."""
         self._events: dict[tuple[int, str, str], HistoryEntry] = {}
         self._waiting = Shares(MAX_PENDING)
         self._lock = threading.Lock()
-        """Held over what is to be written, which the loop's thread and the one that writes both change."""
+        """Protects the pending changes and events, which the loop's thread and the writing thread both use."""
         self._version = -1
         self._read: list[Claim] | None = None
         self.synchronise()
-        self.settle()
+        self.apply_read()
 
     def owner(self, what: str) -> str | None:
-        """Return the owner of a name or port; BANNED if nobody may have it, None if it is free."""
+        """Return the owner of a name or port; BANNED if the operator has banned it, None if it is free."""
         claim = self._claims.get(what)
         return None if claim is None else claim.owner
 
     def may_claim(self, owner: str, what: str) -> bool:
-        """Return True if an owner has this claim already, or may have one more."""
+        """Return True if an owner has this claim already, or is below the limit of claims."""
         return self.owner(what) == owner or len(self._of.get(owner, ())) < MAX_CLAIMS
 
     def claim(self, owner: str, what: str) -> None:
-        """Give a name or port to an owner, and note that it is in use now.
+        """Assign a name or port to an owner, and record that it is in use now.
 
-        It has to be free or theirs already, and :meth:`may_claim` True.
+        It has to be free or the owner's already, and :meth:`may_claim` has to return True.
         """
         self._change(Claim(what, owner, int(self._now())))
 
     def seen(self, owner: str, what: str) -> None:
-        """Note that a claim is in use, or was until now."""
+        """Record that a claim is in use, or was until now."""
         claim = self._claims.get(what)
-        if claim is not None and claim.owner == owner and claim.seen < self._now() - SEEN_AGAIN:
+        if claim is not None and claim.owner == owner and claim.seen < self._now() - SEEN_INTERVAL:
             self.claim(owner, what)
 
-    def sweep(self, held: Container[str]) -> None:
-        """Remove claims that nobody has used for so long, but none that is held. For a clock that is settled."""
+    def remove_expired(self, held: Container[str]) -> None:
+        """Remove the claims that were unused for :data:`KEPT` seconds. Call it only while the clock is settled.
+
+        Args:
+            held: names and ports in use, whose claims stay.
+        """
         before = self._now() - KEPT
         for what, claim in tuple(self._claims.items()):
             if claim.seen < before and not claim.is_banned and what not in held:
                 self._drop(what)
                 with self._lock:
                     self._changed.pop(what, None)
-                    self._over[what] = claim
+                    self._removed[what] = claim
 
-    def moved(self, forward: float) -> None:
-        """Follow a clock that was set by so many seconds (back below zero): nothing becomes older by that. (Set
-        back, everything is kept for so much longer.)"""
+    def clock_changed(self, forward: float) -> None:
+        """Move the times of claims with a clock that was set forward by this many seconds, so that none expires.
+
+        After a clock was set back (``forward`` is negative), claims are kept longer by that time.
+        """
         if forward <= 0:
             return
         for claim in tuple(self._claims.values()):
@@ -140,29 +146,31 @@ class NameOwnership:
             self._events[key] = fresh if before is None else before.joined(fresh)
 
     def banned_networks(self) -> list[str]:
-        """Return the networks that neither visitors nor clients may come from."""
+        """Return the networks from which neither visitors nor clients are admitted."""
         return [what[1:] for what, claim in self._claims.items() if what[0] == "@" and claim.is_banned]
 
     def is_free_to(self, owner: str, port: int) -> bool:
-        """Return True if a TCP port is this owner's, or nobody's."""
+        """Return True if a TCP port has no other owner."""
         return self.owner(f":{port}") in (None, owner)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the pending changes, and close the database."""
         self.synchronise()
         self._store.close()
 
     def synchronise(self) -> None:
-        """Write and read, in any thread. Raises ConfigError: what was to be written then is so next time.
-        :meth:`settle` has to follow on the loop's."""
+        """Write the pending changes and read the changes of others; may be called in any thread.
+
+        :meth:`apply_read` has to follow in the loop's thread. Raises ConfigError; the changes then stay pending.
+        """
         with self._lock:
-            changed, over = tuple(self._changed.values()), tuple(self._over.values())
-        if over:
-            self._store.remove_these(over)
+            changed, removed = tuple(self._changed.values()), tuple(self._removed.values())
+        if removed:
+            self._store.remove_these(removed)
         if changed:
             self._store.write(changed)
         with self._lock:
-            for table, done in ((self._changed, changed), (self._over, over)):
+            for table, done in ((self._changed, changed), (self._removed, removed)):
                 for claim in done:
                     if table.get(claim.what) is claim:
                         del table[claim.what]
@@ -184,27 +192,27 @@ class NameOwnership:
                     del self._events[key]
                     self._waiting.give_back(event.owner)
                 else:
-                    self._events[key] = self._events[key].less(event)
+                    self._events[key] = self._events[key].without(event)
 
-    def settle(self) -> bool:
-        """Hold to what :meth:`synchronise` has read; whether that is anything."""
+    def apply_read(self) -> bool:
+        """Apply the claims that :meth:`synchronise` has read. Return False if it has read none."""
         read, self._read = self._read, None
         if read is None:
             return False
         self._claims.clear()
         self._of.clear()
         with self._lock:
-            changed, over = tuple(self._changed.values()), dict(self._over)
+            changed, removed = tuple(self._changed.values()), dict(self._removed)
         for claim in (*read, *changed):
             known = self._claims.get(claim.what)
-            if claim != over.get(claim.what) and (known is None or not known.is_banned):
+            if claim != removed.get(claim.what) and (known is None or not known.is_banned):
                 self._put(claim)
         return True
 
     def _change(self, claim: Claim) -> None:
         self._put(claim)
         with self._lock:
-            self._over.pop(claim.what, None)
+            self._removed.pop(claim.what, None)
             self._changed[claim.what] = claim
 
     def _put(self, claim: Claim) -> None:

@@ -1,5 +1,4 @@
-"""Claims on disk, so that a name stays its owner's through restarts and crashes; and who held what on which
-day."""
+"""The database of claims, which names keep through restarts and crashes, and the history of names by day."""
 
 from __future__ import annotations
 
@@ -16,16 +15,15 @@ if TYPE_CHECKING:
 FILE: Final = "claims.db"
 VERSION: Final = 2
 BANNED: Final = ""
-"""Owner of names that nobody may have."""
+"""Owner of banned names."""
 DAY: Final = 86_400
 MAX_DAYS: Final = 90
-"""Days of the history that are kept: the last on which anybody held a name, so that a clock which jumps deletes
-nothing."""
+"""Days of history that are kept. Only days with tunnels count, so a clock that jumps deletes nothing."""
 MAX_NAMES_A_DAY: Final = 4000
-"""Names in the history of one owner and day, some 150 bytes each: more than it can be given in a day
-(``rights.requests``) beside those that it has already. Others have one entry together."""
+"""Names in the history of one owner and day, some 150 bytes each: more than the limit of new names in a day
+(:mod:`edge_server.auth.request_limit`) and the names that the owner has already. Further names share one entry."""
 OTHERS: Final = ""
-"""The name of that entry."""
+"""The name of that shared entry."""
 
 _HISTORY: Final = """
 CREATE TABLE history (
@@ -76,45 +74,45 @@ _FROM_1: Final = (
     _SUMMED,
     "DROP TABLE event",
 )
-"""Version 1 had a row for each event, and no more than 200,000, whosever they were."""
+"""Statements that upgrade version 1, which had a row for each event, at most 200,000 for all owners together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Something that is somebody's."""
+    """The ownership of a name or port, or the ban of a name, port or network."""
 
     what: str
-    """A name; a TCP port as ``:20022`` or a network as ``@203.0.113.0/24``, which no name can be. A network is
-    only ever banned."""
+    """A name, a TCP port as ``:20022``, or a network as ``@203.0.113.0/24``; neither is a valid name. Networks can
+    only be banned."""
     owner: str
     seen: int
     """Time of its last use: seconds since the epoch."""
 
     @property
     def is_banned(self) -> bool:
-        """Return True if nobody may have it."""
+        """Return True if this is a ban."""
         return self.owner == BANNED
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """Events of one name, owner and day, summed up."""
+    """Totals of the events of one name, owner and day."""
 
     day: int
     """Days since the epoch, in UTC."""
     owner: str
     name: str
-    """:data:`OTHERS` for those of a day that were too many."""
+    """:data:`OTHERS` for the shared entry of names beyond the limit."""
     port: int
-    """The TCP port that went with it, the last one; 0 for none."""
+    """The latest TCP port of its tunnel; 0 for none."""
     host: str
-    """From where its first client of the day came, and from where the last one did."""
+    """Address of the first client of the day; ``last_host`` is that of the last one."""
     last_host: str
     since: int
-    """The first moment of it: seconds since the epoch, as is ``until``."""
+    """Time of the first event (seconds since the epoch); ``until`` is that of the last one."""
     until: int
     held: int
-    """Number of times that it was given; the next two count likewise."""
+    """Number of times that the name was bound; ``released`` and ``banned`` count likewise."""
     released: int
     banned: int
     visitors: int
@@ -124,7 +122,7 @@ class HistoryEntry:
     def of(
         cls, event: str, at: int, *, name: str, owner: str, port: int = 0, host: str = "", visitors: int = 0
     ) -> HistoryEntry:
-        """One event: ``held``, ``released``, ``banned``, or ``seen`` where a name goes on being held."""
+        """Return the entry of one event: ``held``, ``released``, ``banned``, or ``seen`` for a name still held."""
         counts = {each: int(each == event) for each in ("held", "released", "banned")}
         return cls(
             day=at // DAY,
@@ -140,7 +138,7 @@ class HistoryEntry:
         )
 
     def joined(self, later: HistoryEntry) -> HistoryEntry:
-        """Add what came later."""
+        """Return the sum of this entry and a later one."""
         return replace(
             self,
             port=later.port or self.port,
@@ -154,8 +152,8 @@ class HistoryEntry:
             visitors=self.visitors + later.visitors,
         )
 
-    def less(self, written: HistoryEntry) -> HistoryEntry:
-        """Subtract the part that has been written."""
+    def without(self, written: HistoryEntry) -> HistoryEntry:
+        """Return this entry without the counts that have been written."""
         return replace(
             self,
             held=self.held - written.held,
@@ -197,7 +195,6 @@ class OwnershipStore:
     def write(self, claims: Iterable[Claim]) -> None:
         """Write claims, except those that an operator has banned meanwhile."""
         with self._database.writing() as database:
-            # What an operator has banned meanwhile stays so.
             database.executemany(
                 "INSERT INTO claim VALUES (?, ?, ?) ON CONFLICT (what) DO UPDATE SET owner = excluded.owner, "
                 "seen = excluded.seen WHERE owner <> ?",
@@ -205,17 +202,17 @@ class OwnershipStore:
             )
 
     def ban(self, what: str, now: int) -> None:
-        """Nobody may have it from now on."""
+        """Ban a name, port or network."""
         with self._database.writing() as database:
             database.execute("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", (what, BANNED, now))
 
     def remove(self, what: str) -> bool:
-        """Anybody may have it from now on. Whether it was anybody's."""
+        """Remove a claim or a ban. Return False if there is none."""
         with self._database.writing() as database:
             return database.execute("DELETE FROM claim WHERE what = ?", (what,)).rowcount > 0
 
     def remove_these(self, claims: Iterable[Claim]) -> None:
-        """Remove those that are still as they were."""
+        """Remove claims, except those that have changed in the database since."""
         with self._database.writing() as database:
             database.executemany(
                 "DELETE FROM claim WHERE what = ? AND owner = ? AND seen <= ?",
@@ -223,8 +220,8 @@ class OwnershipStore:
             )
 
     def record(self, entries: Iterable[HistoryEntry]) -> None:
-        """Add to the history. What is too much for an owner's day changes nothing of its other days, and nothing
-        of other owners'."""
+        """Add entries to the history. An owner's names beyond the limit of a day are added to their shared
+        entry."""
         with self._database.writing() as database:
             days_before = _days(database)
             for entry in entries:
@@ -237,7 +234,7 @@ class OwnershipStore:
                 )
 
     def history(self, name: str | None, most: int, owner: str | None = None) -> list[HistoryEntry]:
-        """The last of it, of one name or owner or of all, the oldest first."""
+        """Return the latest ``most`` entries, oldest first: of one name, of one owner, or of all."""
         if not self._database.exists:
             return []
         with self._database.reading() as database:
@@ -250,19 +247,19 @@ class OwnershipStore:
         return [HistoryEntry(*row) for row in reversed(rows)]
 
     def claims(self) -> list[Claim]:
-        """All of them, by what they claim."""
+        """Return all claims and bans, sorted by name."""
         if not self._database.exists:
             return []
         with self._database.reading() as database:
             return [Claim(*row) for row in database.execute("SELECT what, owner, seen FROM claim ORDER BY what")]
 
     def changes(self) -> int:
-        """A number that changes when another process has written."""
+        """Return a number that changes when another process has written."""
         return self._database.changes()
 
 
 def _days(database: sqlite3.Connection) -> int:
-    """Return the number of days in the history, by its index: one look-up for each day."""
+    """Return the number of days in the history, with one index lookup for each day."""
     query = (
         "WITH RECURSIVE d(day) AS (SELECT min(day) FROM history UNION ALL "
         "SELECT (SELECT min(day) FROM history WHERE day > d.day) FROM d WHERE d.day IS NOT NULL) "

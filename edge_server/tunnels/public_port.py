@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class PublicPort:
-    """A listening socket. :meth:`listen` has to follow; it closes the socket if this was stopped meanwhile."""
+    """A listening socket. Call :meth:`listen` in any case: it closes the socket if the port was stopped before."""
 
     def __init__(self, sock: socket.socket) -> None:
         descriptors.own(sock)
@@ -27,11 +27,11 @@ class PublicPort:
         self._is_stopped = False
 
     async def listen(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Accept visitors. Not to be cancelled."""
+        """Accept visitors. Do not cancel it."""
         if self._is_stopped:
             self._socket.close()
             return
-        # A server that is not serving yet is made without a turn of the loop, in which it could be lost.
+        # With start_serving=False this does not yield to the loop, so stop() cannot be called in between.
         self._server = await asyncio.get_running_loop().create_server(
             factory, sock=self._socket, backlog=ACCEPTS_PER_TURN, start_serving=False
         )
@@ -46,13 +46,13 @@ class PublicPort:
             self._server.close()
 
     def duplicate(self) -> socket.socket | None:
-        """Return a second handle of the socket, for an edge that takes over; None if it was closed.
+        """Return a duplicate of the socket, for an edge that takes over; None if that is not possible.
 
-        The port is never free in between, and visitors in its queue are not lost.
+        The port stays bound all the time, and the visitors in its accept queue are kept.
         """
         try:
             return self._socket.dup()
         except OSError as error:
-            # It was closed with its server already, or there is no file for another handle.
+            # The socket was closed with its server already, or no descriptor is free.
             logger.warning("port %d could not be kept: %s", self.number, error.strerror or error)
             return None

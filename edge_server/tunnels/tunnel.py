@@ -1,8 +1,8 @@
-"""Tunnels: public names, as long as they are held.
+"""Tunnels: public names that are in use, with their clients and visitors.
 
-A tunnel outlives the clients that serve it. Its backends are one client, several that share it as a pool, or none
-while it is kept for a client that has not come yet. Visitors belong to the tunnel: they are counted here and wait
-here for a client without a link. Which client serves a visitor is decided when it gets in.
+A tunnel has one backend, several that share it as a pool, or none while it is kept for a client that has not
+reconnected yet. Visitors belong to the tunnel: it counts them, and queues them while its client has no link. The
+load balancer chooses the backend of a visitor when the visitor is admitted, and again when it leaves the queue.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Tunnel:
-    """A public name that is held, and the visitors that came for it."""
+    """A public name in use, with its backends and its visitors."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Tunnel:
         Args:
             name: a label below the edge's domain, or a whole domain.
             owner: key of the token that holds it.
-            options: as its client asked for them.
-            admission: counts the visitors.
-            visitor_log: logs the visitors.
-            visitor_filter: the filter of the options, where it was made already.
-            kept_for: the ticket of the client for which it is kept.
+            options: the options that its client requested.
+            admission: limits the visitors.
+            visitor_log: records the visitors.
+            visitor_filter: the filter of the options, if the caller has created it already.
+            kept_for: the ticket of the client for which the tunnel is kept.
         """
         self.name = name
         self.owner = owner
@@ -66,38 +66,38 @@ class Tunnel:
         self.since = time.monotonic()
         """Time at which it was opened (time.monotonic)."""
         self.is_pool = False
-        """Several clients may serve it together."""
+        """True if several clients may serve it together."""
         self.balancer: LoadBalancer[Backend] = LoadBalancer()
         self.port: PublicPort | None = None
         self.takeovers: tuple[float, ...] = ()
-        """Times at which the name last went from one living client to another (time.monotonic)."""
+        """Times of the latest takeovers by name from a connected client (time.monotonic)."""
         self.visitors: dict[Splice, VisitorConnection] = {}
-        """Visitors that are in, those who wait included."""
+        """Admitted visitors, including those in the queue."""
         self.waiting = WaitingVisitors(admission)
         self.max_visitors: int | None = None
         """Limit of visitors at all tunnels of its owner together."""
         self.meters: tuple[Meter, Meter] | None = None
-        """Meters of what its visitors send and receive, if that is limited."""
+        """Rate limiters of the bytes from and to its visitors; None if there is no limit."""
         self.came_so_far = 0
-        """Visitors that came for it."""
+        """Visitors that were admitted so far."""
         self.past_in = self.past_out = 0
-        """Bytes of those who have left, from them and to them."""
+        """Bytes from and to finished visitors."""
         self.is_open = True
-        """Visitors are let in."""
+        """True while visitors are admitted."""
         self.is_given_up = False
-        """It was kept for a client that is not to have it any more."""
+        """True if the operator has withdrawn the name while it was kept for a client."""
         self._kept_for = kept_for or TicketHolder()
         self._admission = admission
         self._visitor_log = visitor_log
 
     @property
     def backends(self) -> list[Backend]:
-        """Return the clients that serve it, in the order of coming."""
+        """Return the clients that serve it, oldest first."""
         return self.balancer.members
 
     @property
     def ticket(self) -> TicketHolder:
-        """Return the ticket of the client that serves it, or for which it is kept; of a pool that of the first."""
+        """Return the ticket of its client (of a pool: the oldest one), or of the client for which it is kept."""
         return self.backends[0].ticket if self.backends else self._kept_for
 
     @property
@@ -106,13 +106,13 @@ class Tunnel:
         return 0 if self.port is None else self.port.number
 
     def change_to(self, options: TunnelOptions, visitor_filter: IpFilter, *, is_pool: bool) -> None:
-        """Take other options for visitors who come, and for those who wait."""
+        """Change the options for new and for queued visitors."""
         self.options, self.filter, self.is_pool = options, visitor_filter, is_pool
 
-    # The end, and that of its TCP port.
+    # The end of the tunnel and of its TCP port.
 
     def stop_listening(self) -> None:
-        """Stop accepting visitors on the TCP port; those in a TLS handshake are still let in."""
+        """Stop accepting visitors on the TCP port. TLS visitors are still admitted."""
         if self.port is not None:
             self.port.stop()
 
@@ -121,20 +121,20 @@ class Tunnel:
         return self.port.duplicate() if self.port is not None and self.is_open else None
 
     def close(self) -> None:
-        """Close the tunnel for visitors. Those who are in stay, those who wait are refused."""
+        """Admit no more visitors, and refuse the queued ones. Active visitors stay."""
         self.is_open = False
         self.stop_listening()
         self.waiting.send_all_away()
 
-    def end_visitors(self, spared: Callable[[str], bool] = lambda _: False) -> None:
-        """Reset those who are in, and those who wait, unless they are spared by their address."""
+    def end_visitors(self, is_exempt: Callable[[str], bool] = lambda _: False) -> None:
+        """Reset all visitors, queued ones included. ``is_exempt``: returns True for addresses that may stay."""
         for splice, visit in tuple(self.visitors.items()):
-            if not spared(visit.host):
+            if not is_exempt(visit.host):
                 _end_now(splice)
 
     def end_visit(self, visit: VisitorConnection) -> bool:
-        """Reset one visitor. Returns True if it was here."""
-        splice = next((splice for splice, who in self.visitors.items() if who is visit), None)
+        """Reset one visitor. Returns False if it is no visitor of this tunnel."""
+        splice = next((splice for splice, other in self.visitors.items() if other is visit), None)
         if splice is not None:
             _end_now(splice)
         return splice is not None
@@ -146,10 +146,10 @@ class Tunnel:
         return TcpSplice(lambda splice: self.admit(splice, BY_PORT))
 
     def admit(self, splice: Splice, ingress: Ingress) -> None:
-        """Admit a visitor whose TLS handshake is complete, or refuse it.
+        """Admit or refuse a visitor: of TLS after its handshake, of TLS passthrough, or of the TCP port.
 
-        The filter is applied here although the router has applied it to the address already: this tunnel may have
-        got other options during the handshake, and a visitor of the TCP port comes here first.
+        The filter is applied here although the router has already applied it: the options may have changed during
+        the handshake, and visitors of the TCP port do not pass the router.
         """
         host, port = end_of(splice, "peername")
         if (
@@ -163,7 +163,7 @@ class Tunnel:
         ):
             splice.refuse()
             return
-        splice.on_gone = self._gone
+        splice.on_gone = self._visitor_ended
         self.visitors[splice] = visit = VisitorConnection(
             host, ingress.kind, lease=self.name, owner=self.owner, port=port
         )
@@ -178,12 +178,14 @@ class Tunnel:
         self._let_in_or_wait(splice, ingress, backend, MAX_WAIT)
 
     def let_waiting_in(self) -> None:
-        """Let waiting visitors in, in the order of coming: a client has come, or has a link again."""
+        """Serve the queued visitors, oldest first, because a client has connected or its session has a link
+        again."""
         for splice, ingress, left in self.waiting.release():
             self._let_in_or_wait(splice, ingress, self.balancer.choose(), left)
 
     def _let_in_or_wait(self, splice: Splice, ingress: Ingress, backend: Backend | None, seconds: float) -> None:
-        """Let a visitor in, or keep it until the client has a link on which both sides know how they stand."""
+        """Serve a visitor, or queue it for ``seconds`` until the session is ready: it has a link and is
+        resumed."""
         if backend is not None and backend.session.is_ready:
             self._let_in(splice, ingress, backend)
         else:
@@ -192,7 +194,7 @@ class Tunnel:
     def _let_in(
         self, splice: Splice, ingress: Ingress, backend: Backend, tried: frozenset[Backend] = frozenset()
     ) -> None:
-        """``tried``: backends of the pool whose origin has not taken it."""
+        """Open a stream for a visitor and join both. ``tried``: backends that have refused this visitor."""
         stream = backend.open(splice, ingress)
         if stream is None:
             splice.refuse()
@@ -208,7 +210,10 @@ class Tunnel:
         self.visitors[splice].travels_on(stream, splice)
 
     def _refused(self, splice: Splice, code: StreamCode, ingress: Ingress, tried: frozenset[Backend]) -> bool:
-        """Pass a visitor whose origin has not taken any byte to another backend. Return False if there is none."""
+        """Pass a refused visitor on to another backend, as long as its origin has received no byte.
+
+        Returns False if no other backend is well.
+        """
         refusing = self.visitors[splice].carrier
         if code is not StreamCode.UNKNOWN_LEASE and refusing is not None:
             refusing.note_refusal()
@@ -218,7 +223,7 @@ class Tunnel:
         self._let_in(splice, ingress, other, tried)
         return True
 
-    def _gone(self, splice: Splice) -> None:
+    def _visitor_ended(self, splice: Splice) -> None:
         self.waiting.discard(splice)
         visit = self.visitors.pop(splice)
         visit.carry_by(None)
@@ -229,7 +234,7 @@ class Tunnel:
 
 
 class Lease(NamedTuple):
-    """A client's lease: the tunnel, and the client's part in serving it."""
+    """A client's lease: the tunnel, and the client as its backend."""
 
     tunnel: Tunnel
     backend: Backend

@@ -114,10 +114,10 @@ async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(servic
     ticket = a.got(name="shop").ticket
     a.holdings.unbind(1)
     services.claims.synchronise()
-    services.claims.settle()
+    services.claims.apply_read()
     OwnershipStore(tmp_path).remove("shop")
     services.claims.synchronise()
-    services.claims.settle()
+    services.claims.apply_read()
     b.got(name="shop")
     b.holdings.unbind(1)
     assert a.ask(2, ticket=ticket) is BindCode.NAME_TAKEN
@@ -229,7 +229,7 @@ async def test_a_look_that_fails_is_not_the_last(services: EdgeServices, monkeyp
     looked = asyncio.Event()
     count = 0
 
-    def settle() -> bool:
+    def apply_read() -> bool:
         nonlocal count
         count += 1
         if count == 1:
@@ -237,7 +237,7 @@ async def test_a_look_that_fails_is_not_the_last(services: EdgeServices, monkeyp
         looked.set()
         return False
 
-    monkeypatch.setattr(services.claims, "settle", settle)
+    monkeypatch.setattr(services.claims, "apply_read", apply_read)
     watch = Refresher(services, [])
     async with asyncio.timeout(10):
         await looked.wait()

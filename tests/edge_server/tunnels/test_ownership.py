@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.storage import sqlite
-from edge_server.tunnels.ownership import KEPT, MAX_CLAIMS, SEEN_AGAIN, NameOwnership
+from edge_server.tunnels.ownership import KEPT, MAX_CLAIMS, SEEN_INTERVAL, NameOwnership
 from edge_server.tunnels.ownership_store import BANNED, FILE, OwnershipStore
 from quictunnel.errors import ConfigError
 from tests.harness.manual_clock import ManualClock
@@ -40,11 +40,11 @@ def test_unowned_name_can_be_claimed(claims: NameOwnership, time: ManualClock):
     claims.claim("a", "app")
     assert claims.owner("app") == "a"
     time.now += KEPT
-    claims.sweep(())
+    claims.remove_expired(())
     assert claims.owner("app") == "a"
     time.now += 1
     assert claims.owner("app") == "a", "a time alone ends nothing"
-    claims.sweep(())
+    claims.remove_expired(())
     assert claims.owner("app") is None
 
 
@@ -63,10 +63,10 @@ def test_ownership_survives_a_restart(claims: NameOwnership, tmp_path: Path, tim
 def test_long_use_keeps_the_name(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     claims.claim("a", "app")
     for _ in range(60):
-        time.now += SEEN_AGAIN + 1
+        time.now += SEEN_INTERVAL + 1
         claims.seen("b", "app")  # not theirs
         claims.seen("a", "app")
-    claims.sweep(())
+    claims.remove_expired(())
     claims.close()
     assert reopen(tmp_path, time).owner("app") == "a"
 
@@ -76,7 +76,7 @@ def test_an_old_one_is_forgotten_for_good(claims: NameOwnership, time: ManualClo
     claims.close()
     time.now += KEPT + 1
     later = reopen(tmp_path, time)
-    later.sweep(())
+    later.remove_expired(())
     later.claim("b", "app")
     assert later.owner("app") == "b"
     later.close()
@@ -98,15 +98,15 @@ def test_changes_by_command_are_seen(claims: NameOwnership, tmp_path: Path):
     claims.claim("a", "app")
     claims.claim("a", "gone")
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     claims.synchronise()
-    assert not claims.settle()
+    assert not claims.apply_read()
     command = OwnershipStore(tmp_path)
     command.ban("app", 5)
     assert command.remove("gone")
     assert not command.remove("gone")
     claims.synchronise()
-    assert claims.settle()
+    assert claims.apply_read()
     assert claims.owner("app") == BANNED
     assert claims.owner("gone") is None
 
@@ -119,7 +119,7 @@ def test_a_ban_does_not_end_and_is_not_undone_by_its_owner(
     OwnershipStore(tmp_path).ban("app", int(time.now))
     claims.claim("a", "app")  # at the same moment
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     time.now += 10 * KEPT
     assert claims.owner("app") == BANNED
     assert reopen(tmp_path, time).owner("app") == BANNED
@@ -130,11 +130,11 @@ def test_a_ban_does_not_end_and_is_not_undone_by_its_owner(
 def test_a_claim_made_while_others_are_read_is_kept(claims: NameOwnership, tmp_path: Path):
     claims.claim("a", "first")
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     OwnershipStore(tmp_path).ban("other", 5)
     claims.synchronise()
     claims.claim("a", "second")
-    claims.settle()
+    claims.apply_read()
     assert claims.owner("second") == "a"
     assert claims.owner("first") == "a"
 
@@ -158,14 +158,14 @@ def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: ManualCl
     for number in range(MAX_CLAIMS):
         claims.claim("a", f"app{number}")
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     time.now += KEPT + 1
     assert not claims.may_claim("a", "one-more")
-    claims.sweep(())
+    claims.remove_expired(())
     assert claims.may_claim("a", "one-more")
     claims.claim("a", "one-more")
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["one-more"]
 
 
@@ -173,9 +173,9 @@ def test_held_names_do_not_expire(claims: NameOwnership, time: ManualClock, tmp_
     for what in ("held", ":20022", "free"):
         claims.claim("a", what)
     time.now += KEPT + 1
-    claims.sweep({"held", ":20022"})
+    claims.remove_expired({"held", ":20022"})
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == [":20022", "held"]
     assert [claims.owner(what) for what in ("held", ":20022", "free")] == ["a", "a", None]
 
@@ -183,12 +183,12 @@ def test_held_names_do_not_expire(claims: NameOwnership, time: ManualClock, tmp_
 def test_claim_renewed_at_expiry_stays(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     claims.claim("a", "app")
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     time.now += KEPT + 1
-    claims.sweep(())
+    claims.remove_expired(())
     claims.claim("b", "app")
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     assert claims.owner("app") == "b"
     assert [claim.owner for claim in OwnershipStore(tmp_path).claims()] == ["b"]
 
@@ -201,8 +201,8 @@ def test_removed_claim_does_not_return_with_other_changes(
     time.now += KEPT + 1
     OwnershipStore(tmp_path).ban("other", 5)
     claims.synchronise()
-    claims.sweep(())
-    claims.settle()
+    claims.remove_expired(())
+    claims.apply_read()
     assert claims.owner("app") is None
     claims.synchronise()
     assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["other"]
@@ -213,19 +213,19 @@ def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, 
     claims.synchronise()
     OwnershipStore(tmp_path).ban("bad", 5)
     claims.synchronise()
-    claims.settle()
+    claims.apply_read()
     time.now += 2 * KEPT
-    claims.moved(2.0 * KEPT)
-    claims.sweep(())
+    claims.clock_changed(2.0 * KEPT)
+    claims.remove_expired(())
     time.now += KEPT - 10
-    claims.sweep(())
+    claims.remove_expired(())
     assert claims.owner("app") == "a"
     claims.close()
     other = reopen(tmp_path, time)
-    other.sweep(())
+    other.remove_expired(())
     assert other.owner("app") == "a"
     time.now += 11
-    other.sweep(())
+    other.remove_expired(())
     assert other.owner("app") is None
     assert other.owner("bad") == BANNED
 
@@ -233,8 +233,8 @@ def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, 
 def test_a_clock_that_is_set_back_ends_nothing(claims: NameOwnership, time: ManualClock):
     claims.claim("a", "app")
     time.now -= 2 * KEPT
-    claims.moved(-2.0 * KEPT)
-    claims.sweep(())
+    claims.clock_changed(-2.0 * KEPT)
+    claims.remove_expired(())
     assert claims.owner("app") == "a"
 
 

@@ -79,7 +79,7 @@ class Owner:
     def refresh(self) -> None:
         """Do what the periodic refresh does twice a second."""
         self.services.claims.synchronise()
-        self.services.claims.settle()
+        self.services.claims.apply_read()
         self.services.tokens.refresh()
 
 
