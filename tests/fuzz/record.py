@@ -31,7 +31,7 @@ VISITS = 8
 """After a few a ticket of an earlier one is shown."""
 
 
-def visits(server: ssl.SSLContext, *options: str) -> Iterator[bytes]:
+def record_visits(server: ssl.SSLContext, *options: str) -> Iterator[bytes]:
     """The first words of one connection after the other to a server that answers, by one browser."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -76,13 +76,13 @@ def main() -> None:
     page = f"https://{RECORDED_NAME}/"
     socket_page = f"data:text/html,<script>new WebSocket('wss://{RECORDED_NAME}/')</script>"
 
-    again = list(visits(server, page))
+    again = list(record_visits(server, page))
     found = {
         "first": again[0],
         "again": max(again, key=len),
-        "again-1.2": max(visits(older, page), key=len),
-        "websocket": next(visits(server, socket_page)),
-        "at-most-1.2": next(visits(server, "--ssl-version-max=tls1.2", page)),
+        "again-1.2": max(record_visits(older, page), key=len),
+        "websocket": next(record_visits(server, socket_page)),
+        "at-most-1.2": next(record_visits(server, "--ssl-version-max=tls1.2", page)),
     }
     HELLOS.mkdir(exist_ok=True)
     for name, hello in found.items():

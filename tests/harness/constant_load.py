@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import quictunnel
 from tests.harness.edge_process import EdgeProcess
-from tests.harness.visits import tls_connect
+from tests.harness.visitors import tls_connect
 
 RATE = 100
 """Requests a second, each with a connection of its own."""

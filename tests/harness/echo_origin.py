@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.visits import tls_connect
+from tests.harness.visitors import tls_connect
 
 
 class EchoOrigin:

@@ -23,7 +23,7 @@ from starlette.routing import Route, WebSocketRoute
 
 import quictunnel
 from quictunnel.shared.event_loop import EventLoopThread
-from tests.harness.visits import curl, tls_connect
+from tests.harness.visitors import curl, tls_connect
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness.visits import curl
+from tests.harness.visitors import curl
 
 if TYPE_CHECKING:
     from tests.harness.edge_process import EdgeProcess

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from edge_server.ingress.admission import MAX_WAIT
 from tests.harness.waiting import eventually
-from tests.load.plan import Plan, Visit
+from tests.load.plan import FinishedVisitor, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,24 +35,24 @@ LEAST: Final = 20.0
 SHORTEST: Final = 1.0
 """Seconds of arrivals, at least, of which a rate says something."""
 FIRST: Final = 5
-"""Visits that have ended when a test goes on: the generator works, and some are in the middle of it."""
+"""Visitors that have ended when a test goes on: the generator works, and some are in the middle of it."""
 START_TIMEOUT: Final = 30.0
 ROOT: Final = Path(__file__).parents[2]
 
 
-def nobody(visit: Visit) -> bool:
+def nobody(visitor: FinishedVisitor) -> bool:
     """Return False: no visitor may fail."""
     return False
 
 
-def waited(visit: Visit) -> bool:
+def waited(visitor: FinishedVisitor) -> bool:
     """Return True if a visitor was in for as long as the edge has visitors wait for a client."""
-    return visit.seconds >= MAX_WAIT - 0.1
+    return visitor.seconds >= MAX_WAIT - 0.1
 
 
-def in_between(start: float, end: float) -> Callable[[Visit], bool]:
-    """Return a condition that holds for visits of which some part was between two moments."""
-    return lambda visit: visit.began <= end and visit.ended >= start
+def in_between(start: float, end: float) -> Callable[[FinishedVisitor], bool]:
+    """Return a condition that holds for visitors that were connected between two moments."""
+    return lambda visitor: visitor.began <= end and visitor.ended >= start
 
 
 class Churn:
@@ -70,8 +70,8 @@ class Churn:
         """``popen``: starts the program where its visitors come from; ``watched``: counts those who have come to
         the edge, by its own figures, without those of the test's own, of whom so many may be ``in_flight``;
         ``least``: visitors a second that have to arrive there."""
-        self.visits: list[Visit] = []
-        """Visits that have ended."""
+        self.finished: list[FinishedVisitor] = []
+        """Visitors that have ended."""
         self._plan = plan
         self._popen = popen
         self._read = watched
@@ -96,7 +96,7 @@ class Churn:
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
         try:
-            eventually(lambda: len(self.visits) >= FIRST, "no visitor of the load has ended", START_TIMEOUT)
+            eventually(lambda: len(self.finished) >= FIRST, "no visitor of the load has ended", START_TIMEOUT)
         except BaseException:
             self._kill()
             raise
@@ -124,7 +124,7 @@ class Churn:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.visits.append(Visit(**json.loads(line)))
+            self.finished.append(FinishedVisitor(**json.loads(line)))
 
     def _kill(self) -> None:
         self._process.kill()
@@ -172,29 +172,29 @@ class Churn:
         now = time.monotonic()
 
         def enough() -> bool:
-            served = [each for each in tuple(self.visits) if each.began > now and each.is_newcomer]
+            served = [each for each in tuple(self.finished) if each.began > now and each.is_newcomer]
             return sum(not each.failure for each in served) >= count
 
         eventually(enough, f"{count} newcomers were not served within {timeout} s", timeout)
 
-    def finish(self, spared: Callable[[Visit], bool] = nobody) -> list[Visit]:
-        """Begin no more visits and wait for the last of them. Asserts that none failed but those ``spared``, and
+    def finish(self, spared: Callable[[FinishedVisitor], bool] = nobody) -> list[FinishedVisitor]:
+        """Begin no more visitors and wait for the last of them. Asserts that none failed but those ``spared``, and
         that enough arrived; returns all."""
         self.edge_leaves()
         assert self._process.stdin is not None
         self._process.stdin.close()
         assert self._end() == 0
-        newcomers = [visit for visit in self.visits if visit.is_newcomer]
-        failed = [visit for visit in self.visits if visit.failure]
-        refused = sum(visit.is_newcomer for visit in failed)
+        newcomers = [visitor for visitor in self.finished if visitor.is_newcomer]
+        failed = [visitor for visitor in self.finished if visitor.failure]
+        refused = sum(visitor.is_newcomer for visitor in failed)
         print(
             f"beside it {len(newcomers)} newcomers: {len(newcomers) - refused} served, {refused} not, "
-            f"the longest {max(visit.seconds for visit in newcomers):.1f} s; "
-            f"{len(self.visits) - len(newcomers)} leavers; {self._arrived} arrived at the edge, "
+            f"the longest {max(visitor.seconds for visitor in newcomers):.1f} s; "
+            f"{len(self.finished) - len(newcomers)} leavers; {self._arrived} arrived at the edge, "
             f"{min(self._rates):.0f} a second"
         )
-        for failure, count in collections.Counter(visit.failure for visit in failed).most_common(5):
+        for failure, count in collections.Counter(visitor.failure for visitor in failed).most_common(5):
             print(f"  {count} of them: {failure}")
-        wrong = [visit for visit in failed if not spared(visit)]
-        assert not wrong, f"{len(wrong)} of {len(self.visits)} visitors failed: {wrong[:3]}"
-        return self.visits
+        wrong = [visitor for visitor in failed if not spared(visitor)]
+        assert not wrong, f"{len(wrong)} of {len(self.finished)} visitors failed: {wrong[:3]}"
+        return self.finished

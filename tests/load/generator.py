@@ -1,8 +1,8 @@
 """Visitors who come and leave: a program of its own, so that it disturbs no measurement of the test beside it.
 
-``python -m tests.load.generator PLAN`` (JSON, :class:`tests.load.plan.Plan`) begins a visit whenever one is due,
+``python -m tests.load.generator PLAN`` (JSON, :class:`tests.load.plan.Plan`) begins a visitor whenever one is due,
 however many are still there, and says one line of JSON for each that has ended. It begins no more when its
-standard input ends, and ends itself with the last visit. Everything that it chooses comes from the plan's seed.
+standard input ends, and ends itself with the last visitor. Everything that it chooses comes from the plan's seed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from typing import Final
 
 from tests.load.connection import Connection, TlsConnection, WrongBytesError, connect
-from tests.load.plan import LEAVERS, NEWCOMERS, Plan, Visit
+from tests.load.plan import LEAVERS, NEWCOMERS, FinishedVisitor, Plan
 
 BLOCK: Final = random.Random(11).randbytes(1 << 20)
 SIZES: Final = (1, 10, 1000, 20_000)
@@ -45,7 +45,7 @@ class Visitor:
         self.tls = bool(tls_host) and (not tcp_host or self._chance.random() < 0.5)
         self._heard = b""
 
-    async def visit(self) -> Visit:
+    async def run(self) -> FinishedVisitor:
         began = time.monotonic()
         failure = ""
         try:
@@ -54,7 +54,7 @@ class Visitor:
         except (OSError, EOFError, WrongBytesError) as error:  # OSError: TimeoutError and ssl.SSLError as well
             failure = f"{type(error).__name__}: {error}"[:200]
         heard = self._heard.decode(errors="replace")[:100]
-        return Visit(self.role, self.tls, began, time.monotonic(), failure, heard)
+        return FinishedVisitor(self.role, self.tls, began, time.monotonic(), failure, heard)
 
     async def _connect(self) -> Connection:
         return await connect(self._plan, self._number, self._context, tls=self.tls)
@@ -171,24 +171,24 @@ class Visitor:
 
 
 async def generate(plan: Plan) -> None:
-    """Begin visits at their times until standard input ends, then wait for the last of them."""
+    """Begin visitors at their times until standard input ends, then wait for the last of them."""
     loop = asyncio.get_running_loop()
     context = ssl.create_default_context(cafile=plan.ca)
     over = asyncio.Event()
     loop.run_in_executor(None, sys.stdin.read).add_done_callback(lambda _: over.set())
 
-    async def visit(number: int) -> None:
-        print(json.dumps(dataclasses.asdict(await Visitor(plan, number, context).visit())), flush=True)
+    async def run_visitor(number: int) -> None:
+        print(json.dumps(dataclasses.asdict(await Visitor(plan, number, context).run())), flush=True)
 
     begun = loop.time()
-    async with asyncio.TaskGroup() as visits:
+    async with asyncio.TaskGroup() as visitors:
         for number in itertools.count():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(begun + number / plan.rate):
                     await over.wait()
             if over.is_set():
                 break
-            visits.create_task(visit(number))
+            visitors.create_task(run_visitor(number))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 NEWCOMERS: Final = ("ask", "ask and end")
-"""Visits that are to be served."""
+"""Roles of visitors that are to be served."""
 LEAVERS: Final = (
     "leave at once",
     "leave in the handshake",
@@ -14,7 +14,7 @@ LEAVERS: Final = (
     "leave in the answer",
     "leave ended",
 )
-"""Visits that end by a reset of the visitor's, each at another moment."""
+"""Roles of visitors that end by a reset, each at another moment."""
 RATE: Final = 50.0
 """Visitors a second, one of five a leaver."""
 WAITING_RATE: Final = 25.0
@@ -41,7 +41,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class FinishedVisitor:
     """A visitor that has ended."""
 
     role: str

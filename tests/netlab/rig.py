@@ -149,8 +149,8 @@ class Tunnelled:
         self.ready: dict[str, Any] = {}
         self.connect_seconds = 0.0
         """From the client's start to its ``ready``, its imports included."""
-        self.said: list[dict[str, Any]] = []
-        """Everything that clients said after ``ready``; complete when they have ended."""
+        self.events: list[dict[str, Any]] = []
+        """Events that clients printed after ``ready``; complete when they have ended."""
         self._client: subprocess.Popen[str] | None = None
         self._inspector = directory / "client.sock"
         """Socket on which the client reports what it holds."""
@@ -278,7 +278,7 @@ class Tunnelled:
         client.terminate()
         out, _ = client.communicate(timeout=PATIENCE)
         assert client.returncode == 0
-        self.said += [json.loads(line) for line in out.splitlines()]
+        self.events += [json.loads(line) for line in out.splitlines()]
 
     def signal_client(self, number: int) -> None:
         """Have the system do to the client what a signal does."""
@@ -289,13 +289,13 @@ class Tunnelled:
     def resumed(self) -> bool:
         """Return True if the session ever went on with another QUIC connection, according to clients that have
         ended."""
-        return any(event["event"] == "resumed" for event in self.said)
+        return any(event["event"] == "resumed" for event in self.events)
 
     @property
     def reconnected(self) -> bool:
         """Return True if a client that has ended used more than one QUIC connection."""
-        assert any(event["event"] == "closed" for event in self.said)
-        return any(event.get("state") in ("away", "reconnecting") for event in self.said)
+        assert any(event["event"] == "closed" for event in self.events)
+        return any(event.get("state") in ("away", "reconnecting") for event in self.events)
 
     # Visitors.
 

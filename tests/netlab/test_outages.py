@@ -108,7 +108,7 @@ def test_connections_survive_address_changes(netlab: StartLab, tmp_path: Path, h
         transfers.finish()
     print(f"ten times {how}: the longest stall took {stall * 1000:.0f} ms; {VISITORS} of {VISITORS} equal")
     if how == "move_client":
-        assert any(event.get("state") == "migrating" for event in tunnel.said)
+        assert any(event.get("state") == "migrating" for event in tunnel.events)
     assert not tunnel.reconnected
     assert stall <= 1
 
@@ -147,5 +147,5 @@ def test_a_link_that_a_firewall_swallows_is_relieved(netlab: StartLab, tmp_path:
         transfers.finish()
     print(f"the flow was dropped: bytes after {back:.1f} s")
     assert tunnel.resumed
-    assert any(event.get("state") == "suspect" for event in tunnel.said)
+    assert any(event.get("state") == "suspect" for event in tunnel.events)
     assert back <= 8

@@ -34,4 +34,4 @@ def test_visitors_wait_for_a_client_that_is_away(netlab: StartLab, tmp_path: Pat
             assert Keystrokes(late).run(3)
         churn.finish(waited)
     assert tunnel.resumed
-    assert any(event.get("state") == "away" for event in tunnel.said)
+    assert any(event.get("state") == "away" for event in tunnel.events)

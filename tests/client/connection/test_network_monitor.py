@@ -105,13 +105,13 @@ async def test_without_an_edge_there_is_nothing_to_move_from(machine: FakeMachin
 class Netlink:
     """Says as often as it is told that something changed."""
 
-    def __init__(self, said: list[bytes | OSError]) -> None:
-        self.said = said
+    def __init__(self, messages: list[bytes | OSError]) -> None:
+        self.messages = messages
 
     def recv(self, _size: int) -> bytes:
-        if not self.said:
+        if not self.messages:
             raise BlockingIOError
-        word = self.said.pop(0)
+        word = self.messages.pop(0)
         if isinstance(word, OSError):
             raise word
         return word
@@ -121,14 +121,14 @@ async def test_a_storm_of_reports_is_one_reaction_at_a_time(machine: FakeMachine
     watch = machine.watch()
     watch._netlink = netlink = Netlink([])  # type: ignore[assignment]
     for number in range(1000):
-        netlink.said = [b"x"] * 10
+        netlink.messages = [b"x"] * 10
         machine.address = f"10.0.{number // 250}.{number % 250}"
         watch._on_netlink()
     assert machine.changes == [NetworkChange.ADDRESS]
     await asyncio.sleep(DEBOUNCE_TIME)  # what came meanwhile is looked at once more
     assert machine.changes == [NetworkChange.ADDRESS] * 2
     for _ in range(10):
-        netlink.said = [OSError("ENOBUFS")]
+        netlink.messages = [OSError("ENOBUFS")]
         watch._on_netlink()
         await asyncio.sleep(DEBOUNCE_TIME)
     assert machine.changes[2:] == [NetworkChange.OTHER]

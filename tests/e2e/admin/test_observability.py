@@ -29,7 +29,7 @@ from tests.harness.sockets import (
     reset,
     verifying,
 )
-from tests.harness.visits import curl
+from tests.harness.visitors import curl
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:

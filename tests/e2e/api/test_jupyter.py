@@ -14,7 +14,7 @@ from traitlets.config import Config
 from quictunnel.client import Client
 from tests.harness.echo_origin import EchoOrigin, echoes
 from tests.harness.edge_process import children_environment
-from tests.harness.visits import curl, tls_connect
+from tests.harness.visitors import curl, tls_connect
 
 ROOT = Path(__file__).parents[3]
 LINK = re.compile(r'<div><a href="(https://[^"]+)" target="_blank" rel="noopener">\1</a> &rarr; port (\d+)')

@@ -27,7 +27,7 @@ from tests.harness.echo_origin import (
 )
 from tests.harness.edge_process import children_environment
 from tests.harness.programs import free_port, need
-from tests.harness.visits import tls_connect, was_reset
+from tests.harness.visitors import tls_connect, was_reset
 from tests.harness.waiting import LONG_TIMEOUT, eventually
 
 pytestmark = pytest.mark.smoke

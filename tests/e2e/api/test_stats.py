@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 import quictunnel
-from tests.harness.visits import read_all
+from tests.harness.visitors import read_all
 from tests.harness.waiting import eventually
 
 

@@ -16,7 +16,7 @@ import quictunnel
 from tests.harness.echo_origin import EchoOrigin, assert_closed, is_closed, is_served, run_python, serves
 from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.programs import free_port
-from tests.harness.visits import tls_connect, was_reset
+from tests.harness.visitors import tls_connect, was_reset
 from tests.harness.waiting import LONG_TIMEOUT, eventually
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between
@@ -158,8 +158,8 @@ class TestTheBodyEnds:
                 process.stdin.flush()
                 assert process.wait(20) == -signal.SIGKILL
                 eventually(is_closed_now, timeout=90)
-                visits = churn.finish(lambda visit: visit.ended >= killed)
-        assert not [visit for visit in visits if "TimeoutError" in visit.failure]
+                visitors = churn.finish(lambda visitor: visitor.ended >= killed)
+        assert not [visitor for visitor in visitors if "TimeoutError" in visitor.failure]
         nothing_left(edge)
         assert edge.stop() == 0
 

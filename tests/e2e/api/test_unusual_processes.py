@@ -16,7 +16,7 @@ from tests.e2e.cli.test_degraded_host import visit
 from tests.harness.echo_origin import run_python
 from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.programs import free_port
-from tests.harness.visits import curl
+from tests.harness.visitors import curl
 from tests.harness.waiting import LONG_TIMEOUT, eventually
 
 GEVENT = """

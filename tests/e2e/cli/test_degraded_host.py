@@ -17,7 +17,7 @@ from quictunnel.forwarding import forward
 from quictunnel.tunnel import Tunnel
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import free_port, need
-from tests.harness.visits import read_all, tls_connect
+from tests.harness.visitors import read_all, tls_connect
 from tests.harness.waiting import LONG_TIMEOUT, eventually
 
 ROOM = 600

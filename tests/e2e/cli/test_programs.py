@@ -19,7 +19,7 @@ import pytest
 import quictunnel
 from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.programs import free_port, need
-from tests.harness.visits import curl
+from tests.harness.visitors import curl
 
 ROOT = Path(__file__).parents[3]
 CLIENT = (sys.executable, "-m", "quictunnel")

@@ -16,7 +16,7 @@ import pytest
 
 from tests.harness.edge_process import children_environment
 from tests.harness.programs import free_port
-from tests.harness.visits import curl
+from tests.harness.visitors import curl
 
 ROOT = Path(__file__).parents[3]
 RUN = (sys.executable, "-m", "quictunnel", "run")

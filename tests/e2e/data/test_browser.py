@@ -8,7 +8,7 @@ from websockets.asyncio.server import serve
 import quictunnel
 from tests.harness import browser
 from tests.harness.sockets import SOCKET_TIMEOUT
-from tests.harness.visits import browsing, shown
+from tests.harness.visitors import browsing, shown
 
 MIB = 1024 * 1024
 TALK = """<!doctype html><script>

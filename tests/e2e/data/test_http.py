@@ -7,7 +7,7 @@ import pytest
 
 import quictunnel
 from tests.harness.programs import free_port, random_file, sha256
-from tests.harness.visits import curl, read_all, tls_connect, was_reset
+from tests.harness.visitors import curl, read_all, tls_connect, was_reset
 
 pytestmark = pytest.mark.smoke
 

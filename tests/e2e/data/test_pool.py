@@ -20,7 +20,7 @@ from edge_server.tunnels.backend import SILENT
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import free_port, need
 from tests.harness.sockets import SOCKET_TIMEOUT, end, first_line, program
-from tests.harness.visits import tls_connect
+from tests.harness.visitors import tls_connect
 from tests.harness.waiting import eventually
 from tests.load.background import churn_beside, nothing_left
 from tests.load.churn import in_between
@@ -210,7 +210,7 @@ def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess,
         noticed = time.monotonic()
         churn.wait_for(20)
         churn.finish(in_between(killed, noticed))
-        assert any(visit.failure for visit in churn.visits), "nobody has gone to the dead client"
+        assert any(visitor.failure for visitor in churn.finished), "nobody has gone to the dead client"
     for tls in (True, False):
         assert {answering_member(edge, tunnel, tls=tls) for _ in range(6)} == {"a", "c"}
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosedError
 
 import quictunnel
 from tests.harness.programs import need
-from tests.harness.visits import curl
+from tests.harness.visitors import curl
 
 IDLE = 60.0
 """Seconds of silence: twice the idle time-out of the QUIC connection."""

@@ -19,7 +19,7 @@ from tests.e2e.limits.test_floods import attack
 from tests.harness.edge_process import start_edge
 from tests.harness.sockets import SOCKET_TIMEOUT, first_line, verifying
 from tests.harness.tunnel_fixture import EmbeddedTunnel
-from tests.harness.visits import curl
+from tests.harness.visitors import curl
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:

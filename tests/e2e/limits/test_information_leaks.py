@@ -19,7 +19,7 @@ import quictunnel
 from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.sockets import SOCKET_TIMEOUT, end, first_line, program
 from tests.harness.token_commands import client_of, new_token
-from tests.harness.visits import curl, tls_connect
+from tests.harness.visitors import curl, tls_connect
 
 if TYPE_CHECKING:
     from tests.harness.edge_process import EdgeProcess

@@ -20,7 +20,7 @@ from tests.harness.echo_origin import EchoOrigin
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.sockets import SOCKET_TIMEOUT, first_line, program
 from tests.harness.token_commands import client_of, command, new_token
-from tests.harness.visits import tls_connect, was_reset
+from tests.harness.visitors import tls_connect, was_reset
 from tests.harness.waiting import eventually
 from tests.load.background import arrivals_at, churn_beside
 from tests.load.churn import in_between
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.load.plan import Visit
+    from tests.load.plan import FinishedVisitor
 
 TRIES = 1000
 PORTS = ("--quic", "127.0.0.1:18999", "--https", "127.0.0.1:18998", "--tcp-ports", "18500-18997")
@@ -281,7 +281,7 @@ class Holder:
     def close_gap(self) -> None:
         self.gaps.append((self._since, time.monotonic()))
 
-    def spares(self, visit: Visit) -> bool:
+    def spares(self, visit: FinishedVisitor) -> bool:
         """Return True for a visitor who was there in one of the gaps."""
         return any(in_between(*gap)(visit) for gap in self.gaps)
 

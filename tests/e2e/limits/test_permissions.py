@@ -26,7 +26,7 @@ from tests.harness.edge_process import EdgeProcess, start_edge
 from tests.harness.metrics_reader import WITH_METRICS, MetricIncrease
 from tests.harness.sockets import SOCKET_TIMEOUT
 from tests.harness.token_commands import client_of, command, new_token
-from tests.harness.visits import tls_connect, was_reset
+from tests.harness.visitors import tls_connect, was_reset
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from tests.harness.constant_load import RATE, WORKERS, ConstantLoad
 from tests.harness.echo_origin import EchoOrigin, is_served, serves
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import need, random_file, sha256
-from tests.harness.visits import curl, tls_connect
+from tests.harness.visitors import curl, tls_connect
 from tests.harness.waiting import eventually
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between

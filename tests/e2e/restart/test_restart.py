@@ -20,7 +20,7 @@ from edge_server.handoff.snapshot_store import FILE
 from tests.harness.constant_load import RATE, WORKERS, ConstantLoad
 from tests.harness.echo_origin import EchoOrigin, assert_closed, is_served, serves
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
-from tests.harness.visits import tls_connect
+from tests.harness.visitors import tls_connect
 from tests.harness.waiting import eventually
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 

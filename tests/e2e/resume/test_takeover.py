@@ -93,9 +93,9 @@ async def finish(churn: Churn, *takeovers: tuple[float, float]) -> None:
     another, and that whoever came after the last of them heard the newest."""
     moments = [in_between(*takeover) for takeover in takeovers]
     await asyncio.to_thread(churn.wait_for, 10)
-    visits = await asyncio.to_thread(churn.finish, lambda visit: any(was_in(visit) for was_in in moments))
+    visitors = await asyncio.to_thread(churn.finish, lambda visitor: any(was_in(visitor) for was_in in moments))
     over = takeovers[-1][1]
-    assert {visit.heard for visit in visits if visit.is_newcomer and visit.began > over} == {"new"}
+    assert {visitor.heard for visitor in visitors if visitor.is_newcomer and visitor.began > over} == {"new"}
 
 
 @pytest.mark.parametrize("times", [1, 5])
@@ -292,7 +292,7 @@ def test_a_client_that_is_killed_and_started_again_keeps_its_address(tmp_path) -
             assert again == tunnel
             gone.append(in_between(killed, time.monotonic()))
         churn.wait_for(2)
-        churn.finish(lambda visit: any(was_in(visit) for was_in in gone))
+        churn.finish(lambda visitor: any(was_in(visitor) for was_in in gone))
         nothing_left(edge)
         assert edge.server.leases == 1
         assert edge.server.client_count <= 2

@@ -17,7 +17,7 @@ import pytest
 
 import quictunnel
 from tests.harness.programs import free_port, need, random_file
-from tests.harness.visits import curl, shown, tls_connect, was_reset
+from tests.harness.visitors import curl, shown, tls_connect, was_reset
 
 DOWN = 10 * 1024 * 1024
 

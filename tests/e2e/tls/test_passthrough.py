@@ -15,7 +15,7 @@ import quictunnel
 from tests.harness.nginx import start_nginx
 from tests.harness.programs import need, random_file, sha256
 from tests.harness.sockets import SOCKET_TIMEOUT
-from tests.harness.visits import tls_connect
+from tests.harness.visitors import tls_connect
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:

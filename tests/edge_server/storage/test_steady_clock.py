@@ -23,10 +23,10 @@ class SystemClocks:
         self.steady = 1000.0
         self.wrong = wrong
         self.clock = Clock(lambda: BEGIN + self.steady - 1000.0 + self.wrong, lambda: self.steady)
-        self.told: list[float] = []
-        self.clock.add_listener(self.told.append)
+        self.reported_jumps: list[float] = []
+        self.clock.add_listener(self.reported_jumps.append)
 
-    def pass_(self, seconds: float, step: float = 30.0) -> None:
+    def advance(self, seconds: float, step: float = 30.0) -> None:
         end = self.steady + seconds
         while self.steady < end:
             self.steady = min(end, self.steady + step)
@@ -41,7 +41,7 @@ class SystemClocks:
 @pytest.fixture
 def clocks() -> SystemClocks:
     clocks = SystemClocks()
-    clocks.pass_(2 * CONFIRMATION_TIME)
+    clocks.advance(2 * CONFIRMATION_TIME)
     return clocks
 
 
@@ -50,13 +50,13 @@ def test_brief_clock_jump_is_logged_and_ignored(
     clocks: SystemClocks, jump: float, caplog: pytest.LogCaptureFixture
 ):
     clocks.wrong = jump
-    clocks.pass_(CONFIRMATION_TIME - 60)
+    clocks.advance(CONFIRMATION_TIME - 60)
     assert clocks.error == 0
     assert not clocks.clock.is_settled
     clocks.wrong = 0.0
-    clocks.pass_(CONFIRMATION_TIME)
+    clocks.advance(CONFIRMATION_TIME)
     assert clocks.error == 0
-    assert clocks.told == []
+    assert clocks.reported_jumps == []
     assert f"the system's clock jumped by {jump:.0f} s" in caplog.text
     assert "correct again" in caplog.text
 
@@ -66,30 +66,30 @@ def test_a_clock_that_goes_on_evenly_is_believed(
     clocks: SystemClocks, jump: float, caplog: pytest.LogCaptureFixture
 ):
     clocks.wrong = jump
-    clocks.pass_(CONFIRMATION_TIME + 60)
+    clocks.advance(CONFIRMATION_TIME + 60)
     assert clocks.error == jump
-    assert clocks.told == [jump]
+    assert clocks.reported_jumps == [jump]
     assert f"was set by {jump:.0f} s" in caplog.text
     clocks.wrong = 0.0
-    clocks.pass_(CONFIRMATION_TIME + 60)
+    clocks.advance(CONFIRMATION_TIME + 60)
     assert clocks.error == 0
-    assert clocks.told == [jump, -jump]
+    assert clocks.reported_jumps == [jump, -jump]
 
 
 def test_small_corrections_are_followed_at_once(clocks: SystemClocks):
     clocks.wrong = MAX_CORRECTION - 1
-    clocks.pass_(1)
+    clocks.advance(1)
     assert clocks.error == MAX_CORRECTION - 1
-    assert clocks.told == []
+    assert clocks.reported_jumps == []
 
 
 def test_a_clock_that_is_put_right_soon_after_the_start_is_believed_as_soon():
     """A machine that boots without a battery, and hears of a time server a minute later."""
     clocks = SystemClocks(wrong=-20 * MONTH)
-    clocks.pass_(60)
+    clocks.advance(60)
     assert clocks.error == -20 * MONTH
     clocks.wrong = 0.0
-    clocks.pass_(130)
+    clocks.advance(130)
     assert clocks.error == 0
 
 
@@ -99,24 +99,24 @@ def test_a_clock_that_goes_to_and_fro_is_never_believed_and_fills_no_log(
     began = clocks.steady
     while clocks.steady < began + 3 * CONFIRMATION_TIME:
         clocks.wrong = MONTH - clocks.wrong
-        clocks.pass_(5, step=0.5)
+        clocks.advance(5, step=0.5)
     assert clocks.error == 0
-    assert clocks.told == []
+    assert clocks.reported_jumps == []
     assert len(caplog.records) <= 3 * CONFIRMATION_TIME / 60 + 1
 
 
 def test_clock_is_settled_a_day_after_start_or_jump():
     clocks = SystemClocks()
-    clocks.pass_(SETTLING_TIME - 1, step=600)
+    clocks.advance(SETTLING_TIME - 1, step=600)
     assert not clocks.clock.is_settled
-    clocks.pass_(1)
+    clocks.advance(1)
     assert clocks.clock.is_settled
     clocks.wrong = MONTH
-    clocks.pass_(1)
+    clocks.advance(1)
     assert not clocks.clock.is_settled
-    clocks.pass_(CONFIRMATION_TIME + 60)
+    clocks.advance(CONFIRMATION_TIME + 60)
     assert not clocks.clock.is_settled
-    clocks.pass_(SETTLING_TIME, step=600)
+    clocks.advance(SETTLING_TIME, step=600)
     assert clocks.clock.is_settled
 
 

@@ -1,4 +1,4 @@
-"""Services of an edge with sessions that only record what is said to them, for tests of binding."""
+"""Services of an edge with sessions that only record the messages sent to them, for tests of binding."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class FakeHolder:
 
 
 class FakeSession:
-    """A session that remembers what is said to its client."""
+    """A session that records the messages sent to its client."""
 
     def __init__(self) -> None:
-        self.said: list[Any] = []
+        self.sent: list[Any] = []
         self.is_ready = True
         self.link = SimpleNamespace(connection=SimpleNamespace(address=("127.0.0.1", 1)))
         self.streams: list[FakeStream] = []
@@ -97,10 +97,10 @@ class FakeSession:
         return not self.is_ready
 
     def send(self, message: object) -> None:
-        self.said.append(message)
+        self.sent.append(message)
 
     def close(self, code: object) -> None:
-        self.said.append(code)
+        self.sent.append(code)
 
     def stats(self) -> object:
         return SimpleNamespace(last_heard=asyncio.get_running_loop().time())
@@ -165,7 +165,9 @@ class Client:
         fields = {"lease": lease, "unencrypted": unencrypted, "h2": False, "ticket": b""} | more
         bind = BindV2(**fields) if "program" in fields else Bind(**fields)
         self.holdings.bind(self.identity, bind, is_leaving=False, is_resumed=False)
-        answer = next(said for said in reversed(self.session.said) if isinstance(said, Bound | BindRefused))
+        answer = next(
+            message for message in reversed(self.session.sent) if isinstance(message, Bound | BindRefused)
+        )
         return answer if isinstance(answer, Bound) else answer.code
 
     def got(self, lease: int = 1, **more: Any) -> Bound:

@@ -36,7 +36,7 @@ async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_sel
     newer, older = Client(services, A), Client(services, A)
     got = newer.got(ticket=ticket, program=b"new")
     assert older.ask(ticket=ticket, program=b"old", again=True) is BindCode.STALE
-    assert SessionCode.REPLACED not in newer.session.said
+    assert SessionCode.REPLACED not in newer.session.sent
     # The same program may, in a new session: the answer with the newest ticket was lost.
     assert Client(services, A).got(ticket=ticket, program=b"new", again=True).host == got.host
     # And one that was started again before it had kept the answer.
@@ -188,7 +188,7 @@ async def test_a_banned_port_is_taken_away_and_not_had_again(services: EdgeServi
     watch = Refresher(services, [])
     watch._apply()
     await watch.close()
-    assert client.session.said[-1] == BindRefused(1, BindCode.BANNED)
+    assert client.session.sent[-1] == BindRefused(1, BindCode.BANNED)
     assert Client(services, A).got(unencrypted=True, ticket=ticket).unencrypted_port != 17_042
 
 
@@ -251,7 +251,7 @@ async def test_reused_ticket_affects_only_the_second_lease(services: EdgeService
     ticket = client.got().ticket
     assert client.ask(2, ticket=ticket) is BindCode.STALE
     assert [lease.number for lease in client.holdings] == [1]
-    assert client.session.said[0].ticket == ticket, "the session has ended"
+    assert client.session.sent[0].ticket == ticket, "the session has ended"
 
 
 async def test_any_pool_member_may_return_first_after_a_restart(services: EdgeServices):
@@ -281,15 +281,15 @@ async def test_revoked_lease_is_reported_on_each_link(services: EdgeServices):
     first.got(name="shop")
     second.got(name="shop")
     told = BindRefused(1, BindCode.REPLACED)
-    assert first.session.said.count(told) == 1
+    assert first.session.sent.count(told) == 1
     first.holdings.session_resumed()  # the link with which that was said may have been lost
-    assert first.session.said.count(told) == 2
+    assert first.session.sent.count(told) == 2
     # The client has not heard of its lease at all, and asks again: that takes it from nobody.
     assert first.ask(name="shop") is BindCode.REPLACED
     assert second.holdings.is_held(1)
     first.holdings.unbind(1)
     first.holdings.session_resumed()
-    assert first.session.said.count(told) == 3
+    assert first.session.sent.count(told) == 3
 
 
 async def test_so_many_leases_that_were_taken_away_are_remembered(services: EdgeServices):
@@ -297,9 +297,9 @@ async def test_so_many_leases_that_were_taken_away_are_remembered(services: Edge
     for number in range(1, MAX_LEASES + 2):
         client.got(number)
         client.holdings.lose(next(iter(client.holdings)).backend, BindCode.BANNED)
-    client.session.said.clear()
+    client.session.sent.clear()
     client.holdings.session_resumed()
-    assert client.session.said == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
+    assert client.session.sent == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
 
 
 async def test_program_with_a_lost_answer_gets_its_name_back(services: EdgeServices):

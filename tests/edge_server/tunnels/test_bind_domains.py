@@ -83,7 +83,7 @@ async def test_a_domain_that_points_elsewhere(services: EdgeServices):
     client = Client(services, ANY)
     bind = Bind(1, False, False, b"", domain="shop.example.org")
     client.holdings.bind(ANY, bind, is_leaving=False, is_resumed=False, points_here=False)
-    assert client.session.said == [BindRefused(1, BindCode.DOMAIN_ELSEWHERE)]
+    assert client.session.sent == [BindRefused(1, BindCode.DOMAIN_ELSEWHERE)]
 
 
 async def test_a_domain_may_be_shared_and_taken_over_like_a_name(services: EdgeServices):
@@ -93,7 +93,7 @@ async def test_a_domain_may_be_shared_and_taken_over_like_a_name(services: EdgeS
     assert three.ask(domain="pool.example.org", passthrough=True) is BindCode.NOT_SHARED
     one.got(2, domain="solo.example.org", passthrough=True)
     two.got(2, domain="solo.example.org", passthrough=True)
-    assert one.session.said[-1] == BindRefused(2, BindCode.REPLACED)
+    assert one.session.sent[-1] == BindRefused(2, BindCode.REPLACED)
 
 
 async def test_an_identity_has_so_many_domains_at_once(services: EdgeServices):
@@ -115,7 +115,7 @@ async def test_a_banned_domain_is_taken_away(services: EdgeServices, tmp_path: P
     watch = Refresher(services, ())
     watch._apply()
     await watch.close()
-    assert client.session.said[-1] == BindRefused(1, BindCode.BANNED)
+    assert client.session.sent[-1] == BindRefused(1, BindCode.BANNED)
     assert Client(services, ANY).ask(domain="bad.example.org", passthrough=True) is BindCode.BANNED
 
 

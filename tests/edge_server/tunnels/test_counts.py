@@ -93,7 +93,7 @@ async def act(
         terms = TunnelOptions(allow=NETWORKS[: chance.randrange(len(NETWORKS))])
         await services.pending.add(TunnelRecord(f"expected{step}", chance.choice("ab"), 1, terms, 0), None)
     for client in tuple(clients):
-        if any(isinstance(said, SessionCode) for said in client.session.said):
+        if any(isinstance(said, SessionCode) for said in client.session.sent):
             # Its session was ended, because a newer one has its name.
             clients.remove(client)
             client.holdings.release_all(for_good=False)

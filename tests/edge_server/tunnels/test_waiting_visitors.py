@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class WaitingRig:
-    """Tunnels whose clients are away, and a listener by which visitors come to whichever of them is said."""
+    """Tunnels whose clients are away, and a listener whose visitors go to the chosen one of them."""
 
     def __init__(self) -> None:
         self.admission = Admission(cap=1000)

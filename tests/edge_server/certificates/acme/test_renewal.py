@@ -310,7 +310,7 @@ async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(rig: 
 async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice(tmp_path: Path):
     """The system's goes a season ahead and back all the time, or ahead for good."""
     clocks = SystemClocks()
-    clocks.pass_(2 * CONFIRMATION_TIME)
+    clocks.advance(2 * CONFIRMATION_TIME)
     clock = ManualClock()
     rig = RenewalRig(tmp_path, clock)
     rig.manager._now = clocks.clock.now
@@ -328,19 +328,19 @@ async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice
     for _ in range(200):
         rig.manager._start_due()
         clocks.wrong = 100 * DAY - clocks.wrong
-        clocks.pass_(60)
+        clocks.advance(60)
     assert len(begun) == 1
     clocks.clock.add_listener(rig.manager.adjust_clock)
     clocks.wrong = 100 * DAY
     for _ in range(200):
         rig.manager._start_due()
-        clocks.pass_(60)
+        clocks.advance(60)
     assert clocks.error == 100 * DAY
     assert len(begun) == 2
     clocks.wrong = 0.0
     for _ in range(200):
         rig.manager._start_due()
-        clocks.pass_(60)
+        clocks.advance(60)
     assert len(begun) == 2
 
 
