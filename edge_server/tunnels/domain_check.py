@@ -1,8 +1,9 @@
-"""Check that a custom domain points to this edge.
+"""The check that a custom domain points to this edge.
 
-It is made before a tunnel gets the domain, to refuse in clear words what could not work. The token and the claims
-decide who may have a domain, and the authority decides what counts for a certificate. Where the edge does not know
-its own addresses, as behind a NAT without a configured name, every domain is taken to point here.
+It runs before a tunnel gets the domain, so that a domain that cannot work is refused with a clear reason. It is no
+authorisation: the permissions of tokens and the claims decide about that, and the certificate authority validates
+    the domain itself. If the edge does not know its own addresses, as behind a NAT without a configured name,
+    every domain passes.
 """
 
 from __future__ import annotations
@@ -25,43 +26,54 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOKUP: Final = 5.0
-"""Seconds for the addresses of one name; resolvers try again after as many."""
+"""Seconds for the addresses of one name; resolvers retry after the same time."""
 REMEMBERED: Final = 60.0
-"""Seconds for which a domain that pointed here is not looked up again: after a restart all clients come back."""
+"""Seconds for which a good result is cached, because after a restart all clients reconnect at once."""
 MAX_REMEMBERED: Final = 1000
+"""Cached results."""
 MAX_LOOKUPS: Final = 20
-"""At once; the others wait. Each may take a thread of the loop's pool."""
+"""Checks at once; further ones wait. Each may take threads of the resolver's pool."""
 MAX_THREADS: Final = 64
-"""Threads of the system's resolver, which cannot be interrupted: one may hang for half a minute, six times the
-timeout. Other work of the edge has threads of its own."""
+"""Threads for calls of the system's resolver, which cannot be interrupted: a call may hang for half a minute, six
+times the timeout. Other work of the edge has threads of its own."""
 MAX_OF_OWNER: Final = 4
-"""Look-ups at once for one owner: domains whose servers do not answer take LOOKUP seconds each, and must not delay
+"""Checks at once for one owner: domains whose servers do not respond take LOOKUP seconds each, and must not delay
 those of others."""
 MAX_ADDRESSES: Final = 64
 """Addresses of one name; names of content networks have a dozen."""
 
 
 class DomainCheck:
-    """Looks up where domains point, with bounds, and remembers good answers."""
+    """Resolves domains, with limits for each owner, and caches good results."""
 
     def __init__(
         self, own: Sequence[str] = (), resolve: Callable[[str], Awaitable[frozenset[str]]] | None = None
     ) -> None:
-        """``own``: names and addresses under which this edge is reached. ``resolve``: the addresses of a name; it
-        may raise OSError. None: nothing is checked."""
+        """Check against the edge's own addresses.
+
+        Args:
+            own: names and addresses under which this edge is reached.
+            resolve: returns the addresses of a name, or raises OSError. None: every domain passes.
+        """
         self._own = [each for each in own if each]
         self._resolve = resolve
         self._good: OrderedDict[str, float] = OrderedDict()
         self._places = asyncio.Semaphore(MAX_LOOKUPS)
         self._of: dict[str, asyncio.Semaphore] = {}
-        """The places of owners who look something up now, or wait."""
+        """A semaphore for each owner with checks that run or wait."""
         self._looking: Counter[str] = Counter()
 
     async def point_here(self, domain: str, *, owner: str = "", is_known: bool = False) -> bool:
-        """Return True if a domain points here, as far as can be known; within LOOKUP seconds of its turn.
+        """Return True if a domain points to this edge, or that cannot be found out.
 
-        A domain that ``is_known`` to be the owner's is believed when the resolver fails: a short failure takes
-        nothing away.
+        It takes at most LOOKUP seconds in addition to the wait for other checks.
+
+        Args:
+            domain: the domain.
+            owner: key of the token that requests it.
+            is_known: True if the owner has claimed the domain already. It then passes if it does not resolve, so
+                that
+                a short failure of DNS takes no domain away.
         """
         now = asyncio.get_running_loop().time()
         if self._resolve is None or self._good.get(domain, 0.0) > now:
@@ -69,7 +81,9 @@ class DomainCheck:
         async with self._place(owner):
             found, ours = await asyncio.gather(self._addresses(domain), self._ours())
         if ours and not found & ours and (found or not is_known):
-            logger.info("%s does not point here: it has %s, this edge %s", domain, _list(found), _list(ours))
+            logger.info(
+                "%s does not point here: it resolves to %s, this edge has %s", domain, _list(found), _list(ours)
+            )
             return False
         self._good[domain] = now + REMEMBERED
         self._good.move_to_end(domain)
@@ -79,7 +93,10 @@ class DomainCheck:
 
     @contextlib.asynccontextmanager
     async def _place(self, owner: str) -> AsyncIterator[None]:
-        """One of the places, and one of the owner's. What waits for the owner's is not in others' way."""
+        """Hold a slot for a check, within the limit of the owner and then within that of the edge.
+
+        A check that waits for the limit of its owner takes no slot of the edge.
+        """
         mine = self._of.setdefault(owner, asyncio.Semaphore(MAX_OF_OWNER))
         self._looking[owner] += 1
         try:
@@ -95,16 +112,16 @@ class DomainCheck:
         return frozenset().union(*found)
 
     async def _addresses(self, name: str) -> frozenset[str]:
-        """None at all when they cannot be found out."""
+        """Return the addresses of a name; empty if it cannot be resolved."""
         assert self._resolve is not None
         try:
             return frozenset((str(ip_address(name)),))
         except ValueError:
-            pass  # a name, then
+            pass  # not an address, so it is a name
         try:
             async with asyncio.timeout(LOOKUP):
                 return frozenset(sorted(await self._resolve(name))[:MAX_ADDRESSES])
-        except (OSError, UnicodeError) as error:  # a time-out is one of them
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
             logger.debug("%s could not be resolved: %s", name, error)
             return frozenset()
 
@@ -113,7 +130,7 @@ _threads: Final = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="lookup")
 
 
 async def system_addresses(name: str) -> frozenset[str]:
-    """As the system's resolver has them. Raises OSError."""
+    """Return the addresses of a name from the system's resolver. Raises OSError."""
     found = await asyncio.get_running_loop().run_in_executor(_threads, socket.getaddrinfo, name, None)
     return frozenset(str(ip_address(str(address[0]).partition("%")[0])) for *_, address in found)
 
@@ -122,19 +139,19 @@ def make_domain_check(own: Sequence[str], address: str, resolver: str) -> Domain
     """Return the check of an edge that is reached under these names. Raises ConfigError.
 
     Args:
-        own: names and addresses of the edge; empty ones are left out.
-        address: the address that the edge listens on for visitors, which counts if it is a public one.
-        resolver: the DNS server to ask, ``HOST`` or ``HOST:PORT``; empty for the system's resolver.
+        own: names and addresses of the edge; empty ones are ignored.
+        address: the address on which the edge listens for visitors; ignored unless it is a public one.
+        resolver: the DNS server to query, ``HOST`` or ``HOST:PORT``; empty for the system's resolver.
     """
     with contextlib.suppress(ValueError):
-        # An address that only this machine's network knows is none that a domain could have.
+        # No public domain points to a private address.
         own = [*own, address] if ip_address(address).is_global else own
     resolve = addresses_from(read_server(resolver, "--resolver")) if resolver else system_addresses
     return DomainCheck(own, resolve)
 
 
 def addresses_from(server: tuple[str, int]) -> Callable[[str], Awaitable[frozenset[str]]]:
-    """Return a resolver that asks one DNS server, whatever this machine's hosts file says. Raises ConfigError."""
+    """Return a resolver that queries one DNS server and ignores this machine's hosts file. Raises ConfigError."""
     try:
         import dns.asyncresolver  # noqa: PLC0415 - an optional package
         import dns.exception  # noqa: PLC0415 - likewise
@@ -142,7 +159,7 @@ def addresses_from(server: tuple[str, int]) -> Callable[[str], Awaitable[frozens
         raise ConfigError("--resolver needs a package that is not here: pip install 'quictunnel[edge]'") from None
     resolver = dns.asyncresolver.Resolver(configure=False)
     try:
-        # dnspython wants a numeric one.
+        # dnspython requires a numeric address.
         resolver.nameservers = [str(socket.getaddrinfo(server[0], None, type=socket.SOCK_DGRAM)[0][4][0])]
     except OSError as error:
         raise ConfigError(f"--resolver {server[0]} cannot be found: {error.strerror or error}.") from None

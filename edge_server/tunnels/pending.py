@@ -1,6 +1,6 @@
-"""Tunnels that are kept for clients who are on their way, while visitors already come and wait.
+"""Tunnels that are kept for clients which are expected to reconnect, while their visitors wait.
 
-A predecessor has told their names in a hot restart, or they are those of the snapshot before a restart.
+Their names come from the predecessor in a hot restart, or from the snapshot of the previous run.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Wait:
-    """For one client."""
+    """The wait for the client of one tunnel."""
 
     end: asyncio.TimerHandle
     left: float
-    """Time at which the client was last there (time.monotonic)."""
+    """Time at which the client was last connected (time.monotonic)."""
 
 
 class PendingTunnels:
@@ -44,14 +44,14 @@ class PendingTunnels:
     def __init__(
         self, registry: Registry, ports: TcpPorts, admission: Admission, *, visitor_log: VisitorLog, hold: float
     ) -> None:
-        """``hold``: as :attr:`hold`."""
+        """Begin without tunnels. ``hold``: see :attr:`hold`."""
         self._registry = registry
         self._ports = ports
         self._admission = admission
         self._visitor_log = visitor_log
         self.hold = hold
-        """Seconds for which a name of a predecessor's is kept for its owner; visitors wait for at least
-        :data:`MAX_WAIT` of them."""
+        """Seconds for which a name of the predecessor is kept for its client, but at least :data:`MAX_WAIT`, the
+        time for which visitors wait."""
         self._waits: dict[Tunnel, _Wait] = {}
 
     async def add(
@@ -67,8 +67,8 @@ class PendingTunnels:
         Args:
             name: the record of the tunnel.
             sock: the listening socket of its TCP port.
-            seconds: how long to keep it; by default as long as the name of a predecessor.
-            left: when its client was last there (time.time); None if it was there until now.
+            seconds: seconds for which it is kept; by default those for a name of a predecessor.
+            left: time at which its client was last connected (time.time); None: until now.
         """
         tunnel = Tunnel(
             name.name,
@@ -89,15 +89,16 @@ class PendingTunnels:
             await tunnel.port.listen(tunnel.tcp_visitor)
 
     def left(self, tunnel: Tunnel) -> float:
-        """Return the time at which the client of a kept name was last there (time.time), by the current clock."""
+        """Return the time at which the client of a kept tunnel was last connected (time.time, by today's
+        clock)."""
         return time.time() - (time.monotonic() - self._waits[tunnel].left)
 
     def claim(self, tunnel: Tunnel) -> None:
-        """Stop waiting for a client that has come."""
+        """Stop the wait of a tunnel, whose client has bound it."""
         self._waits.pop(tunnel).end.cancel()
 
     def withdraw(self, tunnel: Tunnel) -> None:
-        """Take a tunnel away at the operator's wish: from its clients, or from the one that it is kept for."""
+        """Withdraw a banned tunnel from its clients, or from the client for which it is kept."""
         for backend in tuple(tunnel.backends):
             backend.holder.lose(backend, BindCode.BANNED)
         if tunnel in self._waits:
@@ -105,7 +106,7 @@ class PendingTunnels:
             self._forget(tunnel)
 
     def give_up_all(self) -> None:
-        """Keep no name any longer."""
+        """Close all kept tunnels."""
         for tunnel in tuple(self._waits):
             self._forget(tunnel)
 

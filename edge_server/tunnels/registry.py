@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from edge_server.tunnels.tunnel import Tunnel
 
 NAME_BYTES: Final = 10
-"""80 random bits, 16 characters of base32: names are secrets to those who were not told them."""
+"""80 random bits, 16 characters of base32, because nobody should be able to guess the name of another tunnel."""
 MAX_LEASES: Final = 10_000
-"""Leases of one edge: twice as many as it has room for (OPERATIONS.md), and as many as are noted for a restart
-(``handoff/snapshot_store``)."""
+"""Leases of one edge: twice its sessions (``clients.session_table.MAX_SESSIONS``), and as many as the snapshot for
+a restart takes (``handoff/snapshot_store``)."""
 ALWAYS: Final = 16
-"""Leases that each owner may have as long as there are any."""
+"""Leases that each owner may have in any case, while the edge has room for any."""
 NETWORKS_OF_ONE: Final = 16
-"""A lease counts once more for so many networks to allow or deny, which take as much memory as the rest of it."""
+"""Networks to allow or deny that count as one more lease, because they take as much memory."""
 
 
 def weight_of(options: TunnelOptions) -> int:
@@ -38,7 +38,7 @@ def weight_of(options: TunnelOptions) -> int:
 
 
 def random_name() -> str:
-    """Return a random label, which nobody can guess or ask for."""
+    """Return a random label, which cannot be guessed, and which clients cannot choose."""
     while True:
         name = base64.b32encode(secrets.token_bytes(NAME_BYTES)).decode().lower()
         if RANDOM_LABEL.fullmatch(name):
@@ -55,16 +55,16 @@ class Registry:
     def __init__(self, name: Callable[[], str] = random_name) -> None:
         self._tunnels: dict[str, Tunnel] = {}
         self._counted: dict[Tunnel, _Count] = {}
-        """Each tunnel as it is counted."""
+        """The leases and weight with which each tunnel is counted now."""
         self._held: Counter[str] = Counter()
         self._domains: dict[str, set[str]] = {}
         """Whole domains by owner."""
         self.shares = Shares(MAX_LEASES, minimum=ALWAYS)
-        """Leases by owner, each as often as it counts."""
+        """Weights of the leases by owner."""
         self.alive: weakref.WeakSet[Tunnel] = weakref.WeakSet()
-        """All tunnels that ever were here, as long as they have visitors."""
+        """All tunnels, including removed ones that still have visitors."""
         self.changes = 0
-        """Number of changes, by which a reader knows whether anything has changed."""
+        """Number of changes so far, with which a reader detects changes."""
         self._name = name
 
     def __len__(self) -> int:
@@ -87,7 +87,13 @@ class Registry:
         return len(domains) - (besides in domains)
 
     def may_hold(self, owner: str, options: TunnelOptions, instead_of: Tunnel | None) -> bool:
-        """Return True if an owner's share allows a lease with these options, perhaps instead of another one."""
+        """Return True if an owner's share allows a lease with these options.
+
+        Args:
+            owner: key of the token.
+            options: the options of the new lease.
+            instead_of: the tunnel that the new lease replaces; None if it is an additional one.
+        """
         freed = 0 if instead_of is None else weight_of(instead_of.options)
         return self.shares.may_take(owner, weight_of(options) - freed)
 
@@ -98,22 +104,22 @@ class Registry:
         return name
 
     def add(self, tunnel: Tunnel) -> None:
-        """Enter a tunnel under its name, which nobody holds."""
+        """Add a tunnel, whose name must be free."""
         assert tunnel.name not in self._tunnels
         self._tunnels[tunnel.name] = tunnel
         self.alive.add(tunnel)
         self._recount(tunnel)
 
     def remove(self, tunnel: Tunnel) -> None:
-        """Remove a tunnel, if it is still there."""
+        """Remove a tunnel; do nothing if its name has another tunnel or none."""
         if self._tunnels.get(tunnel.name) is tunnel:
             del self._tunnels[tunnel.name]
             self._recount(tunnel)
 
     def give(self, tunnel: Tunnel, backend: Backend, grant: Grant) -> Backend | None:
-        """Give a tunnel to a backend, as it was granted.
+        """Assign a tunnel to a backend, as granted.
 
-        Returns the backend that served it before and does so no more, or None.
+        Returns the backend that was replaced, or None.
         """
         displaced = None
         if grant.kind is GrantKind.TAKE_OVER:
@@ -132,7 +138,8 @@ class Registry:
         return displaced
 
     def take_back(self, tunnel: Tunnel, backend: Backend) -> bool:
-        """Remove a backend from a tunnel, if it still serves it. Returns True if the tunnel ends with it."""
+        """Remove a backend from a tunnel, if it still serves it. Returns True if the tunnel was removed as
+        well."""
         if backend not in tunnel.backends:
             return False
         tunnel.balancer.remove(backend)
@@ -143,7 +150,7 @@ class Registry:
         return True
 
     def _recount(self, tunnel: Tunnel) -> None:
-        """Count a tunnel as it is now."""
+        """Update the counts of a tunnel's leases."""
         self.changes += 1
         owner, is_here = tunnel.owner, self._tunnels.get(tunnel.name) is tunnel
         before = self._counted.pop(tunnel, _NOTHING)

@@ -1,7 +1,8 @@
 """Routing of TLS visitors by the server name in their ClientHello.
 
-A route leads to a name. The tunnel is looked up when the handshake is complete, so a visitor reaches whoever has
-the name then. The look-up before the handshake finds the certificate, and hides names from those who may not come.
+A route is for a host name. The tunnel is looked up again after the handshake, so a visitor reaches the tunnel that
+has the name then. The lookup before the handshake finds the certificate, and hides the tunnel from addresses that
+its filter denies.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HTTPS_PORT: Final = 443
-"""The port of ``https://``, which such addresses need not say."""
+"""The default port of ``https://``, which URLs omit."""
 
 
 class Router:
@@ -42,7 +43,7 @@ class Router:
         arrivals: ConnectionRateLimiter,
         https_port: int,
     ) -> None:
-        """``https_port``: where visitors without TLS are sent to."""
+        """``https_port``: the port to which visitors without TLS are redirected."""
         self._names = names
         self._certificates = certificates
         self._arrivals = arrivals
@@ -51,8 +52,8 @@ class Router:
     def route(self, hello: ClientHello, host: str) -> Route | Alert | Overload:
         """Return the route of a visitor from the address ``host``, or the alert that refuses it.
 
-        Unknown, absent, malformed and forbidden names get the same answer, and count alike against the rate limit
-        of the address.
+        A name that has no tunnel and a tunnel whose filter denies the address get the same alert, and both count
+        against the rate limit of the address. A ClientHello without a server name is refused before that.
         """
         name, acme = hello.server_name, self._certificates.acme
         if name is None:
@@ -61,7 +62,7 @@ class Router:
             context = acme.challenges.tls.get(name)
             if context is not None:
                 return Route(context, _Validator)
-            # Else it may be a local service's own, behind a tunnel that passes TLS through.
+            # Otherwise the challenge may be one of an origin behind a tunnel with TLS passthrough.
         tunnel = self._find(name, host)
         if isinstance(tunnel, Overload):
             return OVERLOADED
@@ -71,7 +72,7 @@ class Router:
             return Route(None, lambda: self.passing_visitor(name), owner=tunnel.owner, lease=tunnel.name)
         try:
             context = self._context(tunnel, name)
-        except OSError as error:  # OpenSSL reads certificates from files alone, and there was no room for one
+        except OSError as error:  # OpenSSL reads certificates from files only, and no file could be written
             logger.error("no certificate could be made for %s: %s", name, error.strerror or error)
             return Alert.INTERNAL_ERROR
         if context is None:
@@ -83,14 +84,12 @@ class Router:
         return TlsSplice(lambda splice: self._arrive(splice, Ingress(tls=True, authority=name)))
 
     def passing_visitor(self, name: str) -> TcpSplice:
-        """Return the protocol for a visitor of a host name whose TLS does not end here."""
+        """Return the protocol for a visitor of a host name with TLS passthrough."""
         return TcpSplice(lambda splice: self._arrive(splice, Ingress(tls=False, authority=name)))
 
     def origin(self, name: str, host: str) -> RedirectTarget | Overload | None:
-        """Return the address at which a visitor from ``host`` who came without TLS reaches a name.
-
-        None for each name that :meth:`route` does not know either.
-        """
+        """Return the redirect to HTTPS for a visitor from ``host`` without TLS; None where :meth:`route`
+        refuses."""
         tunnel = self._find(name, host)
         if tunnel is None or isinstance(tunnel, Overload):
             return tunnel
@@ -107,10 +106,13 @@ class Router:
             tunnel.admit(splice, ingress)
 
     def _find(self, name: str, host: str) -> Tunnel | Overload | None:
-        """Return the tunnel of a host name if a visitor from ``host`` may come to it; count the visitor."""
+        """Return the tunnel of a host name; None if it has none or the filter denies ``host``.
+
+        Every call counts against the rate limit of the address.
+        """
         tunnel = self._names.find(name)
-        whose = {} if tunnel is None else {"owner": tunnel.owner, "lease": tunnel.name}
-        if not self._arrivals.admit(host, **whose):
+        shares = {} if tunnel is None else {"owner": tunnel.owner, "lease": tunnel.name}
+        if not self._arrivals.admit(host, **shares):
             return OVERLOADED
         return tunnel if tunnel is not None and tunnel.filter.admits(host) else None
 
@@ -121,8 +123,8 @@ class Router:
 
 
 class _Validator(asyncio.Protocol):
-    """Connection of a validator of tls-alpn-01, which has seen the proof in the handshake (RFC 8737 section 3)."""
+    """Connection of a tls-alpn-01 validator, which has read the proof in the handshake (RFC 8737 section 3)."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close the connection, whose handshake was all that it is for."""
+        """Close the connection, which is not needed after the handshake."""
         transport.close()

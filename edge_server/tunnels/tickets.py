@@ -1,7 +1,7 @@
-"""Tickets: what a client holds to get its name and TCP port again, sealed by the edge's key.
+"""Tickets, with which a client gets the same name and TCP port again.
 
-The edge keeps no table of them. Whoever has the key can read a ticket, nobody else can read or make one, so an
-edge that was restarted honours the tickets it gave before.
+Tickets are encrypted and authenticated with a key of the edge. The edge stores no tickets: it accepts those of
+earlier runs, because the key persists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from quictunnel.wire.messages import MAX_HOST, MAX_TICKET
 
 NONCE: Final = 12
-"""Bytes, random: AES-GCM with 96-bit nonces is sound for 2**32 tickets of one key (NIST SP 800-38D)."""
+"""Random bytes: with 96-bit nonces, AES-GCM is safe for 2**32 tickets of one key (NIST SP 800-38D)."""
 
 
 MAX_GENERATION: Final = (1 << 32) - 1
@@ -28,11 +28,12 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     name: Annotated[str, msgspec.Meta(max_length=MAX_HOST)]
     """The label below the edge's domain, or a whole domain."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
-    """The TCP port; 0 when none was leased."""
+    """The TCP port; 0 for none."""
     owner: Annotated[str, msgspec.Meta(max_length=64)]
-    """The identity it was given to; of no use to any other."""
+    """The identity that it was issued to, the only one that may use it."""
     generation: Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)]
-    """Rises with every ticket for the same name, so that an older holder does not take it from a newer one."""
+    """Number that increases with every ticket of a name, so that an old ticket does not take it from a newer
+    one."""
 
 
 class TicketSealer:
@@ -55,6 +56,6 @@ class TicketSealer:
             plain = self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], self._context)
             ticket = msgspec.msgpack.decode(plain, type=Ticket)
         except (InvalidTag, ValueError, msgspec.MsgspecError):
-            # ValueError: too short for a nonce. All of these are one answer: not ours.
+            # ValueError: too short for a nonce. The caller need not distinguish these cases.
             return None
         return ticket if ticket.owner == owner else None

@@ -199,7 +199,7 @@ class Tunnel:
         if stream is None:
             splice.refuse()
             return
-        self.visitors[splice].carry_by(backend)
+        self.visitors[splice].set_carrier(backend)
         if self.meters is not None and splice.throttle is None:
             splice.throttle = Throttle(*self.meters)
         if self.is_pool:
@@ -207,7 +207,7 @@ class Tunnel:
         if self.options.proxy_protocol and not tried:
             stream.write(proxy_header(splice, ingress, self.options.proxy_protocol))
         splice.join(stream)
-        self.visitors[splice].travels_on(stream, splice)
+        self.visitors[splice].set_stream(stream, splice)
 
     def _refused(self, splice: Splice, code: StreamCode, ingress: Ingress, tried: frozenset[Backend]) -> bool:
         """Pass a refused visitor on to another backend, as long as its origin has received no byte.
@@ -226,7 +226,7 @@ class Tunnel:
     def _visitor_ended(self, splice: Splice) -> None:
         self.waiting.discard(splice)
         visit = self.visitors.pop(splice)
-        visit.carry_by(None)
+        visit.set_carrier(None)
         self._admission.leave(self.owner, self.name, visit.host)
         self.past_in += visit.bytes_in
         self.past_out += visit.bytes_out

@@ -1,4 +1,5 @@
-"""A tunnel as one edge tells the next: through a hot restart, or through the snapshot of held names."""
+"""The record of a tunnel that an edge passes on to the next one: by a hot restart, or by the snapshot of held
+names."""
 
 from __future__ import annotations
 
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
-    """A tunnel whose client will come back and ask for it again."""
+    """A tunnel that its client will request again."""
 
     name: str
     owner: str
     generation: int
     terms: TunnelOptions
     port: int
-    """TCP port, whose listening socket comes with the message of a hot restart; 0 for none."""
+    """TCP port, whose listening socket is sent with the message of a hot restart; 0 for none."""
     program: bytes = b""
-    """Program of the client that held it (``messages.BindV2``), if the client said so."""
+    """Program of its client (``messages.BindV2.program``); empty if the client did not send it."""
     is_first_ask: bool = False
-    """That program had not had the name before: it was started later than any that asks again."""
+    """True if that program had not held the name before, so it started later than any program that had."""
 
     @classmethod
     def of(cls, tunnel: Tunnel, port: int) -> Self:

@@ -1,7 +1,7 @@
-"""Visitors, as they are told of: who was where, for how long, with how many bytes, and why it ended.
+"""The log of visitors: tunnel, duration, bytes and end of each visitor connection.
 
-One :class:`VisitorConnection` for each that is in; the :class:`VisitorLog` has those that are, sums of those that
-were, and writes one line of the log for each that leaves. Nothing in here decides anything.
+Each active visitor has a :class:`VisitorConnection`. The :class:`VisitorLog` has the active ones, totals of the
+finished ones, and writes one access log line for each that ends. This module makes no decisions.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Kind = Literal["tls", "tcp", "passthrough"]
-"""TLS that ends here; plain TCP at a port; TLS that ends at the origin."""
+"""TLS terminated by the edge; plain TCP at a port; TLS terminated by the origin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """The way by which a visitor came."""
+    """The listener through which a visitor connected."""
 
     tls: bool
-    """Over TLS that ended here."""
+    """True if the edge terminated its TLS."""
     authority: str = ""
-    """The name that led it here, if one did."""
+    """Host name that the visitor requested; empty at a TCP port."""
 
     @property
     def kind(self) -> Kind:
@@ -54,14 +54,14 @@ class EndReason(enum.Enum):
     """Reason for the end of a visitor connection. The set is fixed, so that counters by reason are bounded."""
 
     DONE = "both sides finished"
-    LEFT = "the origin had finished, and the visitor left"
-    """Without ending its side, as many programs do when they have what they asked for: curl, for one."""
-    VISITOR = "the visitor broke it off"
-    ORIGIN = "the origin broke it off"
-    REFUSED = "the origin did not answer"
-    STALLED = "one side took nothing in for too long"
+    LEFT = "the origin finished, then the visitor closed"
+    """The visitor closed without a half-close before, as many programs do after the response, such as curl."""
+    VISITOR = "the visitor closed early"
+    ORIGIN = "the origin closed early"
+    REFUSED = "the origin could not be reached"
+    STALLED = "one side read nothing for too long"
     CLOSED = "the tunnel was closed, or lost its client"
-    SENT_AWAY = "no client took it"
+    SENT_AWAY = "refused: no client accepted it"
 
 
 _BY_CODE: Final = {
@@ -75,24 +75,24 @@ _BY_CODE: Final = {
 
 
 SECONDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
-"""Bounds of the classes in which durations are counted: half a decade each, from loopback to a working day."""
+"""Upper bounds of the histogram's buckets, half a decade each, from a request on loopback to an hour."""
 
 
 _LINE: Final = "visitor %s of %s (%s): %d bytes in, %d out, %.3f s, %s"
 MAX_DIGITS: Final = 16
-"""Digits in the number of a visit: no edge has that many visits."""
+"""Digits of a visitor's number; more than an edge ever counts."""
 
 
 class Histogram:
-    """Durations by class, for those who draw distributions."""
+    """A histogram of durations."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(SECONDS) + 1)
-        """In each class; the last is of those beyond all bounds."""
+        """Count of each bucket; the last one is for durations above all bounds."""
         self.sum = 0.0
 
     def count(self, seconds: float) -> None:
-        """One more."""
+        """Add a duration."""
         self.counts[bisect_left(SECONDS, seconds)] += 1
         self.sum += seconds
 
@@ -108,7 +108,7 @@ class Carrier(Protocol):
 
 
 class VisitorConnection:
-    """One visitor that is in."""
+    """One active visitor."""
 
     __slots__ = (
         "alpn",
@@ -130,25 +130,25 @@ class VisitorConnection:
         self, host: str, kind: Kind, *, lease: str, owner: str, port: int = 0, tls: str = "", alpn: str = ""
     ) -> None:
         self.number = 0
-        """Number since this edge was started; given by the log."""
+        """Number of the visitor since the start of this edge, set by the log."""
         self.host = host
         self.network = peer_prefix(host)
-        """Network that counts as one peer."""
+        """Network that limits count as one peer."""
         self.port = port
         self.kind: Kind = kind
         self.lease = lease
         self.owner = owner
         self.tls = tls
-        """The version of TLS that ends here, as OpenSSL names it: ``TLSv1.3``."""
+        """Version of the TLS that the edge terminates, as OpenSSL names it (``TLSv1.3``); else empty."""
         self.alpn = alpn
-        """ALPN protocol within TLS: ``h2``, ``http/1.1``, or nothing."""
+        """ALPN protocol of that TLS: ``h2`` or ``http/1.1``; empty for none."""
         self.began = time.monotonic()
         self.first_byte: float | None = None
-        """Seconds from then to the first byte of the origin."""
+        """Seconds from ``began`` to the first byte of the origin; None until then."""
         self.carrier: Carrier | None = None
-        """The client that serves it; None while it waits for one."""
+        """The client that serves it; None while it is queued."""
         self.stream: Stream | None = None
-        """The stream that carries it, once a client has taken it."""
+        """Its stream to the client; None while it is queued."""
 
     @property
     def bytes_in(self) -> int:
@@ -160,25 +160,26 @@ class VisitorConnection:
         """Bytes from the origin to the visitor so far."""
         return self.stream.bytes_received if self.stream is not None else 0
 
-    def carry_by(self, carrier: Carrier | None) -> None:
-        """Note which client serves the visitor; None: none any more."""
+    def set_carrier(self, carrier: Carrier | None) -> None:
+        """Set the client that serves the visitor; None at the end."""
         if self.carrier is not None:
             self.carrier.active -= 1
         self.carrier = carrier
         if carrier is not None:
             carrier.active += 1
 
-    def travels_on(self, stream: Stream, splice: Splice) -> None:
-        """Note that a client has taken the visitor; ``splice`` is joined with the stream."""
+    def set_stream(self, stream: Stream, splice: Splice) -> None:
+        """Set the stream of the visitor, with which ``splice`` is joined, and measure the time to its first
+        byte."""
         self.stream = stream
         if self.first_byte is None and not stream.is_over:
             stream.replace_side(_FirstByte(self, splice))
 
 
 class _FirstByte:
-    """Takes the place of a splice until the first byte of the origin has come (a ``StreamSide``).
+    """Replaces a splice as the side of a stream until the first byte of the origin (a ``StreamSide``).
 
-    It is then removed, so that later bytes cost nothing more.
+    It is then removed, so that later bytes have no extra cost.
     """
 
     __slots__ = ("_splice", "_visit")
@@ -188,7 +189,7 @@ class _FirstByte:
         self._splice = splice
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
-        """Note the time of the first byte, and step aside."""
+        """Record the time of the first byte, and pass the data and the stream on to the splice."""
         visit = self._visit
         visit.first_byte = time.monotonic() - visit.began
         if visit.stream is not None:
@@ -200,7 +201,7 @@ class _FirstByte:
         self._splice.stream_end()
 
     def stream_room(self) -> None:
-        """Pass it on that there is room."""
+        """Pass on that the stream can be written again."""
         self._splice.stream_room()
 
     def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
@@ -209,52 +210,52 @@ class _FirstByte:
 
 
 class VisitorLog:
-    """Visitors that are in, and counts of those that have left."""
+    """Active visitors, and totals of the finished ones."""
 
     def __init__(self) -> None:
         self.now: dict[VisitorConnection, None] = {}
-        """Visitors that are in, in the order of coming."""
+        """Active visitors, oldest first."""
         self.came: Counter[Kind] = Counter()
         self.endings: Counter[EndReason] = Counter()
         self.durations = Histogram()
-        """Durations of finished visits."""
+        """Durations of finished visitor connections."""
         self.first_bytes = Histogram()
-        """Seconds until the first byte of the origin, where there was one."""
+        """Seconds until the first byte of the origin, of finished visitor connections that received one."""
         self._mark = secrets.token_hex(4)
-        """Mark of this process, so that no two edges, and no two runs of one, name a visit alike."""
+        """Prefix of the names of visitors, which makes them unique over all edges and runs."""
         self.on_end: Callable[[VisitorConnection], None] = lambda _: None
-        """Called with each visitor that has left."""
+        """Called with each visitor that has ended."""
         self._bytes_in = 0
         self._bytes_out = 0
 
     @property
     def bytes_in(self) -> int:
-        """Bytes from all visitors, of now and before."""
+        """Bytes from all visitors, active and finished."""
         return self._bytes_in + sum(visit.bytes_in for visit in self.now)
 
     @property
     def bytes_out(self) -> int:
-        """Bytes to all visitors, of now and before."""
+        """Bytes to all visitors, active and finished."""
         return self._bytes_out + sum(visit.bytes_out for visit in self.now)
 
     def name_of(self, visit: VisitorConnection) -> str:
-        """Return the name of a visit in the log and in dumps."""
+        """Return the name of a visitor connection in the log and in dumps."""
         return f"{self._mark}-{visit.number}"
 
     def number_of(self, name: str) -> int | None:
-        """Return the number in a name of a visit; None if it is not one of this process."""
+        """Return the number in the name of a visitor connection; None if it is not from this run."""
         mark, _, number = name.partition("-")
         is_ours = mark == self._mark and number.isascii() and number.isdigit() and len(number) < MAX_DIGITS
         return int(number) if is_ours else None
 
     def begin(self, visit: VisitorConnection) -> None:
-        """Note that a visitor has come in."""
+        """Add an admitted visitor, and give it a number."""
         self.now[visit] = None
         self.came[visit.kind] += 1
         visit.number = self.came.total()
 
     def end(self, visit: VisitorConnection, splice: Splice) -> None:
-        """Note that a visitor has left, for the reason that its splice knows; write the access log."""
+        """Remove a visitor that has ended, count it, and write its access log line. ``splice`` has the reason."""
         self.now.pop(visit, None)
         seconds = time.monotonic() - visit.began
         self._bytes_in += visit.bytes_in
@@ -266,10 +267,10 @@ class VisitorLog:
         if visit.first_byte is not None:
             self.first_bytes.count(visit.first_byte)
         if logger.isEnabledFor(logging.INFO):
-            self._say(visit, seconds, ending)
+            self._write_line(visit, seconds, ending)
 
-    def _say(self, visit: VisitorConnection, seconds: float, ending: EndReason) -> None:
-        words = (
+    def _write_line(self, visit: VisitorConnection, seconds: float, ending: EndReason) -> None:
+        values = (
             visit.host or "unknown",
             visit.lease,
             visit.kind,
@@ -278,8 +279,8 @@ class VisitorLog:
             seconds,
             ending.value,
         )
-        # A record of our own: logging would walk the stack to find out who speaks, which is a third of the cost.
-        record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, _LINE, words, None)
+        # logger.info would search the stack for the caller, which takes a third of the time.
+        record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, _LINE, values, None)
         record.fields = self._fields(visit, seconds, ending)
         logger.handle(record)
 

@@ -1,4 +1,4 @@
-"""Visitors who wait for a client of their tunnel that has no link at the moment, in the order of coming."""
+"""The queue of visitors that wait until the client of their tunnel has a link again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class WaitingVisitor:
-    """A visitor that waits, and until when. It holds a descriptor; nothing is read from it."""
+    """A queued visitor with its timer. It occupies a descriptor; nothing is read from it."""
 
     queue: WaitingVisitors
     splice: Splice
@@ -22,22 +22,22 @@ class WaitingVisitor:
     timer: asyncio.TimerHandle
 
     def send_away(self) -> None:
-        """Refuse the visitor; it waits no longer."""
+        """Remove the visitor from the queue and refuse it."""
         self.queue.discard(self.splice)
         self.splice.refuse()
 
 
 class Released(NamedTuple):
-    """A visitor that waits no longer, and may go in."""
+    """A visitor that was taken out of the queue, to be served."""
 
     splice: Splice
     ingress: Ingress
     left: float
-    """Seconds for which it may still wait."""
+    """Seconds for which it may wait again, if there is still no link."""
 
 
 class WaitingVisitors:
-    """The waiting visitors of one tunnel; bounded by the places that admission has for them."""
+    """The queue of one tunnel, oldest visitor first; admission limits its length."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -47,7 +47,8 @@ class WaitingVisitors:
         return len(self._waiting)
 
     def add(self, splice: Splice, ingress: Ingress, visit: VisitorConnection, seconds: float) -> None:
-        """Let a visitor wait for so many seconds. The one that has to make room for it is refused."""
+        """Queue a visitor for this many seconds. If the limit is reached, admission evicts a visitor, which is
+        refused."""
         timer = asyncio.get_running_loop().call_later(seconds, self._send_away, splice)
         waiting = self._waiting[splice] = WaitingVisitor(self, splice, ingress, timer)
         evicted = self._admission.wait(waiting, visit.host, visit.owner, visit.lease)
@@ -55,14 +56,14 @@ class WaitingVisitors:
             evicted.send_away()
 
     def discard(self, splice: Splice) -> None:
-        """Stop the wait of a visitor, if it waits."""
+        """Remove a visitor from the queue, if it is queued."""
         waiting = self._waiting.pop(splice, None)
         if waiting is not None:
             waiting.timer.cancel()
             self._admission.waiting.leave(waiting)
 
     def release(self) -> list[Released]:
-        """Return all visitors, which wait no longer."""
+        """Remove and return all visitors."""
         now = asyncio.get_running_loop().time()
         released = [
             Released(each.splice, each.ingress, max(0.0, each.timer.when() - now))
@@ -73,7 +74,7 @@ class WaitingVisitors:
         return released
 
     def send_all_away(self) -> None:
-        """Refuse all visitors."""
+        """Remove and refuse all visitors."""
         for waiting in tuple(self._waiting.values()):
             waiting.send_away()
 
