@@ -293,7 +293,7 @@ def test_a_successor_that_fails_anywhere_leaves_nothing(runner, tmp_path, monkey
 
 
 @needs_proc
-async def test_one_step_of_the_stop_that_fails_does_not_keep_the_others_from_ending(tmp_path, monkeypatch):
+async def test_failed_step_of_the_stop_does_not_prevent_the_others(tmp_path, monkeypatch):
     StateDir(tmp_path)
 
     def fail(_: object) -> None:
@@ -363,7 +363,7 @@ async def test_the_stop_goes_in_the_reverse_order_of_the_start(tmp_path, monkeyp
 
 
 class TestMistakes:
-    """Each mistake of an operator is one clear line, and nothing stays open."""
+    """Mistakes of an operator are one clear line each, and nothing stays open."""
 
     @pytest.mark.parametrize("option", ["https", "quic", "admin", "acme_http"])
     @needs_proc

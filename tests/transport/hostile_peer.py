@@ -75,7 +75,7 @@ def held() -> int:
     return int(info.field7 + info.field4)  # uordblks in all arenas, and hblkhd of what was mapped
 
 
-class Fight:
+class Attack:
     """Connection between an aioquic end, ``hostile``, and a native end, ``victim``."""
 
     def __init__(self, pair: Pair) -> None:

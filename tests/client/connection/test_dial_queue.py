@@ -82,7 +82,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_visitors_in_the_queue_have_no_task_and_come_in_order(visitors):
+async def test_queued_visitors_have_no_task_and_keep_their_order(visitors):
     handler, lease, service = visitors
     before = len(asyncio.all_tasks())
     streams = [Visitor() for _ in range(50)]
@@ -120,7 +120,7 @@ async def test_dial_without_an_answer_frees_its_slot_after_a_while(visitors, mon
     assert len(lease.dial_queue) == MAX_CONCURRENT_DIALS
 
 
-async def test_visitor_who_leaves_the_queue_is_not_dialled_and_gives_its_place_back(visitors):
+async def test_visitor_that_leaves_the_queue_is_not_dialled(visitors):
     handler, lease, service = visitors
     streams = [Visitor() for _ in range(MAX_CONCURRENT_DIALS + 3)]
     for stream in streams:

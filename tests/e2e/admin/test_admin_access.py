@@ -84,11 +84,11 @@ def test_every_answer_is_hardened(operator: AdminClient):
 
 def test_wrong_tokens_lock_out_only_their_address(rig: AdminTunnel):
     admin = rig.edge.server.admin
-    with AdminClient(admin.url, "guess") as stranger, AdminClient(admin.url, admin.token) as owner:
-        found = [stranger.ask("/edge").status_code for _ in range(8)]
+    with AdminClient(admin.url, "guess") as other_client, AdminClient(admin.url, admin.token) as owner:
+        found = [other_client.ask("/edge").status_code for _ in range(8)]
         assert found[-1] == 429
         assert set(found) <= {401, 429}
-        assert stranger.ask("/edge").headers["retry-after"] == "60"
+        assert other_client.ask("/edge").headers["retry-after"] == "60"
         assert owner.ask("/edge").status_code == 200
         too_long = {"authorization": f"Bearer {admin.token}{'x' * MAX_TOKEN}"}
         assert owner.http.get(f"{PREFIX}/edge", headers=too_long).status_code in (401, 429)

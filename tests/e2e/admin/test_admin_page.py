@@ -71,7 +71,7 @@ class AdminPageRig(EmbeddedTunnel):
 
 @pytest.fixture
 def rig(browser: Browser, engines) -> Iterator[AdminPageRig]:
-    """One of one's own, for what ends things."""
+    """Edge and page of its own, for tests that end something."""
     with AdminPageRig(browser) as rig:
         yield rig
 

@@ -172,9 +172,9 @@ def test_visitors_who_leave_while_the_origin_is_dialled_are_not_dialled_for(edge
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         for _ in range(3):
-            crowd = stack.enter_context(socket.socket())
-            crowd.setblocking(False)
-            crowd.connect_ex(listener.getsockname())
+            waiting_socket = stack.enter_context(socket.socket())
+            waiting_socket.setblocking(False)
+            waiting_socket.connect_ex(listener.getsockname())
         forwarding = quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True)
         tunnel = stack.enter_context(forwarding)
         visits = client.loop_and_manager()[1].visitors._dialling

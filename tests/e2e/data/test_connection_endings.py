@@ -66,7 +66,7 @@ def test_first_to_finish_still_receives_everything(pair, visitor_ends_first: boo
     sender.join()
 
 
-def test_ends_may_come_without_a_byte(rig, kind):
+def test_connection_may_end_without_a_byte(rig, kind):
     visitor, origin = rig.visitor(kind), rig.accept()
     visitor.finish()
     assert receive_all(origin) == b""
@@ -273,7 +273,7 @@ def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(rig):
 
 
 def test_data_after_a_broken_record_is_dropped(rig):
-    """Whoever is on the path can break a record, and what it adds is not what the visitor said."""
+    """An attacker on the path can break a TLS record, but the bytes that he adds never reach the origin."""
     visitor, origin = rig.pair("tls")
     visitor.send(b"one")
     receive_exactly(origin, 3)

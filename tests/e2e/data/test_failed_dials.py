@@ -115,7 +115,7 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
     assert "a fault of ours" in caplog.text
 
 
-async def test_edge_that_allows_no_stream_breaks_the_protocol_and_is_no_fault_of_the_client(
+async def test_edge_that_allows_no_stream_is_a_protocol_violation(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with HostileEdge(tmp_path, Limits(streams=0, stream_window=KIB, connection_window=KIB)) as edge:

@@ -211,7 +211,7 @@ def test_curl_shows_each_line_of_an_endless_answer(edge, client, running):
     """An answer that is still being written is read as it comes, by a program in another process."""
     need("curl")
 
-    async def scene():
+    async def run_conversation():
         go_on = asyncio.Event()
 
         async def answer(_reader, writer):
@@ -230,4 +230,4 @@ def test_curl_shows_each_line_of_an_endless_answer(edge, client, running):
                 go_on.set()  # the next is written only when this one was seen
             assert await process.wait() == 0
 
-    asyncio.run(scene())
+    asyncio.run(run_conversation())

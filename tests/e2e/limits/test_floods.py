@@ -265,7 +265,7 @@ def handshakes(rig: LoadRig, count: int) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sources", [pytest.param(1, id="one address", marks=pytest.mark.long), 2000])
-def test_slow_and_idle_tls_visitors_delay_nobody(tmp_path: Path, sources: int):
+def test_slow_and_idle_tls_visitors_do_not_delay_others(tmp_path: Path, sources: int):
     """2,000 ClientHellos at a byte a second, and 5,000 visitors who do nothing: a fresh handshake's p99 is below
     200 ms, and the drips are gone in six seconds."""
     with LoadRig(tmp_path, *WITH_METRICS) as rig:

@@ -74,16 +74,16 @@ def test_visitors_beyond_the_cap_are_reset_and_tunnels_live_on(tmp_path):
 
 def test_silent_connections_cannot_take_all_descriptors(tmp_path):
     """Connections that say nothing, more of them than the edge may have files: visitors who are in go on, new
-    tunnels can be made, and when the strangers have gone everybody is served."""
+    tunnels can be made, and when the silent connections have gone everybody is served."""
     prefix = (need("prlimit"), "--nofile=400:400", "--")
     with LoadRig(tmp_path, prefix=prefix) as rig:
         rig.do_checked("idle", count=20, tls=False)
         rig.do_checked("idle", count=20, tls=True)
-        strangers = []
+        silent_sockets = []
         for _ in range(500):
-            stranger = socket.socket()
-            strangers.append(stranger)
-            stranger.connect_ex(("127.0.0.1", rig.client.tunnel.port))  # beyond the bound it is reset at once
+            silent_socket = socket.socket()
+            silent_sockets.append(silent_socket)
+            silent_socket.connect_ex(("127.0.0.1", rig.client.tunnel.port))  # beyond the bound it is reset at once
         try:
             rig.do_checked("ask_again")
             with (
@@ -92,7 +92,7 @@ def test_silent_connections_cannot_take_all_descriptors(tmp_path):
             ):
                 assert tunnel.unencrypted_port
         finally:
-            for stranger in strangers:
-                stranger.close()
-        eventually(lambda: sockets_of(rig.edge.pid) < 100, "strangers are left")
+            for silent_socket in silent_sockets:
+                silent_socket.close()
+        eventually(lambda: sockets_of(rig.edge.pid) < 100, "silent connections are left")
         rig.do_checked("burst", count=50, size=KIB)

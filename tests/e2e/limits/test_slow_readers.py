@@ -53,7 +53,7 @@ def settled_memory(rig: LoadRig, patience: float = 60.0) -> dict[str, int]:
     ],
 )
 def test_a_hundred_visitors_that_never_read(tmp_path, tls, apart):
-    """Each asks for an answer without end. The one beside them keeps 80 % of the speed that it has alone."""
+    """The hundred ask for an endless answer. A visitor beside them keeps 80 % of the speed that it has alone."""
     with LoadRig(tmp_path) as rig:
         rig.speed(SIZE)
         start = rig.memory()

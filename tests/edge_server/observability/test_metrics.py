@@ -1,4 +1,4 @@
-"""The figures: well named, documented, complete, and as many whatever strangers do."""
+"""The figures: well named, documented, complete, and constant in number whatever visitors send."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_two_thousand_random_names_add_nothing(edge: RunningEdge, introspe
     loop = asyncio.get_running_loop()
     numbers = itertools.count()
 
-    async def strangers() -> None:
+    async def send_random_names() -> None:
         for number in numbers:
             if number >= NAMES:
                 return
@@ -167,7 +167,7 @@ async def test_two_thousand_random_names_add_nothing(edge: RunningEdge, introspe
                 with contextlib.suppress(ConnectionResetError):  # when there were too many
                     assert await loop.sock_recv(sock, 64) == ALERT
 
-    await asyncio.gather(*(strangers() for _ in range(64)))
+    await asyncio.gather(*(send_random_names() for _ in range(64)))
     after = exposition.text()
     assert series(introspection) == before
     assert len(after) - size < 500, "no more than longer numbers"

@@ -44,7 +44,7 @@ def challenge(pair: Pair, source: Connection, asked: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, MAX_PATH_FRAMES])
-def test_each_of_a_few_challenges_is_answered_once(make_pair, count):
+def test_few_challenges_are_answered_once_each(make_pair, count):
     pair = make_pair()
     client, _ = pair.connect()
     heard = answers_of(client)
@@ -126,7 +126,7 @@ def test_a_peer_that_moves_and_acknowledges_nothing_is_challenged_in_one_place(m
     assert not edge.quic.table.control
 
 
-def test_a_peer_that_retires_ours_and_acknowledges_nothing_gets_others_from_one_place(make_pair):
+def test_peer_retiring_our_ids_gets_new_ones_from_one_queue(make_pair):
     pair = make_pair()
     client, edge = pair.connect()
     pair.down.down = True
@@ -142,7 +142,7 @@ def test_a_peer_that_retires_ours_and_acknowledges_nothing_gets_others_from_one_
     assert not edge.quic.table.control
 
 
-def test_a_peer_that_has_its_own_retired_and_acknowledges_nothing_is_sent_away(make_pair):
+def test_peer_whose_retired_ids_pile_up_is_closed(make_pair):
     pair = make_pair()
     client, edge = pair.connect()
     pair.down.down = True
@@ -154,7 +154,7 @@ def test_a_peer_that_has_its_own_retired_and_acknowledges_nothing_is_sent_away(m
     assert pair.edge.closed_with(QuicErrorCode.CONNECTION_ID_LIMIT_ERROR)
 
 
-def test_answers_of_which_nobody_asked_are_read_up_to_a_bound(make_pair):
+def test_unsolicited_responses_are_read_up_to_a_bound(make_pair):
     pair = make_pair()
     client, edge = pair.connect()
     heard = answers_of(edge)

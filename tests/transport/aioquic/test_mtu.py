@@ -88,7 +88,7 @@ def test_accidental_losses_do_not_shrink_it(make_pair):
     assert pair.edge.connections[0].stats().datagram_size == 1452
 
 
-def test_the_search_is_begun_again_after_a_while():
+def test_mtu_search_is_repeated():
     search = MtuSearch(1350, 1500)
     for _ in range(3):
         assert search.next_probe(1.0) == SIZES[0]

@@ -14,7 +14,7 @@ TEXT = bytes(range(1, 251)) * 2
 
 
 @given(st.lists(st.tuples(st.integers(0, len(TEXT) - 1), st.integers(0, 60)), max_size=40))
-def test_pieces_in_any_order_come_out_as_they_were(pieces):
+def test_pieces_in_any_order_are_reassembled(pieces):
     half = ReceiveHalf(1 << 20)
     stored, out = 0, b""
     known = set()
@@ -40,7 +40,7 @@ def test_pieces_in_any_order_come_out_as_they_were(pieces):
     st.lists(st.tuples(st.integers(1, 50), st.booleans()), max_size=400),
     st.integers(0, 5),
 )
-def test_whatever_is_lost_is_sent_again_until_all_is_acknowledged(writes, sends, window_step):
+def test_lost_data_is_resent_until_acknowledged(writes, sends, window_step):
     done = []
     half = SendHalf(10, lambda: done.append(True))
     for data in writes:
@@ -85,7 +85,7 @@ def test_slices_refer_to_what_was_written():
     assert piece.obj is data
 
 
-def test_cubic_shrinks_once_a_round_trip_and_comes_back():
+def test_cubic_shrinks_once_per_round_trip_and_recovers():
     cc = Cubic(max_datagram_size=1000)
     cc.full = True
     cc.bytes_in_flight = 10_000

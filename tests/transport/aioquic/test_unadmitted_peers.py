@@ -23,7 +23,7 @@ def is_empty(engine: AioquicEngine) -> bool:
     return not (engine._connections or len(engine._routes) or len(engine._unadmitted) or engine._timers)
 
 
-def test_every_new_address_meets_a_retry(edge):
+def test_every_new_address_gets_a_retry(edge):
     (answer,) = say(edge, initial())
     assert answer[0] & 0xF0 == 0xF0
     assert len(answer) < 200

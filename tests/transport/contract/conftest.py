@@ -9,7 +9,7 @@ import pytest
 
 from tests.transport.engine_pair import make_pair_of
 from tests.transport.engine_pairings import engines
-from tests.transport.hostile_peer import AIOQUIC_VICTIMS, NATIVE_VICTIMS, Fight, make_attacked
+from tests.transport.hostile_peer import AIOQUIC_VICTIMS, NATIVE_VICTIMS, Attack, make_attacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +33,8 @@ def attacked(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Pair:
 
 
 @pytest.fixture
-def fight(attacked: Pair) -> Iterator[Fight]:
+def attack(attacked: Pair) -> Iterator[Attack]:
     """A connection between them, and a look at what is left after it."""
-    begun = Fight(attacked)
+    begun = Attack(attacked)
     yield begun
     begun.check_aftermath()

@@ -35,7 +35,7 @@ def test_open_before_the_handshake_is_complete(make_pair):
     assert client.open() == 0
 
 
-def test_a_stranger_has_one_stream_and_16_kib_until_it_is_admitted(make_pair):
+def test_unadmitted_peer_has_one_stream_and_16_kib(make_pair):
     pair = make_pair()
     client, edge = pair.connect(admit=False)
     stream = client.open()
@@ -60,7 +60,7 @@ def test_pings_keep_a_connection(make_pair):
     assert not pair.client.of(Closed)
 
 
-def test_nobody_answers(make_pair):
+def test_silent_address_times_out(make_pair):
     pair = make_pair()
     pair.up.down = True
     pair.connection = pair.client.engine.connect(EDGE, "edge.test", pair.now)
@@ -112,7 +112,7 @@ def test_stats(make_pair):
     assert stats.datagram_size >= 1200
 
 
-def test_it_is_told_connected_once(make_pair):
+def test_connected_is_reported_once(make_pair):
     pair = make_pair()
     pair.connect()
     assert pair.client.of(Connected) == pair.edge.of(Connected) == [Connected()]
@@ -142,7 +142,7 @@ def test_idle_time_out(make_pair):
     assert not pair.edge.engine.has_connections()
 
 
-def test_a_goodbye_leaves_although_the_congestion_window_is_full(make_pair):
+def test_connection_close_ignores_the_congestion_window(make_pair):
     """CONNECTION_CLOSE cannot make congestion worse (RFC 9002 section 7 counts ack-eliciting packets only)."""
     pair = make_pair()
     client, _ = pair.connect()

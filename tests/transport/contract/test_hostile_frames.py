@@ -69,12 +69,12 @@ def test_frames_that_break_the_protocol_end_their_connection_only(make_pair, fra
 
 @CLIENTS_ATTACKED
 @pytest.mark.parametrize("frame", [*FORBIDDEN, *FORBIDDEN_TO_EDGES], ids=repr)
-def test_frames_that_break_the_protocol_end_a_client(fight, frame, caplog):
-    fight.say(frame)
-    fight.pair.settle(5)
-    (closed,) = fight.defender.of(Closed)
+def test_frames_that_break_the_protocol_end_a_client(attack, frame, caplog):
+    attack.say(frame)
+    attack.pair.settle(5)
+    (closed,) = attack.defender.of(Closed)
     assert closed.cause is CloseCause.PROTOCOL
-    assert fight.attacker.of(Closed)[0].cause is CloseCause.PEER
+    assert attack.attacker.of(Closed)[0].cause is CloseCause.PEER
     assert not has_errors(caplog)
 
 
@@ -88,67 +88,67 @@ def test_frames_that_break_the_protocol_end_a_client(fight, frame, caplog):
     ],
     ids=["far", "farthest", "empty", "long"],
 )
-def test_connection_ids_out_of_range(fight, frames, code):
+def test_connection_ids_out_of_range(attack, frames, code):
     for frame in frames:
-        fight.say(frame)
-    fight.swallow()
-    assert [event.code for event in fight.defender.of(Closed)] == ([] if code is None else [code])
+        attack.say(frame)
+    attack.swallow()
+    assert [event.code for event in attack.defender.of(Closed)] == ([] if code is None else [code])
 
 
-def test_retiring_connection_ids_out_of_order(fight):
-    fight.pair.down.down = fight.pair.up.down = True
+def test_retiring_connection_ids_out_of_order(attack):
+    attack.pair.down.down = attack.pair.up.down = True
     for sequence in (2, 3, 4):
-        fight.say(b"\x19" + encode(sequence))
-    assert not fight.is_over()
-    fight.say(b"\x19" + encode(10_000))
-    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+        attack.say(b"\x19" + encode(sequence))
+    assert not attack.is_over()
+    attack.say(b"\x19" + encode(10_000))
+    assert attack.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
 
 
-def test_an_acknowledgement_of_what_was_not_sent(fight):
-    fight.victim.ping()
-    (number,) = fight.swallow()
-    fight.say(ack_frame(number))
-    assert not fight.is_over()
-    fight.say(ack_frame(number + 3))  # one more may have been sent since, and one skipped
-    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+def test_an_acknowledgement_of_what_was_not_sent(attack):
+    attack.victim.ping()
+    (number,) = attack.swallow()
+    attack.say(ack_frame(number))
+    assert not attack.is_over()
+    attack.say(ack_frame(number + 3))  # one more may have been sent since, and one skipped
+    assert attack.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
 
 
-def test_a_key_update_that_nobody_awaits(fight):
+def test_second_key_update_before_the_first_is_answered(attack):
     """A second one before the first was answered (RFC 9001 section 6.2)."""
     for _ in range(2):
-        fight.hostile.quic.one_rtt.update_now()
-        fight.say(b"\x01")
-    assert fight.defender.closed_with(QuicErrorCode.KEY_UPDATE_ERROR)
+        attack.hostile.quic.one_rtt.update_now()
+        attack.say(b"\x01")
+    assert attack.defender.closed_with(QuicErrorCode.KEY_UPDATE_ERROR)
 
 
-def test_too_many_holes_are_no_fault_of_ours(fight, caplog):
+def test_too_many_holes_are_no_fault_of_ours(attack, caplog):
     """A peer that can write errors into the log hides real ones."""
-    stream = fight.stream()
+    stream = attack.stream()
     for offset in range(1, 4000, 200):
-        fight.say(*(stream_frame(stream, at, b"y") for at in range(offset, offset + 200, 2)))
-    (closed,) = fight.defender.of(Closed)
+        attack.say(*(stream_frame(stream, at, b"y") for at in range(offset, offset + 200, 2)))
+    (closed,) = attack.defender.of(Closed)
     assert closed.cause is CloseCause.PROTOCOL
     assert not has_errors(caplog)
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_random_frames(fight, seed, caplog):
+def test_random_frames(attack, seed, caplog):
     """quinn's CVE-2023-42805 was a panic on frames nobody had thought of."""
     rng = random.Random(seed)
     numbers = (0, 1, 2, 3, 4, 5, 8, 63, 64, 16_383, 16_384, 1 << 22, (1 << 30) - 1, 1 << 61, (1 << 62) - 1)
-    streams = [fight.stream() for _ in range(3)]
+    streams = [attack.stream() for _ in range(3)]
     for _ in range(200):
         frames = []
         for _ in range(rng.randrange(1, 4)):
             kind = rng.choice([*range(0x1F), 0x30, 0x31, 0xAF, 0x40AF, rng.randrange(1 << 14)])
             fields = [encode(rng.choice((*numbers, *streams))) for _ in range(rng.randrange(6))]
             frames.append(encode(kind) + b"".join(fields) + rng.randbytes(rng.choice((0, 0, 8, 20, 30))))
-        fight.say(*frames)
-        fight.swallow(0.001)
-        if fight.is_over():
+        attack.say(*frames)
+        attack.swallow(0.001)
+        if attack.is_over():
             break
-    assert fight.is_over()
-    assert all(event.cause is not CloseCause.INTERNAL for event in fight.defender.of(Closed))
+    assert attack.is_over()
+    assert all(event.cause is not CloseCause.INTERNAL for event in attack.defender.of(Closed))
     assert not has_errors(caplog)
 
 
@@ -165,7 +165,7 @@ def test_no_idle_time_out_is_not_an_idle_time_out_of_zero(make_pair, monkeypatch
 
 
 @aioquic_clients
-def test_the_close_is_repeated_while_packets_come(make_pair, engines):
+def test_connection_close_is_repeated_while_packets_arrive(make_pair, engines):
     """The native engine says it once for each packet, about as long as what it answers: nothing is amplified."""
     said = lost_close(make_pair())
     assert 1 <= len(said) <= (8 if engines[1] == "native" else 4)

@@ -27,7 +27,7 @@ def test_200_streams_while_the_clients_address_changes(make_pair):
 
 @pytest.mark.parametrize("address", [(CLIENT[0], 50_001), ("198.51.100.99", 50_000)], ids=["port", "host"])
 @pytest.mark.parametrize("tells", [False, True], ids=["unnoticed", "migrate"])
-def test_the_client_comes_from_another_address(make_pair, address, tells):
+def test_client_moves_to_another_address(make_pair, address, tells):
     pair = make_pair()
     for link in (pair.up, pair.down):
         link.delay, link.rate = 0.02, 5e6

@@ -110,7 +110,7 @@ def test_stop_is_answered_with_a_reset_of_the_same_code(make_pair):
     assert edge.stats().streams_open == client.stats().streams_open == 0
 
 
-def test_no_events_come_from_a_stopped_direction(make_pair):
+def test_stopped_direction_reports_no_events(make_pair):
     pair = make_pair()
     client, edge = pair.connect()
     stream = edge.open()
@@ -240,7 +240,7 @@ def test_parts_of_bytes_are_sent_as_they_are(make_pair):
     assert pair.client.received == {stream: sent}
 
 
-def test_what_is_written_is_referenced_until_it_is_acknowledged(make_pair):
+def test_written_data_is_referenced_until_acknowledged(make_pair):
     pair = make_pair()
     _, edge = pair.connect()
     data = bytes(100_000)
@@ -311,7 +311,7 @@ def test_10_000_streams_opened_used_and_closed(make_pair):
     nothing_left(pair)
 
 
-def test_what_is_written_is_bounded(make_pair):
+def test_written_data_is_bounded(make_pair):
     pair = make_pair()
     _, edge = pair.connect()
     stream = edge.open()

@@ -141,21 +141,21 @@ def test_a_copied_packet_does_not_carry_a_connection_away(make_pair, engines):
 
 
 @CLIENTS_ATTACKED
-def test_a_client_hears_its_edge_only(fight):
-    stream = fight.stream()
-    fight.say(stream_frame(stream, 0, b"x"), address=("203.0.113.5", 5))
-    assert not fight.defender.received
-    fight.say(stream_frame(stream, 0, b"x"))
-    assert fight.defender.received[stream] == b"x"
+def test_a_client_hears_its_edge_only(attack):
+    stream = attack.stream()
+    attack.say(stream_frame(stream, 0, b"x"), address=("203.0.113.5", 5))
+    assert not attack.defender.received
+    attack.say(stream_frame(stream, 0, b"x"))
+    assert attack.defender.received[stream] == b"x"
 
 
-def test_early_data_of_strangers_is_dropped(edge):
+def test_early_data_is_dropped(edge):
     zero_rtt = b"\xd0" + initial()[1:]
     assert say(edge, zero_rtt) == []
     assert population(edge) == (0, 0)
 
 
-def test_every_datagram_of_a_handshake_comes_twice_from_two_places(make_pair):
+def test_handshake_datagrams_duplicated_from_two_addresses(make_pair):
     """quinn's CVE-2024-45311: a first packet that came again while it was being answered was a panic."""
     for retry in (True, False):
         pair = make_pair(edge={"retry": retry})
@@ -177,12 +177,12 @@ def test_every_datagram_of_a_handshake_comes_twice_from_two_places(make_pair):
         assert population(pair.edge.engine) == (1, 0)
 
 
-def test_datagrams_without_bytes(fight):
+def test_datagrams_without_bytes(attack):
     """curl's CVE-2026-11352; an empty read of the socket is one of them."""
-    empty = Received(b"", 0, fight.source)
-    dropped = fight.defender.engine.counters.datagrams_dropped
-    fight.defender.engine.receive([empty, Received(b"", 1200, fight.source), empty], fight.pair.now)
-    assert fight.swallow() == []
-    if fight.defender.engine.name == "native":  # the other engine counts them
-        assert fight.defender.engine.counters.datagrams_dropped == dropped
-    assert not fight.is_over()
+    empty = Received(b"", 0, attack.source)
+    dropped = attack.defender.engine.counters.datagrams_dropped
+    attack.defender.engine.receive([empty, Received(b"", 1200, attack.source), empty], attack.pair.now)
+    assert attack.swallow() == []
+    if attack.defender.engine.name == "native":  # the other engine counts them
+        assert attack.defender.engine.counters.datagrams_dropped == dropped
+    assert not attack.is_over()

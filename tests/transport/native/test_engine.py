@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("engines", [pytest.param(("native", "native"), ma
     [memoryview(b"abcdef")[::2], bytearray(b"abc"), memoryview(bytearray(b"abc")), "abc", 7],
     ids=["gaps", "bytearray", "view of a bytearray", "text", "number"],
 )
-def test_what_can_change_or_has_gaps_is_not_taken(paths, data):
+def test_mutable_or_strided_buffers_are_refused(paths, data):
     engine = create_engine(settings_for("client", paths), "native")
     connection = engine.connect(("192.0.2.1", 4433), "edge.test", 0.0)
     with pytest.raises((TypeError, BufferError, AttributeError)):

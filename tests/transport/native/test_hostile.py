@@ -31,21 +31,21 @@ KIB = 1024
 # Connection IDs
 
 
-def test_a_connection_id_that_is_not_there_is_not_popped(fight, caplog):
+def test_a_connection_id_that_is_not_there_is_not_popped(attack, caplog):
     """The sequence at which aioquic's list of a peer's connection IDs was empty."""
-    spare = fight.hostile.quic._peer_cid_available[0].cid
-    fight.say(new_cid_frame(20, 16))
-    fight.say(new_cid_frame(17, 16))
-    fight.say(b"\x01", cid=spare)
-    fight.say(new_cid_frame(21, 18))
-    assert not fight.is_over()
-    fight.say(new_cid_frame(22, 22), new_cid_frame(22, 22), new_cid_frame(24, 24))
-    fight.say(new_cid_frame(25, 26))
-    assert fight.defender.closed_with(QuicErrorCode.FRAME_ENCODING_ERROR)
+    spare = attack.hostile.quic._peer_cid_available[0].cid
+    attack.say(new_cid_frame(20, 16))
+    attack.say(new_cid_frame(17, 16))
+    attack.say(b"\x01", cid=spare)
+    attack.say(new_cid_frame(21, 18))
+    assert not attack.is_over()
+    attack.say(new_cid_frame(22, 22), new_cid_frame(22, 22), new_cid_frame(24, 24))
+    attack.say(new_cid_frame(25, 26))
+    assert attack.defender.closed_with(QuicErrorCode.FRAME_ENCODING_ERROR)
     assert not has_errors(caplog)
 
 
-def test_retiring_comes_with_the_end_of_the_handshake(make_pair):
+def test_retirement_in_the_packet_that_ends_the_handshake(make_pair):
     """aioquic's edge raised KeyError for a connection ID that it had yet to issue."""
     pair = make_pair()
     client = pair.client.engine.connect(EDGE, "edge.test", pair.now)
@@ -78,135 +78,135 @@ def test_retiring_comes_with_the_end_of_the_handshake(make_pair):
         ),
     ],
 )
-def test_answers_that_are_not_acknowledged_are_bounded(fight, frames):
+def test_answers_that_are_not_acknowledged_are_bounded(attack, frames):
     """NEW_CONNECTION_ID and PATH_CHALLENGE floods (CVE-2024-22189, CVE-2023-49295): what answers them counts
     against the congestion window, and a peer that acknowledges nothing gets no more than that."""
     sizes = []
     for number in range(40_000):
-        fight.say(*frames(number))
-        fight.swallow(0.001)
+        attack.say(*frames(number))
+        attack.swallow(0.001)
         if number % 20_000 == 19_999:
             sizes.append(held())
-        if fight.is_over():
+        if attack.is_over():
             return
     assert sizes[1] - sizes[0] < 256 * KIB
 
 
-def test_too_many_connection_ids(fight):
-    fight.say(new_cid_frame(20, 10))
-    assert fight.defender.closed_with(QuicErrorCode.CONNECTION_ID_LIMIT_ERROR)
+def test_too_many_connection_ids(attack):
+    attack.say(new_cid_frame(20, 10))
+    assert attack.defender.closed_with(QuicErrorCode.CONNECTION_ID_LIMIT_ERROR)
 
 
 @NATIVE_CLIENT_ATTACKED
-def test_an_empty_token_ends_a_client(fight, caplog):
-    fight.say(b"\x07\x00")
-    fight.pair.settle(5)
-    (closed,) = fight.defender.of(Closed)
+def test_an_empty_token_ends_a_client(attack, caplog):
+    attack.say(b"\x07\x00")
+    attack.pair.settle(5)
+    (closed,) = attack.defender.of(Closed)
     assert closed.cause is CloseCause.PROTOCOL
-    assert fight.attacker.of(Closed)[0].cause is CloseCause.PEER
+    assert attack.attacker.of(Closed)[0].cause is CloseCause.PEER
     assert not has_errors(caplog)
 
 
 # Acknowledgements
 
 
-def optimist(fight, limit: int, *, whole: bool) -> list[int]:
+def optimist(attack, limit: int, *, whole: bool) -> list[int]:
     """Acknowledge what the victim sends without having it, until it closes; the numbers that it sent."""
-    stream = fight.stream()
-    fight.say(b"\x10", encode(1 << 60), b"\x11", encode(stream), encode(1 << 60))
-    fight.victim.ping()
-    sent = fight.swallow()
-    while not fight.is_over() and len(sent) < limit:
-        fight.victim.write(stream, bytes(64 * KIB))
+    stream = attack.stream()
+    attack.say(b"\x10", encode(1 << 60), b"\x11", encode(stream), encode(1 << 60))
+    attack.victim.ping()
+    sent = attack.swallow()
+    while not attack.is_over() and len(sent) < limit:
+        attack.victim.write(stream, bytes(64 * KIB))
         known = sent[-1]
-        sent += fight.swallow(0.01)
+        sent += attack.swallow(0.01)
         if sent[-1] > known:
-            fight.say(ack_frame(sent[-1], first=sent[-1] if whole else sent[-1] - known - 1))
+            attack.say(ack_frame(sent[-1], first=sent[-1] if whole else sent[-1] - known - 1))
     return sent
 
 
-def test_an_optimistic_acknowledgement(fight):
+def test_an_optimistic_acknowledgement(attack):
     """A number below 64 is skipped, then one in each power of two."""
-    sent = optimist(fight, 1000, whole=True)
-    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+    sent = optimist(attack, 1000, whole=True)
+    assert attack.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
     assert len(sent) < 400
-    assert fight.victim.stats().congestion_window < 2 * MIB
+    assert attack.victim.stats().congestion_window < 2 * MIB
 
 
-def test_an_optimist_with_a_past(fight):
+def test_an_optimist_with_a_past(attack):
     """After honest packets the next gap is no further away than as many again."""
-    stream = fight.stream()
-    fight.victim.write(stream, bytes(128 * KIB))
-    fight.pair.settle(1)
+    stream = attack.stream()
+    attack.victim.write(stream, bytes(128 * KIB))
+    attack.pair.settle(1)
     for _ in range(10):
-        fight.victim.write(stream, bytes(128 * KIB))
-        fight.pair.settle(0.1)
-    honest = fight.victim.stats().packets_sent
-    optimist(fight, 6 * honest, whole=False)
-    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
-    assert fight.victim.stats().packets_sent < 5 * honest
+        attack.victim.write(stream, bytes(128 * KIB))
+        attack.pair.settle(0.1)
+    honest = attack.victim.stats().packets_sent
+    optimist(attack, 6 * honest, whole=False)
+    assert attack.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+    assert attack.victim.stats().packets_sent < 5 * honest
 
 
 @pytest.mark.parametrize(
     "frame", [ack_frame(0), ack_frame(0) * 2, ack_frame(200, *[0] * 200)], ids=["old", "twice", "ranges"]
 )
-def test_many_acknowledgements_in_a_packet_cost_little(fight, frame):
+def test_many_acknowledgements_in_a_packet_cost_little(attack, frame):
     """quinn-proto has no limit for them and needs none: it looks at what is in flight only."""
-    stream = fight.stream()
+    stream = attack.stream()
     for _ in range(200):
-        fight.victim.write(stream, bytes(64 * KIB))
-        fight.pair.settle(0.01)
+        attack.victim.write(stream, bytes(64 * KIB))
+        attack.pair.settle(0.01)
     for _ in range(50):
-        fight.victim.write(stream, bytes(64 * KIB))
-        fight.swallow(0.001)
-    assert fight.victim.stats().bytes_in_flight > 0
-    fight.say(frame)
+        attack.victim.write(stream, bytes(64 * KIB))
+        attack.swallow(0.001)
+    assert attack.victim.stats().bytes_in_flight > 0
+    attack.say(frame)
     began = time.process_time()
     for _ in range(50):
-        fight.say(frame * (1000 // len(frame)))
+        attack.say(frame * (1000 // len(frame)))
     assert (time.process_time() - began) / 50 < 0.004  # 20 ms in aioquic
-    assert not fight.is_over()
+    assert not attack.is_over()
 
 
-def test_gaps_in_packet_numbers_are_bounded(fight):
+def test_gaps_in_packet_numbers_are_bounded(attack):
     """Every other number: what is to be acknowledged has a range for each, of which some are forgotten."""
     before = held()
-    number = fight.hostile.quic._packet_number
-    sent = fight.victim.stats().bytes_sent
+    number = attack.hostile.quic._packet_number
+    sent = attack.victim.stats().bytes_sent
     for _ in range(10_000):
         number += 2
-        fight.say(b"\x01", number=number)
-    fight.swallow(0.01)
-    fight.hostile.quic._packet_number = number + 1
+        attack.say(b"\x01", number=number)
+    attack.swallow(0.01)
+    attack.hostile.quic._packet_number = number + 1
     assert held() - before < 64 * KIB
-    assert fight.victim.stats().bytes_sent - sent < 10_000
+    assert attack.victim.stats().bytes_sent - sent < 10_000
 
 
 # Keys
 
 
-def bent(fight, count: int, bend: int, at: int) -> float:
+def bent(attack, count: int, bend: int, at: int) -> float:
     """Seconds that the victim takes for packets with a bit flipped."""
     datagrams = []
     for _ in range(count):
-        datagram = bytearray(forge(fight.hostile, b"\x01" * 20))
+        datagram = bytearray(forge(attack.hostile, b"\x01" * 20))
         datagram[at] ^= bend
-        datagrams.append(Received(bytes(datagram), len(datagram), fight.source))
+        datagrams.append(Received(bytes(datagram), len(datagram), attack.source))
     began = time.process_time()
-    fight.defender.engine.receive(datagrams, fight.pair.now)
+    attack.defender.engine.receive(datagrams, attack.pair.now)
     return time.process_time() - began
 
 
-def test_flipped_key_phases_cost_no_more_than_other_forgeries(fight):
+def test_flipped_key_phases_cost_no_more_than_other_forgeries(attack):
     """The next phase's keys are there before they are needed."""
-    usual = min(bent(fight, 2000, 1, -1) for _ in range(3))
-    flipped = min(bent(fight, 2000, 4, 0) for _ in range(3))
+    usual = min(bent(attack, 2000, 1, -1) for _ in range(3))
+    flipped = min(bent(attack, 2000, 4, 0) for _ in range(3))
     assert flipped < 2 * usual + 0.002
-    assert not fight.is_over()
-    stream = fight.stream()
-    fight.hostile.write(stream, b"fine")
-    fight.pair.settle()
-    assert fight.defender.received[stream] == b"fine"
+    assert not attack.is_over()
+    stream = attack.stream()
+    attack.hostile.write(stream, b"fine")
+    attack.pair.settle()
+    assert attack.defender.received[stream] == b"fine"
 
 
 def test_no_tickets_are_given(make_pair, monkeypatch):

@@ -16,7 +16,7 @@ from tests.transport.engine_pair import (
     settings_for,
 )
 from tests.transport.engine_pairings import needs_native
-from tests.transport.hostile_peer import Fight, edge_is_attacked, has_errors, held
+from tests.transport.hostile_peer import Attack, edge_is_attacked, has_errors, held
 from tests.transport.unknown_peers import initial
 
 __all__ = ["edge_is_attacked"]
@@ -73,7 +73,7 @@ def test_transport_parameters_that_make_no_sense(attacked, parameters, monkeypat
     assert not attacked.edge.of(Connected)
     assert not has_errors(caplog)
     attacked.client.events.clear()
-    Fight(attacked).check_aftermath()
+    Attack(attacked).check_aftermath()
 
 
 def test_handshakes_that_never_were_leave_nothing(paths):

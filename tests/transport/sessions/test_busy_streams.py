@@ -113,7 +113,7 @@ def bad(**trouble: float) -> Conditions:
 
 @pytest.mark.slow
 @pytest.mark.mixed_is_long
-async def test_a_clean_link_is_filled_in_both_directions_and_reordering_costs_at_most_half(
+async def test_clean_link_is_filled_and_reordering_costs_at_most_half(
     start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
     clean = await all_busy(start_pair(both=bad()), virtual_time, 4 * SIZE)
