@@ -273,7 +273,7 @@ async def _keep_names(
             # From here on the predecessor accepts nobody any more.
             names = await inherited.accept()
         except HandoffError as error:
-            raise ConfigError(f"--takeover: the edge that runs did not hand over: {error}.") from None
+            raise ConfigError(f"--takeover: the running edge did not hand over: {error}.") from None
         await _add_names(services.pending, names)
     snapshot = services.make_snapshot(state.path, state.key("ticket"))
     stack.push_async_callback(snapshot.close)

@@ -1,6 +1,7 @@
-"""The file that held the names before there was a table of them (``last-held``).
+"""The snapshot file of older versions (``last-held``), which had no table of held names.
 
-It is read once, at the first start with the table, and removed. To be dropped one release after 0.1.0.
+It is read at the first start of a version with the table, and then removed. This module can be removed one release
+after 0.1.0.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ HEAD: Final = b"quictunnel last-held 1\n"
 """First bytes of the file; the sealed content follows."""
 MAX_NAMES: Final = 10_000
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of the file, which its writer kept to as well."""
+"""Bytes of the file; the older versions had the same limit."""
 
 
-class Sheet(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+class LegacyContent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """The sealed content of the file."""
 
     is_last: bool
@@ -59,17 +60,17 @@ class LegacySnapshot:
             if len(content) > MAX_BYTES or not content.startswith(HEAD):
                 raise ValueError(content[: len(HEAD)])
             plain = self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], self._context)
-            sheet = msgspec.msgpack.decode(plain, type=Sheet)
-            if not is_valid(sheet.entries):
-                raise ValueError(sheet)
+            held = msgspec.msgpack.decode(plain, type=LegacyContent)
+            if not is_valid(held.entries):
+                raise ValueError(held)
         except (InvalidTag, ValueError, msgspec.MsgspecError):
             raise ConfigError(
                 f"{self.path} cannot be used: it is damaged, or of another --domain or ticket.key."
             ) from None
-        return HeldNames.of(sheet.entries, seen, is_last=sheet.is_last)
+        return HeldNames.of(held.entries, seen, is_last=held.is_last)
 
     def remove(self) -> None:
         """Remove the file, once the table has its names."""
-        for name in (FILE, f".{FILE}"):  # the second one was written aside
+        for name in (FILE, f".{FILE}"):  # the second one is the temporary file of the writer
             with contextlib.suppress(OSError):
                 self.path.with_name(name).unlink()

@@ -1,4 +1,4 @@
-"""The predecessor's side of a hot restart: it listens for a successor, and hands sockets and names over."""
+"""The predecessor's side of a hot restart: it accepts a successor, and hands its sockets and names over."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _PEERCRED: Final = struct.Struct("3i")
 
 
 class HandoffListener:
-    """The Unix socket at which a successor asks, while this edge serves."""
+    """The Unix socket to which a successor connects."""
 
     def __init__(self, directory: Path, hand_over: Callable[[HandoffChannel], Awaitable[None]]) -> None:
         """Listen in the state directory.
@@ -55,7 +55,7 @@ class HandoffListener:
             directory: the state directory.
             hand_over: called after an Ask, for one successor at a time; may raise HandoffError.
 
-        Raises OSError when there can be no socket.
+        Raises OSError if the socket cannot be created.
         """
         self._directory = directory
         self._hand_over = hand_over
@@ -65,11 +65,12 @@ class HandoffListener:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inode = 0
         try:
-            # Beside, and then into place: an edge that has just been started is the one to be asked.
-            aside = f".{SOCKET}-{os.getpid()}"
-            path = directory / aside
+            # Bound under a temporary name and renamed, because the path may exist: of a predecessor or a crashed
+            # edge.
+            temporary = f".{SOCKET}-{os.getpid()}"
+            path = directory / temporary
             path.unlink(missing_ok=True)
-            with socket_path(directory, aside) as address:
+            with socket_path(directory, temporary) as address:
                 self._listener.bind(address)
             path.chmod(0o600)
             self._inode = path.stat().st_ino
@@ -89,15 +90,15 @@ class HandoffListener:
         descriptors.disown(self._listener)
         self._listener.close()
         path = self._directory / SOCKET
-        with contextlib.suppress(OSError):  # an edge that stops goes on stopping
-            if path.stat().st_ino == self._inode:  # not a newer edge's
+        with contextlib.suppress(OSError):  # nothing may prevent the stop
+            if path.stat().st_ino == self._inode:  # unless it is the socket of a successor
                 path.unlink()
 
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            logger.debug("nobody asks to take over after all: %s", error.strerror)
+            logger.debug("a successor disconnected before it was accepted: %s", error.strerror)
             return
         _, user, _ = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
         if user not in (0, os.geteuid()):
@@ -110,9 +111,9 @@ class HandoffListener:
             message, sockets = await channel.receive()
             close_all(sockets)
             if not isinstance(message, Ask) or message.version != VERSION:
-                await channel.send(HandoffRefusal("it speaks another version of the hand-over"))
+                await channel.send(HandoffRefusal("its version of the handoff protocol is another one"))
             elif self._turn.locked():
-                await channel.send(HandoffRefusal("another one is taking over already"))
+                await channel.send(HandoffRefusal("another edge is taking over already"))
             else:
                 async with self._turn:
                     await self._hand_over(channel)
@@ -124,17 +125,17 @@ class HandoffListener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handoff:
-    """Hands a running edge over to its successor. Until the successor is ready nothing changes."""
+    """The handover of a running edge to its successor. Until the successor is ready nothing changes."""
 
     domain: str
     mark: int
-    """Mark of this edge's connection IDs."""
+    """First byte of this edge's connection IDs."""
     https: socket.socket
     """Listening socket of TLS visitors."""
     udp: UdpSocket
-    """Socket of the clients, which the endpoint reads."""
+    """UDP socket of the clients, from which the endpoint reads."""
     acme_http: socket.socket | None
-    """Listening socket for validators by http-01, where they are answered."""
+    """Listening socket for http-01 validators; None without one."""
     endpoint: Endpoint
     registry: Registry
 
@@ -143,7 +144,8 @@ class Handoff:
 
         Args:
             channel: with the successor.
-            on_ready: called when the successor is ready: stops accepting, and releases what it takes over.
+            on_ready: called when the successor is ready: stops accepting, and releases what the successor takes
+                over.
 
         Raises:
             HandoffError: the successor failed.
@@ -157,20 +159,20 @@ class Handoff:
 
     @property
     def forwards(self) -> bool:
-        """Return True while a predecessor of this edge still has visitors, whose datagrams are forwarded to it."""
+        """Return True while this edge forwards datagrams to its own predecessor, which still has visitors."""
         source = self.endpoint.socket
         return isinstance(source, ForwardingSocket) and source.has_predecessor
 
     def _forward_from(self, pipe: socket.socket) -> None:
-        """Read datagrams from the successor's pipe from now on."""
+        """Read the datagrams that the successor forwards, instead of the UDP socket."""
         source: ForwardedSocket | ForwardingSocket = ForwardedSocket(UdpSocket.adopt(self.udp.duplicate()), pipe)
         before = self.endpoint.socket
         if isinstance(before, ForwardingSocket) and self.forwards:
-            source = before.over(source)
+            source = before.with_source(source)
         self.endpoint.rebind(source)
 
     def _held_names(self) -> list[Held]:
-        """Return the names that the successor has to know, and stop listening on their ports."""
+        """Return all tunnels with duplicates of their listening sockets, and stop listening on their ports."""
         names = []
         for tunnel in self.registry:
             sock = tunnel.duplicate_socket()
@@ -189,7 +191,7 @@ async def offer_sockets(
 ) -> socket.socket:
     """Offer the sockets to a successor, and wait until it is ready to serve.
 
-    Returns this edge's end of the pipe through which its datagrams come from then on. Raises HandoffError.
+    Returns this edge's end of the socket pair through which the successor forwards datagrams. Raises HandoffError.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
@@ -197,7 +199,7 @@ async def offer_sockets(
             await channel.send(offer, [https, udp, theirs, *([acme_http] if acme_http is not None else [])])
             message, _ = await channel.receive()
             if not isinstance(message, Ready):
-                raise HandoffError("it did not say that it is ready")
+                raise HandoffError("it sent another message than Ready")
         except BaseException:
             ours.close()
             raise
@@ -205,10 +207,8 @@ async def offer_sockets(
 
 
 async def send_names(channel: HandoffChannel, names: list[Held]) -> None:
-    """Tell a successor the names that it has to know, and close this edge's sockets of their ports.
-
-    Raises HandoffError.
-    """
+    """Send the tunnels and the sockets of their ports to a successor, and close these sockets. Raises
+    HandoffError."""
     with contextlib.ExitStack() as stack:
         for _, sock in names:
             if sock is not None:

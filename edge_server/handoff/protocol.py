@@ -1,15 +1,18 @@
-"""The protocol of a hot restart: messages, and the channel that carries them and sockets.
+"""The protocol of a hot restart: its messages, and the channel that carries them with sockets.
 
-The edge that runs (the predecessor) hands its sockets and names over to its successor. They talk through a Unix
-socket in the state directory (:data:`SOCKET`), which only the owner of the edge may use:
+The running edge (the predecessor) hands its sockets and names over to its successor. They communicate through a
+Unix socket in the state directory (:data:`SOCKET`), which only the user of the edge may use:
 
-    successor                                   the edge that runs
+    successor                                   predecessor
       |-- Ask ------------------------------------>|
-      |<- HandoffOffer, with the HTTPS socket, ----|   nothing has changed so far: a successor that
-      |   the UDP socket, a pipe, perhaps one      |   fails here leaves everything as it was
-      |   more                                     |
-      |-- Ready ---------------------------------->|   it stops accepting and reading
-      |<- Names, with the sockets of TCP ports ----|   until ``last``; then its visitors finish
+      |<- HandoffOffer, with the HTTPS socket, ----|   nothing has changed so far: if the successor
+      |   the UDP socket, one end of a socket      |   fails here, the predecessor serves on
+      |   pair, and perhaps the http-01 socket     |
+      |-- Ready ---------------------------------->|   the predecessor stops accepting and reading
+      |<- Names, with the sockets of TCP ports ----|   repeated until ``last``; then its visitors finish
+
+Through the socket pair (an AF_UNIX SOCK_SEQPACKET one, called the pipe), the successor forwards the datagrams of
+the predecessor's connections: both read one UDP socket.
 """
 
 from __future__ import annotations
@@ -36,37 +39,38 @@ STEP_TIMEOUT: Final = 10.0
 MAX_NAMES: Final = 64
 """Names in one message. Each may bring a socket, and Linux passes at most 253 at once (SCM_MAX_FD)."""
 MAX_NAMES_BYTES: Final = 48 * 1024
-"""Bytes of the names in one message. A name with all the networks that it may allow and deny takes 6 KiB. Older
-edges read no more than 64 KiB at once."""
+"""Bytes of the names in one message. A name with the maximum number of networks takes 6 KiB, and older edges read
+at most 64 KiB at once."""
 MAX_MESSAGE: Final = 192 * 1024
-"""Bytes of a message that are read: nearly all that Linux allows (net.core.wmem_default), because older edges do
-not limit the size of their names."""
+"""Bytes of a received message: nearly as many as Linux allows (net.core.wmem_default), because older edges do not
+limit the size of their messages."""
 IS_SUPPORTED: Final = sys.platform == "linux"
-"""True where the platform has what the hand-over needs (SOCK_SEQPACKET, SO_PEERCRED)."""
+"""True on platforms with SOCK_SEQPACKET and SO_PEERCRED."""
 
 
 class Ask(msgspec.Struct, tag=1, array_like=True, frozen=True):
-    """Request of the successor to hand over."""
+    """Request of the successor for the handover."""
 
     version: int
 
 
 class HandoffOffer(msgspec.Struct, tag=2, array_like=True, frozen=True):
-    """Answer of the predecessor, with its sockets: HTTPS, UDP, the pipe for its datagrams, and perhaps http-01."""
+    """Response of the predecessor, with its sockets: HTTPS, UDP, the pipe for its datagrams, and perhaps
+    http-01."""
 
     domain: str
     mark: int
-    """Mark of the predecessor's connection IDs."""
+    """First byte of the predecessor's connection IDs."""
     has_acme_http: bool = False
-    """True if the socket for validators of http-01 is there."""
+    """True if the socket for http-01 validators is included."""
 
 
 class Ready(msgspec.Struct, tag=3, array_like=True, frozen=True):
-    """Statement of the successor that it can serve."""
+    """Confirmation of the successor that it is ready to serve."""
 
 
 class Names(msgspec.Struct, tag=4, array_like=True, frozen=True):
-    """Tunnels of the predecessor; several messages where one does not hold all."""
+    """Tunnels of the predecessor; sent in several messages if they do not fit into one."""
 
     entries: list[TunnelRecord]
     last: bool
@@ -81,12 +85,12 @@ class HandoffRefusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
 Message = Ask | HandoffOffer | Ready | Names | HandoffRefusal
 _encode = msgspec.msgpack.Encoder().encode
 Held = tuple[TunnelRecord, "socket.socket | None"]
-"""A tunnel, and the listening socket of its TCP port."""
+"""A tunnel, and the listening socket of its TCP port; None without a port."""
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 def in_parts(held: Iterable[Held]) -> list[list[Held]]:
-    """Return what is held in parts that each fit into one message; at least one part."""
+    """Split the tunnels into parts that fit into one message each; at least one part."""
     parts: list[list[Held]] = [[]]
     size = 0
     for name, sock in held:
@@ -100,14 +104,14 @@ def in_parts(held: Iterable[Held]) -> list[list[Held]]:
 
 
 class HandoffError(Exception):
-    """The other edge did not do its part, which the message names."""
+    """A failure or violation of the protocol by the other edge."""
 
 
 class HandoffChannel:
-    """Messages and sockets between two edges. Every wait ends within :data:`STEP_TIMEOUT`."""
+    """A connection between two edges for messages and sockets. Each operation ends within :data:`STEP_TIMEOUT`."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """Take the socket over."""
+        """Use a connected socket, which :meth:`close` closes."""
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
@@ -120,7 +124,7 @@ class HandoffChannel:
                            lambda: socket.send_fds(self._sock, [payload], descriptors))  # fmt: skip
 
     async def receive(self) -> tuple[Message, list[socket.socket]]:
-        """Receive a message and the sockets with it. Raises HandoffError, also for a malformed message."""
+        """Receive a message and its sockets. Raises HandoffError, also for a malformed message."""
         found: list[tuple[bytes, list[int], int]] = []
 
         def read() -> None:
@@ -131,16 +135,16 @@ class HandoffChannel:
         payload, descriptors, flags = found[0]
         sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         for sock in sockets:
-            sock.set_inheritable(False)  # else a successor of this edge would have it as well, and keep it open
+            sock.set_inheritable(False)  # otherwise a child process would inherit it and keep it open
         try:
             if not payload:
-                raise HandoffError("it went away")
+                raise HandoffError("it closed the connection")
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise HandoffError("a message, or the sockets with it, did not fit (RLIMIT_NOFILE?)")
             return _decoder.decode(payload), sockets
         except msgspec.MsgspecError as error:
             close_all(sockets)
-            raise HandoffError(f"it speaks another language: {error}") from None
+            raise HandoffError(f"it sent a malformed message: {error}") from None
         except HandoffError:
             close_all(sockets)
             raise
@@ -155,7 +159,7 @@ class HandoffChannel:
         unwatch: Callable[[socket.socket], object],
         action: Callable[[], object],
     ) -> None:
-        """Do an action as soon as the socket is ready for it."""
+        """Repeat an action until it does not block any more."""
         try:
             async with asyncio.timeout(STEP_TIMEOUT):
                 while True:
@@ -171,7 +175,7 @@ class HandoffChannel:
                     else:
                         return
         except TimeoutError:
-            raise HandoffError(f"it did nothing for {STEP_TIMEOUT:.0f} s") from None
+            raise HandoffError(f"it did not respond within {STEP_TIMEOUT:.0f} s") from None
         except OSError as error:
             raise HandoffError(error.strerror or str(error)) from None
 
@@ -184,7 +188,7 @@ def close_all(sockets: Iterable[socket.socket]) -> None:
 
 @contextlib.contextmanager
 def socket_path(directory: Path, name: str = SOCKET) -> Iterator[str]:
-    """Yield a path to the socket that fits into an address of 108 bytes, however deep the directory is."""
+    """Yield a path to the socket that fits into a Unix address (108 bytes), also for a long directory path."""
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/{name}"

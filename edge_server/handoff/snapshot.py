@@ -43,32 +43,35 @@ T = TypeVar("T")
 
 WORK: Final = "writing which names are held"
 POLL_INTERVAL: Final = 0.5
-"""Seconds between looks at what is held, and so between two writes: as much as a crash forgets of claims."""
+"""Seconds between checks for changes, and thus between writes; after a crash as much is lost as of the claims."""
 STAMP_INTERVAL: Final = 10.0
-"""Seconds after which the time of the last write is written once more: a sixth of :data:`MAX_AGE`, so little of
-that is lost, and so seldom that a disk may sleep in between."""
+"""Seconds after which the time of the last write is updated: a sixth of :data:`MAX_AGE`, so a crash shortens that
+time little, and seldom enough for a disk to sleep in between."""
 RETURN_TIMEOUT: Final = 15.0
-"""Seconds for which a name is kept. Clients who were told are back within about a second; one with nothing to say
-notices a crash by its keep-alive, within five, and a dial that was in vain is repeated in a few more."""
+"""Seconds for which a name is kept. Clients that got a GoAway reconnect within about a second. An idle client
+detects a crash by its keep-alive within five seconds, and repeats a failed dial after a few more."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Frozen:
-    """A name at the beginning of the stop, and who held it."""
+    """A name at the beginning of the stop, and its holders."""
 
     held_by: tuple[Backend, ...] | tuple[Tunnel]
-    """The clients that served it; the tunnel itself if it was kept for one."""
+    """The backends of its tunnel; the tunnel itself if it was kept for a client."""
     entry: SnapshotEntry
 
     @property
     def is_wanted(self) -> bool:
-        """Return True if its owner has not given it up."""
+        """Return True unless all clients have released it, or the operator has withdrawn it."""
         return not all(each.is_given_up for each in self.held_by)
 
 
 class NameSnapshot:
-    """Reads the table (:meth:`restore`), then writes it (:meth:`start`) until this edge hands over (:meth:`leave`)
-    or stops (:meth:`freeze`, :meth:`close`)."""
+    """The snapshot of the held names: read at the start, then written until the edge hands over or stops.
+
+    Call :meth:`restore`, then :meth:`start`, and at the end either :meth:`leave` (handover) or :meth:`freeze` and
+    :meth:`close` (stop).
+    """
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class NameSnapshot:
         supervisor: Supervisor,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """``key``: the key of the tickets, from which the table's is made for this domain."""
+        """Open nothing yet. ``key``: the key of the tickets, from which the key of the table is derived."""
         self._store = SnapshotStore(directory, key, domain)
         self._legacy = LegacySnapshot(directory, key, domain)
         self._registry = registry
@@ -98,30 +101,30 @@ class NameSnapshot:
         self._task: asyncio.Task[None] | None = None
         self._frozen: list[_Frozen] | None = None
         self._written_changes = -1
-        """Changes of the registry that are in the table; -1 if it has to be written in any case."""
+        """Value of ``Registry.changes`` at the last write; -1 if the table has to be written in any case."""
         self._written_at = float("-inf")
         self._is_damaged = False
-        """The database has to be created again before it is written."""
+        """True if the database has to be created again before it is written."""
         self._is_imported = False
-        """The file of an older version is not needed any more."""
+        """True once the file of an older version is no longer needed."""
         self._warned = ""
         """The last warning, which is not repeated."""
 
     # At the start.
 
     async def restore(self) -> None:
-        """Keep the names of the table for their clients (``pending``), if they were there a moment ago and may
-        still have them. To be done before anybody is accepted."""
+        """Keep the names of the table (``pending``) for clients that were connected until a moment ago and may
+        still have them. Call it before clients and visitors are accepted."""
         snapshot = await self._in_thread(self._read)
         if snapshot is None or not snapshot.entries:
             return
         count = 0
         for entry in snapshot.entries:
-            if abs(self._now() - entry.left) <= MAX_AGE and self._is_theirs(entry.name):
+            if abs(self._now() - entry.left) <= MAX_AGE and self._is_allowed(entry.name):
                 sock = self._port_of(entry.name)
                 await self._pending.add(entry.name, sock, seconds=RETURN_TIMEOUT, left=entry.left)
                 count += 1
-        logger.info("%d of %d names that were held last are kept for their clients", count, len(snapshot.entries))
+        logger.info("%d of %d names of the last run are kept for their clients", count, len(snapshot.entries))
 
     def _read(self) -> HeldNames | None:
         """Return the newer of the snapshots in the table and in the file of an older version."""
@@ -136,18 +139,18 @@ class NameSnapshot:
                 found += [snapshot] if snapshot is not None else []
         return max(found, key=lambda snapshot: snapshot.seen, default=None)
 
-    def _is_theirs(self, name: TunnelRecord) -> bool:
+    def _is_allowed(self, name: TunnelRecord) -> bool:
         """Return True if the owner of a name would still get it."""
         tokens, owner = self._tokens, self._claims.owner(name.name)
         identity = tokens.identity(name.owner)
         if identity is None:
             return False
         if RANDOM_LABEL.fullmatch(name.name):
-            return owner is None  # else it is banned: nobody claims such a name
+            return owner is None  # otherwise it is banned: random names cannot be claimed
         return owner == name.owner and tokens.name_refusal(identity, name.name) is None
 
     def _port_of(self, name: TunnelRecord) -> socket.socket | None:
-        """Return the listening socket of its TCP port, if it is to have one and may."""
+        """Return a listening socket for the TCP port of a tunnel; None if it has none or may not have it now."""
         port = name.port
         if not port:
             return None
@@ -162,24 +165,26 @@ class NameSnapshot:
     # While it serves.
 
     def start(self) -> None:
-        """Write from now on what is held."""
+        """Begin to write the held names whenever they change."""
         self._task = self._supervisor.keep_running(self._run, WORK)
 
     def leave(self) -> None:
-        """Write nothing any more: the table is a successor's."""
+        """Stop writing, because a successor writes the table from now on."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
     def freeze(self) -> None:
-        """Take the names that are held now for those at the end, except what its owner gives up meanwhile:
-        sessions end from now on because this edge does."""
+        """Use the names that are held now for the last write, because the edge ends the sessions from now on.
+
+        Names that clients release or the operator withdraws after this call are still left out.
+        """
         self._frozen = [
             _Frozen(tuple(tunnel.backends) or (tunnel,), self._entry(tunnel)) for tunnel in self._registry
         ]
 
     async def close(self) -> None:
-        """Write what is held, for the last time. To be done before sessions are ended."""
+        """Write the held names for the last time. Call it before the sessions are closed."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -196,7 +201,7 @@ class NameSnapshot:
             await asyncio.sleep(POLL_INTERVAL)
 
     async def _attempt(self, *, is_last: bool) -> None:
-        """Write what has changed; log why not."""
+        """Write the changes; log the error if that fails."""
         try:
             try:
                 await self._write(is_last=is_last)
@@ -211,7 +216,7 @@ class NameSnapshot:
 
     async def _write(self, *, is_last: bool) -> None:
         if self._is_damaged:
-            # Its content is of use for a minute, and all that is held now is written again.
+            # Nothing of value is lost: all names that are held now are written again.
             await self._in_thread(self._store.discard)
             self._is_damaged, self._written_changes = False, -1
         changes, at = self._registry.changes, self._now()
@@ -253,4 +258,4 @@ class NameSnapshot:
         """Log a warning, once."""
         if self._warned != str(what):
             self._warned = str(what)
-            logger.warning("%s After a restart, visitors who come before their clients are refused.", what)
+            logger.warning("%s After a restart, visitors are refused until their clients have reconnected.", what)

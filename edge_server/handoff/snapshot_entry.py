@@ -22,18 +22,18 @@ class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
 
     name: TunnelRecord
     left: int
-    """Time at which its client was last connected (seconds since the epoch); 0: as long as the edge ran."""
+    """Time at which its client was last connected (seconds since the epoch); 0: until the edge ended."""
 
 
 def trusted(record: TunnelRecord, *, is_last: bool) -> TunnelRecord:
     """Return a record without the fields that may be outdated.
 
-    The name may have gone to a newer program in the moment before a crash. The tickets of a chosen name then count
-    from one again, and the generation of before must not keep them out.
+    The name may have been given to a newer program in the moment before a crash. The tickets of a chosen name then
+    count from one again, and must not be refused because of the recorded generation.
 
     Args:
         record: the record as it was written.
-        is_last: True if the edge wrote it at its stop, after which no name was given.
+        is_last: True if the edge wrote it at its stop, after which no name was assigned.
     """
     if is_last:
         return record
@@ -43,7 +43,7 @@ def trusted(record: TunnelRecord, *, is_last: bool) -> TunnelRecord:
 
 
 def is_valid(entries: list[SnapshotEntry]) -> bool:
-    """Return True if one edge can have held all of these at once."""
+    """Return True if one edge can have held all of these names at once."""
     names = [entry.name.name for entry in entries]
     ports = [entry.name.port for entry in entries if entry.name.port]
     is_unique = len(set(names)) == len(names) and len(set(ports)) == len(ports)

@@ -1,4 +1,4 @@
-"""The successor's side of a hot restart: it asks the edge that runs for its sockets and names."""
+"""The successor's side of a hot restart: it requests the sockets and names of the running edge."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class InheritedSockets:
-    """Sockets that the predecessor has offered."""
+    """The sockets that the predecessor has offered."""
 
     channel: HandoffChannel
     domain: str
@@ -41,9 +41,10 @@ class InheritedSockets:
     acme_http: socket.socket | None = None
 
     async def accept(self) -> list[Held]:
-        """Tell the predecessor that this edge is ready, and return its tunnels with the sockets of their ports.
+        """Confirm to the predecessor that this edge is ready, and receive its tunnels with the sockets of their
+        ports.
 
-        From the return on all sockets are this edge's alone. Raises HandoffError.
+        Afterwards only this edge uses the sockets. Raises HandoffError.
         """
         names: list[Held] = []
         try:
@@ -61,13 +62,13 @@ class InheritedSockets:
         message, sockets = await self.channel.receive()
         if not isinstance(message, Names) or len(sockets) != sum(entry.port > 0 for entry in message.entries):
             close_all(sockets)
-            raise HandoffError("it did not say what it holds")
+            raise HandoffError("it did not send its names")
         with_sockets = iter(sockets)
         names += [(entry, next(with_sockets) if entry.port else None) for entry in message.entries]
         return message.last
 
     def check(self, domain: str, https_port: int, quic_port: int) -> None:
-        """Check that the options agree with what is inherited; a port of 0 agrees with any. Raises ConfigError."""
+        """Check that the options match the predecessor's; port 0 matches any. Raises ConfigError."""
         https, udp = self.https.getsockname()[1], self.udp.getsockname()[1]
         for option, what, is_same in (
             ("--domain", self.domain, domain == self.domain),
@@ -75,18 +76,18 @@ class InheritedSockets:
             ("--quic", f"port {udp}", quic_port in (0, udp)),
         ):
             if not is_same:
-                raise ConfigError(f"--takeover: the edge that runs has {what}, which {option} contradicts.")
+                raise ConfigError(f"--takeover: the running edge has {what}, which {option} contradicts.")
 
     def close(self) -> None:
-        """Close everything, because this edge does not take over."""
+        """Close the channel and the sockets that are not taken out yet."""
         self.channel.close()
         close_all([sock for sock in (self.https, self.udp, self.pipe, self.acme_http) if sock is not None])
 
 
 async def request_handoff(directory: Path) -> InheritedSockets | None:
-    """Ask the edge of this state directory to hand over.
+    """Request the handover from the running edge of this state directory.
 
-    Returns its sockets, or None if no edge runs. Raises ConfigError if it does not hand over.
+    Returns its sockets, or None if no edge runs. Raises ConfigError if the handover fails.
     """
     if not IS_SUPPORTED:
         raise ConfigError("--takeover needs Linux.")
@@ -109,9 +110,9 @@ async def request_handoff(directory: Path) -> InheritedSockets | None:
         close_all(sockets)
         if isinstance(message, HandoffRefusal):
             raise HandoffError(message.reason)
-        raise HandoffError("it did not say what there is")
+        raise HandoffError("it did not offer its sockets")
     except BaseException as error:
         channel.close()
         if isinstance(error, HandoffError):
-            raise ConfigError(f"--takeover: the edge that runs does not hand over: {error}.") from None
+            raise ConfigError(f"--takeover: the running edge does not hand over: {error}.") from None
         raise

@@ -1,9 +1,9 @@
-"""One UDP socket, two edges: while an old edge finishes its visitors, its successor reads the socket and passes on
-what belongs to connections of the old one.
+"""Forwarding of datagrams between two edges that share one UDP socket during a hot restart.
 
-Whose a packet is, the first byte of its connection ID says (``EngineSettings.cid_mark``). The old edge goes on
-sending from the socket itself. A third edge may follow before the first is gone: the second then gets its
-datagrams from the third, and still passes on those of the first.
+While the predecessor finishes its visitors, the successor reads the UDP socket and forwards the datagrams that
+belong to connections of the predecessor. The first byte of a connection ID tells to which edge it belongs
+(``EngineSettings.cid_mark``). The predecessor sends through the UDP socket directly. A third edge may take over
+before the first one has ended: it forwards datagrams to the second edge, which still forwards those of the first.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PIPE_READ: Final = 128 * 1024
-"""Bytes of one message between two edges: a read of the UDP socket, which has at most 64 KiB, and where it came
-from."""
+"""Bytes of one forwarded message: a read of the UDP socket (at most 64 KiB) and the address of its sender."""
 
 _LONG_HEADER: Final = 0x80
 _PACKET_TYPE: Final = 0x30
@@ -40,12 +39,12 @@ _decoder: msgspec.msgpack.Decoder[tuple[bytes, int, tuple[str | int, ...]]] = ms
 
 
 def is_marked(datagram: bytes, mark: int) -> bool:
-    """Return True if a datagram is for a connection whose IDs have this mark, or may begin a new one.
+    """Return True if a datagram belongs to a connection whose IDs have this mark, or may begin a new connection.
 
     See RFC 9000 sections 17.2 and 17.3.
     """
     if datagram[0] & _LONG_HEADER:
-        # The ID in a first packet is the client's invention.
+        # The destination connection ID of an Initial packet may be one that the client has chosen.
         return datagram[0] & _PACKET_TYPE == 0 or len(datagram) < 7 or datagram[6] == mark
     return len(datagram) < 2 or datagram[1] == mark
 
@@ -53,11 +52,12 @@ def is_marked(datagram: bytes, mark: int) -> bool:
 class ForwardingSocket:
     """The UDP socket of an edge that took over (a transport.udp.DatagramSocket).
 
-    It reads its own datagrams, and sends those of the predecessor through ``pipe`` as long as that one is there.
+    It returns the datagrams of this edge, and forwards those of the predecessor through ``pipe`` until that one
+    ends.
     """
 
     def __init__(self, source: DatagramSocket, pipe: socket.socket, mark: int) -> None:
-        """Takes both over."""
+        """Use both sockets, which :meth:`close` closes. ``mark``: first byte of this edge's connection IDs."""
         self._source = source
         self._pipe: socket.socket | None = pipe
         self._mark = mark
@@ -77,11 +77,11 @@ class ForwardingSocket:
         self._source.detach()
 
     def receive(self) -> list[Received]:
-        """Return the datagrams of this edge that have come."""
+        """Return the received datagrams of this edge."""
         batch = self._source.receive()
         if self._pipe is None:
             return batch
-        # Datagrams that were joined came from one socket of one client, which has one connection.
+        # Datagrams that GRO has joined are from one socket of a client, which has one connection.
         mine = []
         for received in batch:
             if is_marked(received.payload, self._mark):
@@ -94,14 +94,14 @@ class ForwardingSocket:
         """Send datagrams."""
         self._source.send(transmits)
 
-    def over(self, source: DatagramSocket) -> ForwardingSocket:
-        """Return a socket like this for another source, with its own handle of the pipe."""
+    def with_source(self, source: DatagramSocket) -> ForwardingSocket:
+        """Return a socket like this one that reads from another source, with a duplicate of the pipe."""
         assert self._pipe is not None
         return ForwardingSocket(source, self._pipe.dup(), self._mark)
 
     @property
     def has_predecessor(self) -> bool:
-        """Return True if the predecessor is still there and gets its datagrams from here."""
+        """Return True if the predecessor still runs and gets its datagrams from here."""
         if self._pipe is None:
             return False
         hung_up = select.poll()
@@ -111,7 +111,7 @@ class ForwardingSocket:
     def close(self) -> None:
         """Close the socket and the pipe."""
         self._source.close()
-        self._leave()
+        self._close_pipe()
 
     def _pass_on(self, received: Received) -> None:
         if self._pipe is None:
@@ -120,12 +120,12 @@ class ForwardingSocket:
         try:
             self._pipe.send(message)
         except BlockingIOError:
-            pass  # full: dropped, as by any router
+            pass  # the buffer is full: the datagram is dropped, as by a router
         except OSError:
             logger.info("the predecessor has ended")
-            self._leave()
+            self._close_pipe()
 
-    def _leave(self) -> None:
+    def _close_pipe(self) -> None:
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
@@ -134,11 +134,11 @@ class ForwardingSocket:
 class ForwardedSocket:
     """The UDP socket of an edge whose successor has taken over (a transport.udp.DatagramSocket).
 
-    It reads what the successor passes on, and sends through ``udp``, its own handle of the socket.
+    It reads the datagrams that the successor forwards, and sends through ``udp``, a duplicate of the UDP socket.
     """
 
     def __init__(self, udp: DatagramSocket, pipe: socket.socket) -> None:
-        """Takes both over."""
+        """Use both sockets, which :meth:`close` closes."""
         self._udp = udp
         self._pipe = pipe
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -162,7 +162,7 @@ class ForwardedSocket:
             loop.remove_reader(self._pipe)
 
     def receive(self) -> list[Received]:
-        """Return the datagrams of this edge that have come."""
+        """Return the received datagrams of this edge."""
         batch: list[Received] = []
         while len(batch) < RECEIVE_DATAGRAMS:
             try:
@@ -178,7 +178,7 @@ class ForwardedSocket:
                 self.detach()
                 break
             payload, segment, address = _decoder.decode(message)
-            batch.append(Received(payload, segment, address))  # type: ignore[arg-type]  # as it went in over there
+            batch.append(Received(payload, segment, address))  # type: ignore[arg-type]  # as the successor encoded it
         return batch
 
     def send(self, transmits: Iterable[Transmit]) -> None:

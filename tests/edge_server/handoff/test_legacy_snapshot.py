@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edge_server.handoff.legacy_snapshot import FILE, HEAD, MAX_BYTES, Sheet
+from edge_server.handoff.legacy_snapshot import FILE, HEAD, MAX_BYTES, LegacyContent
 from edge_server.handoff.snapshot_entry import SnapshotEntry
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.tunnel_record import TunnelRecord
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def write_old(runs: EdgeRuns, owner: str, name: str, *, domain: str = DOMAIN, age: float = 0) -> Path:
     """Write a name as an edge of before would have."""
-    sheet = Sheet(True, [SnapshotEntry(TunnelRecord(name, owner, 1, TunnelOptions(), 0), 0)])
+    sheet = LegacyContent(True, [SnapshotEntry(TunnelRecord(name, owner, 1, TunnelOptions(), 0), 0)])
     nonce = os.urandom(12)
     sealed = AESGCM(KEY).encrypt(nonce, msgspec.msgpack.encode(sheet), HEAD + domain.encode())
     path = runs.directory / FILE

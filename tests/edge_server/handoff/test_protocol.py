@@ -208,7 +208,7 @@ async def test_second_takeover_is_refused(tmp_path: Path, sockets: list[socket.s
     offer = HandoffListener(tmp_path, hands_over(sockets, [[]]))
     first = await request_handoff(tmp_path)
     assert first is not None
-    await assert_handoff_refused(tmp_path, "another one is taking over already")
+    await assert_handoff_refused(tmp_path, "another edge is taking over already")
     assert await first.accept() == []
     first.close()
     offer.close()
@@ -262,7 +262,7 @@ async def test_a_successor_that_fails_leaves_things_as_they_were(
     while not ends:
         await asyncio.sleep(0)
         second = second or await request_handoff(tmp_path)
-    assert ends[0] == "it went away"
+    assert ends[0] == "it closed the connection"
     offer.close()
     if second is not None:
         second.close()
@@ -277,7 +277,7 @@ async def test_silent_successor_times_out(
         await asyncio.Event().wait()
 
     offer = HandoffListener(tmp_path, sleep)
-    await assert_handoff_refused(tmp_path, "it did nothing for")
+    await assert_handoff_refused(tmp_path, "it did not respond within")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
         silent.connect(str(tmp_path / SOCKET))
         silent.setblocking(False)
@@ -292,7 +292,7 @@ async def test_sockets_that_do_not_belong_to_a_message_are_closed(
     offer = HandoffListener(tmp_path, hands_over(sockets, [names(1)], sockets))
     inherited = await request_handoff(tmp_path)
     assert inherited is not None
-    with pytest.raises(HandoffError, match="did not say what it holds"):
+    with pytest.raises(HandoffError, match="did not send its names"):
         await inherited.accept()
     inherited.close()
     offer.close()

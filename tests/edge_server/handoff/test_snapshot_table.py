@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.edge_server.handoff.snapshot_rig import EdgeRuns
 
-REFUSED_LATER = "After a restart, visitors who come before their clients are refused."
+REFUSED_LATER = "After a restart, visitors are refused until their clients have reconnected."
 
 
 def entry(name: str, **more: Any) -> SnapshotEntry:

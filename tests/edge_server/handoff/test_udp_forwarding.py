@@ -139,7 +139,7 @@ def test_a_second_succession_keeps_the_first_pipe(pipe: tuple[socket.socket, soc
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     third_source = Source()
     third = ForwardingSocket(third_source, theirs, 8)
-    moved = middle.over(ForwardedSocket(Source(), ours))
+    moved = middle.with_source(ForwardedSocket(Source(), ours))
     source.waiting = [Received(short(THEIRS), 42, PEER)]
     assert middle.receive() == []  # what had come before goes the old way
     middle.close()
