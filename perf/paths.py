@@ -44,7 +44,8 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
     "bloated": {"rate_mbit": 20, "queue_ms": 1000},
     "shallow": {"rate_mbit": 100, "queue_ms": 5},
 }
-"""All with 25 ms each way. ``bloated`` is a home router with bufferbloat, ``shallow`` has a small queue."""
+"""Network paths, all with 25 ms each way. ``bloated`` is a home router with bufferbloat, ``shallow`` has a small
+queue."""
 DELAY_MS: Final = 25
 WARM_UP: Final = 3.0
 """Seconds before anything is counted: slow start has ended and its excess has drained."""
@@ -75,7 +76,7 @@ TARGETS: Final = {
 
 
 class Cell(NamedTuple):
-    """One run of one target on one link."""
+    """Result of a target on a link."""
 
     mbit: float
     p50_ms: float

@@ -32,7 +32,7 @@ TCP: Final = ("cubic", "bbr")
 WARM_UP: Final = 3.0
 """Seconds before anything is counted: slow start has ended and its excess has drained."""
 REQUESTS: Final = 200
-"""One every 50 ms: with 1 % of packets lost, some of them are lost."""
+"""Number of requests, one every 50 ms: with 1 % of packets lost, some of them are lost."""
 
 
 class Cell(NamedTuple):

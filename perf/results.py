@@ -17,7 +17,7 @@ MILLISECONDS: Final = "ms"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One result of one target in one round."""
+    """Result of a target in a round."""
 
     measure: str
     unit: str

@@ -62,7 +62,7 @@ PERIOD: Final = 65_521
 """A prime, so that shifted bytes are detected."""
 CHUNK: Final = 64 * 1024
 PATTERN: Final = random.Random(1).randbytes(PERIOD) * 66
-"""One period more than the connection's window, which bounds the data delivered at once."""
+"""Payload pattern, one period more than the connection's window, which bounds the data delivered at once."""
 
 
 class StreamEnding(enum.Enum):

@@ -46,7 +46,7 @@ def test_without_tcp_and_without_a_round_trip() -> None:
     assert "TCP" not in text
 
 
-def test_on_a_narrow_terminal_the_address_is_whole_and_events_are_one_line() -> None:
+def test_narrow_terminal_keeps_the_url_whole() -> None:
     lines = drawn(OPENED, QUIET, ("12:00:01", "word " * 50), width=30)
     joined = "".join(line.strip() for line in lines)
     assert "https://x7k2.tunnel.localhost:8443" in joined

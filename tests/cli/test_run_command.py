@@ -380,7 +380,7 @@ def test_plain_lines() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_on_a_terminal_it_is_a_screen_that_leaves_the_terminal_as_it_was(
+def test_live_screen_restores_the_terminal(
     edge_environ: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
     import pty

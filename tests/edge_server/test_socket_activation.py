@@ -164,7 +164,7 @@ def test_the_port_of_acme_http_is_that_of_its_socket(tmp_path: Path):
     )
 
 
-async def test_the_ports_of_the_configuration_have_to_be_those_of_the_sockets(tmp_path: Path):
+async def test_configured_ports_have_to_match_the_sockets(tmp_path: Path):
     with listening() as https, bound() as quic:
         ports = https.getsockname()[1], quic.getsockname()[1]
     for config in (

@@ -82,9 +82,7 @@ async def test_an_end_that_turns_out_to_be_a_reset_is_shown_as_one(
     assert await tapped.state() == (ExchangeState.BROKEN, True)
 
 
-async def test_an_origin_that_ended_and_then_vanished_broke_the_connection_off(
-    tapped: TappedOrigin, monkeypatch: pytest.MonkeyPatch
-):
+async def test_origin_that_ended_and_vanished_is_an_abort(tapped: TappedOrigin, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(splices, "POLL_INTERVAL", 0.01)
     tapped.splice.stream_data([GET], len(GET))
     tapped.origin.shutdown(socket.SHUT_WR)

@@ -93,7 +93,7 @@ def test_an_older_program_that_was_away_does_not_take_its_name_back(scenario: Sc
     assert scenario.served_now(newer)
 
 
-def test_an_older_program_that_has_resumed_once_does_not_take_its_name_back(scenario: Scenario) -> None:
+def test_resumed_older_program_does_not_retake_its_name(scenario: Scenario) -> None:
     older = scenario.program()
     scenario.redial(older)
     scenario.carry(1)
@@ -200,7 +200,7 @@ def test_recovered_link_is_not_suspect(scenario: Scenario) -> None:
     assert program.manager.state == "connected"
 
 
-def test_a_program_that_asks_anew_for_a_name_that_it_gave_back_is_the_newest(scenario: Scenario) -> None:
+def test_new_bind_after_a_release_is_the_newest(scenario: Scenario) -> None:
     first = scenario.program(kind="name")
     second = scenario.program(first.ticket)
     scenario.carry()

@@ -56,7 +56,7 @@ def test_a_child_can_import_what_another_thread_was_importing(run: Callable[[str
     run(slow, IMPORTED_BY_A_THREAD + "in_child(lambda: import_module('slow'))\nthread.join()\n")
 
 
-def test_an_import_that_waits_for_the_forking_thread_holds_it_up_for_a_while_only(run: Callable[[str, str], None]):
+def test_import_delays_a_fork_only_briefly(run: Callable[[str, str], None]):
     """The child can still import everything else, and the parent that as well."""
     slow = "import scene\nscene.started.set()\nscene.going_on.wait()\n"
     body = """

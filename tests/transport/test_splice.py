@@ -148,7 +148,7 @@ def test_both_ends_are_a_clean_close(run, size: int) -> None:
     run(scenario())
 
 
-def test_a_connection_that_closes_before_everything_has_left_is_no_clean_end(run) -> None:
+def test_close_before_everything_was_sent_is_no_clean_end(run) -> None:
     async def scenario() -> None:
         async with SplicedConnection() as spliced:
             spliced.peer.shutdown(socket.SHUT_WR)

@@ -123,7 +123,7 @@ class TestReceiveWindow:
 
 
 class TestWindowPool:
-    def test_a_hundred_greedy_streams_never_take_more_than_the_pool_and_leave_a_share(self):
+    def test_greedy_streams_stay_within_the_pool_and_leave_a_share(self):
         pool = WindowPool()
         held = [0] * 100
         for _ in range(20):
@@ -137,7 +137,7 @@ class TestWindowPool:
         assert late >= max(held) / 4
         assert late >= 90 * KIB
 
-    def test_streams_that_stall_one_after_another_leave_a_share_to_one_that_is_read(self):
+    def test_stalling_streams_leave_a_share_to_an_active_one(self):
         pool = WindowPool()
         for _ in range(100):
             held = 0

@@ -67,7 +67,7 @@ def test_resume_state_says_which_numbers_may_still_come() -> None:
     assert numbers.next == 10
 
 
-def test_an_account_that_does_not_say_the_next_number_still_clears_those_below() -> None:
+def test_resume_state_without_the_next_number_clears_lower_ones() -> None:
     numbers = StreamNumbers()
     numbers.record(5)
     numbers.reconcile({3, 9}, 0)

@@ -93,7 +93,7 @@ async def test_an_edge_that_took_its_time_to_leave_is_followed_at_once(
     )
 
 
-async def test_an_edge_that_leaves_again_and_again_is_not_dialled_faster_and_faster(
+async def test_repeated_restarts_do_not_shorten_the_backoff(
     manager_and_edge: tuple[ConnectionManager, Edge],
 ) -> None:
     pauses = [await restart(*manager_and_edge, lasted=MIN_STEADY_TIME / 4) for _ in range(3)]

@@ -303,7 +303,7 @@ def test_the_command_says_that_there_is_no_edge(tmp_path):
     assert ended.stderr.startswith("not ready: no edge is running with --state-dir")
 
 
-def test_an_edge_that_was_killed_is_not_ready_and_one_without_a_page_may_be(tmp_path):
+def test_killed_edge_is_not_ready(tmp_path):
     edge = start_edge(tmp_path / "state")
     assert health(edge.state_dir).returncode == 0
     edge.stop(signal.SIGKILL)

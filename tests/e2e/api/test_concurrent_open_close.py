@@ -136,7 +136,7 @@ def test_a_subscriber_may_close_the_client(edge, client):
     eventually(lambda: edge.server.client_count == 0)
 
 
-async def test_a_port_is_closed_although_leaving_was_cancelled_before_it_began(edge, client):
+async def test_port_is_closed_although_its_close_was_cancelled(edge, client):
     async def body():
         nonlocal tunnel
         async with quictunnel.forward(free_port(), client=client, unencrypted=True) as tunnel:
@@ -165,7 +165,7 @@ def test_a_client_that_cannot_begin_leaves_no_socket(edge, tmp_path):
         )  # those of earlier tests may be closing meanwhile
 
 
-def test_visitors_who_leave_while_the_origin_is_dialled_are_not_dialled_for(edge, client):
+def test_dial_ends_with_its_visitor(edge, client):
     """A listener whose queue is full answers nobody, and each attempt pins a socket until its time-out."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -261,7 +261,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
         await asyncio.to_thread(edge.__exit__, None, None, None)
 
 
-async def test_too_many_requests_end_the_session_and_the_next_one_of_the_token(monkeypatch):
+async def test_too_many_requests_end_the_session(monkeypatch):
     monkeypatch.setattr(request_limit, "REQUEST_BURST", 20.0)
     monkeypatch.setattr(request_limit, "REQUEST_RATE", 0.1)
     edge = await asyncio.to_thread(embedded_edge().__enter__)

@@ -65,7 +65,7 @@ async def test_burst_of_visitors_reaches_a_short_backlog(service) -> None:
     serving.cancel()
 
 
-async def test_service_that_does_not_answer_holds_up_only_as_many_as_begin_together(service) -> None:
+async def test_silent_service_delays_only_concurrent_dials(service) -> None:
     """Visitors who come when the service works again do not wait for the kernel's next retry of earlier ones."""
     tunnel, listener = service
     early = [asyncio.create_task(greeting_of(tunnel)) for _ in range(EARLY)]

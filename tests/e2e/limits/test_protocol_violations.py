@@ -164,9 +164,7 @@ async def test_wrong_message_of_an_edge_ends_the_session(bad_edge, victim, origi
         await still_serves(bad_edge)
 
 
-async def test_an_edge_that_breaks_the_protocol_each_time_is_dialled_ever_more_slowly(
-    bad_edge, victim, origin, monkeypatch
-):
+async def test_repeated_violations_increase_the_backoff(bad_edge, victim, origin, monkeypatch):
     waits = []
 
     class Counted(Backoff):

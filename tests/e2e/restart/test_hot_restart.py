@@ -257,7 +257,7 @@ def test_a_client_that_is_late_is_waited_for(old, origin):
 
 
 @pytest.mark.every_pairing
-async def test_an_edge_that_leaves_without_a_successor_is_dialled_until_there_is_one(old, origin):
+async def test_client_dials_until_the_edge_is_back(old, origin):
     """A visitor finishes at the old edge, and the tunnel has its address again as soon as another edge serves."""
     port = old.environ["QUICTUNNEL_EDGE"].rpartition(":")[2]
     with old.client() as client:

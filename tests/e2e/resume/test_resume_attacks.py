@@ -147,7 +147,7 @@ async def test_the_newest_link_has_the_session_and_an_older_one_nothing(rig: Emb
         writer.close()
 
 
-async def test_a_link_that_is_left_before_its_standing_leaves_the_session_away(rig: EmbeddedTunnel) -> None:
+async def test_link_closed_before_its_resume_state_keeps_the_session(rig: EmbeddedTunnel) -> None:
     """The client may never have received the Welcome."""
     config = rig.edge.client_config
     async with HostileClient(config) as first:

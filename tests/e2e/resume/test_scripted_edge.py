@@ -212,7 +212,7 @@ async def test_link_lost_right_after_a_resume_is_replaced(
 
 
 @pytest.mark.parametrize("is_answered", [True, False], ids=["resumed", "not-answered-yet"])
-async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over(
+async def test_client_that_closes_during_a_resume_ends_its_session(
     scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch, *, is_answered: bool
 ) -> None:
     """The edge would else keep its names for somebody who does not come back."""

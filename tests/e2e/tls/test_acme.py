@@ -123,9 +123,7 @@ def tokens(acme_edge: AcmeEdge) -> tuple[str, str]:
     return new_token(acme_edge.edge, *rights), new_token(acme_edge.edge, *rights)
 
 
-def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
-    acme_edge: AcmeEdge, tokens: tuple[str, str]
-):
+def test_users_domain_gets_and_renews_a_certificate(acme_edge: AcmeEdge, tokens: tuple[str, str]):
     """Swapped under open visitors, none of whom notices; new ones see the new certificate."""
     with (
         EchoOrigin() as origin,

@@ -147,7 +147,7 @@ def test_a_database_of_another_version_is_no_edge(store: TokenStore, tmp_path: P
         TokenRegistry(CHOSEN, TokenStore(tmp_path))
 
 
-def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store: TokenStore, tmp_path: Path):
+def test_unreadable_database_keeps_the_known_tokens(store: TokenStore, tmp_path: Path):
     token, _ = store.create(ALL, "", NOW)
     tokens = TokenRegistry(CHOSEN, TokenStore(tmp_path))
     store.close()

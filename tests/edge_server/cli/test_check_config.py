@@ -145,7 +145,7 @@ def test_the_command_prints_each_error_on_its_line_and_exits_2(tmp_path):
     ]
 
 
-def test_the_command_says_ok_also_while_the_ports_are_taken_and_exits_0(tmp_path):
+def test_check_succeeds_while_the_ports_are_in_use(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = run_check_config("--https", address, "--state-dir", str(tmp_path / "state"))

@@ -127,9 +127,7 @@ def test_owner_cannot_flush_the_history(state: Path, monkeypatch: pytest.MonkeyP
     assert others.held == 500 - 9
 
 
-def test_the_days_of_the_history_are_bounded_by_their_number_and_not_by_the_clock(
-    state: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_history_is_bounded_by_number_of_days(state: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("edge_server.tunnels.ownership_store.MAX_DAYS", 3)
     store = OwnershipStore(state)
     for n in range(3):

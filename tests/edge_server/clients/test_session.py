@@ -61,7 +61,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[SessionRig]:
     await asyncio.sleep(0)
 
 
-async def test_a_domain_that_was_looked_up_while_the_session_was_open_is_given(rig: SessionRig):
+async def test_domain_is_granted_to_an_open_session(rig: SessionRig):
     """So the ones below get nothing for what has happened meanwhile."""
     looking = await rig.look_up()
     rig.answer.set()

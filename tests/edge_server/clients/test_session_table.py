@@ -80,7 +80,7 @@ async def test_token_cannot_take_all_sessions(rig: SessionTableRig):
     rig.connect("another")
 
 
-async def test_a_token_at_its_share_makes_room_with_its_own_session_that_is_away(rig: SessionTableRig):
+async def test_token_at_its_share_evicts_its_own_session_away(rig: SessionTableRig):
     mine = list(until_refused(rig, "a"))
     other = rig.connect("b")
     for session in (other, mine[3], mine[5]):
@@ -127,7 +127,7 @@ async def test_the_token_with_most_sessions_away_makes_room_first(rig: SessionTa
     assert rig.table.away == 7
 
 
-async def test_of_those_with_equally_many_the_one_away_for_longest_makes_room(rig: SessionTableRig):
+async def test_longest_away_session_is_evicted_among_equals(rig: SessionTableRig):
     sessions = [rig.connect(f"t{number}") for number in range(9)]
     for session in sessions:
         rig.leave(session)

@@ -24,7 +24,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
     return [problem.removeprefix(f"{tmp_path}/") for problem in read(toml(tmp_path, text)).problems]
 
 
-def test_the_environment_wins_over_the_file_and_the_command_line_over_both(tmp_path):
+def test_command_line_precedes_environment_precedes_file(tmp_path):
     arguments = toml(tmp_path, 'domain = "file.example"\ngrace = 1\nhold = 1\n')
     environ = {"QUICTUNNEL_EDGE_SERVER_DOMAIN": "env.example", "QUICTUNNEL_EDGE_SERVER_GRACE": "2"}
     config = parse([*arguments, "--domain", "line.example"], environ)

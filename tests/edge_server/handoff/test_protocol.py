@@ -122,7 +122,7 @@ async def test_announced_acme_socket_arrives(tmp_path: Path, sockets: list[socke
         offer.close()
 
 
-async def test_names_with_all_the_networks_that_they_may_have_fit_into_messages(
+async def test_names_with_the_most_networks_fit_into_messages(
     tmp_path: Path, sockets: list[socket.socket]
 ) -> None:
     networks = [f"{'ffff:' * 7}{number:04x}/128" for number in range(0x1000, 0x1000 + MAX_NETWORKS)]
@@ -177,7 +177,7 @@ async def test_a_directory_far_below(tmp_path: Path, sockets: list[socket.socket
     offer.close()
 
 
-async def test_the_newest_edge_is_asked_and_an_older_one_does_not_take_its_socket_away(
+async def test_older_edge_does_not_remove_the_socket_of_a_newer(
     tmp_path: Path, sockets: list[socket.socket]
 ) -> None:
     older = HandoffListener(tmp_path, hands_over(sockets, [[]]))

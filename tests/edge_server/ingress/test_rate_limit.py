@@ -76,7 +76,7 @@ def test_overload_refuses_the_most_frequent_first(by: str):
     assert machine.arrivals.refused > 5000
 
 
-def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
+def test_budget_shrinks_under_overload_and_is_lifted_after():
     machine = LoadedMachine()
     machine.falls_behind(after=2000)
     budgets = [machine.arrivals.budget]

@@ -88,7 +88,7 @@ async def test_write_eof_while_ciphertext_waits(rig: ListenerRig, version: ssl.T
     assert app.data == noise(100_000)
 
 
-async def test_bytes_beside_the_end_of_the_handshake_wait_for_a_paused_application(rig: ListenerRig) -> None:
+async def test_data_with_the_finished_message_waits_while_paused(rig: ListenerRig) -> None:
     rig.make_app = lambda: rig.app(pause=True)
     visitor = await rig.visitor()
     await visitor.handshake(and_send=b"early")

@@ -69,7 +69,7 @@ def test_within_an_address_the_oldest_gives_way():
     assert [full.enter(f"{number}", "10.9.9.9") for number in range(3, 6)] == ["0", "1", "2"]
 
 
-def test_a_flood_from_everywhere_for_one_token_costs_the_others_nothing():
+def test_distributed_flood_of_a_token_costs_others_nothing():
     """Also a browser of theirs, which has six connections from one address."""
     full = places(256)
     for number in range(6):
@@ -79,7 +79,7 @@ def test_a_flood_from_everywhere_for_one_token_costs_the_others_nothing():
     assert sum(each.startswith("browser") for each in full) == 6
 
 
-def test_a_flood_from_one_network_is_no_fault_of_the_token_that_it_is_for():
+def test_flood_from_one_network_spares_the_flooded_token():
     """A tunnel that is popular holds more than the flood, from many networks: the flood makes room."""
     full = places(256)
     for number, host in enumerate(networks(150)):

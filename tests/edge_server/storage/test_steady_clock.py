@@ -83,7 +83,7 @@ def test_small_corrections_are_followed_at_once(clocks: SystemClocks):
     assert clocks.reported_jumps == []
 
 
-def test_a_clock_that_is_put_right_soon_after_the_start_is_believed_as_soon():
+def test_correction_soon_after_the_start_is_believed_soon():
     """A machine that boots without a battery, and hears of a time server a minute later."""
     clocks = SystemClocks(wrong=-20 * MONTH)
     clocks.advance(60)
@@ -93,9 +93,7 @@ def test_a_clock_that_is_put_right_soon_after_the_start_is_believed_as_soon():
     assert clocks.error == 0
 
 
-def test_a_clock_that_goes_to_and_fro_is_never_believed_and_fills_no_log(
-    clocks: SystemClocks, caplog: pytest.LogCaptureFixture
-):
+def test_oscillating_clock_is_ignored_and_logged_rarely(clocks: SystemClocks, caplog: pytest.LogCaptureFixture):
     began = clocks.steady
     while clocks.steady < began + 3 * CONFIRMATION_TIME:
         clocks.wrong = MONTH - clocks.wrong

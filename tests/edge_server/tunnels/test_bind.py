@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edge_server.wiring import EdgeServices
 
 
-async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_self(services: EdgeServices):
+async def test_repeated_bind_does_not_take_a_newer_programs_name(services: EdgeServices):
     """Both came anew, the newer one first, as after a restart of the edge."""
     ticket = Client(services, A).got(program=b"old").ticket
     newer, older = Client(services, A), Client(services, A)
@@ -71,7 +71,7 @@ async def test_first_bind_is_newer_than_any_count(services: EdgeServices):
     assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
 
 
-async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(services: EdgeServices):
+async def test_taking_a_name_gives_the_newer_ticket(services: EdgeServices):
     """The older program has had many tickets, and asks again after a restart of the edge, when both sessions are
     new."""
     older = Client(services, A)
@@ -89,7 +89,7 @@ async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(se
     assert older.ask(4, name="shop", program=b"old", ticket=ticket, again=True) is BindCode.STALE
 
 
-async def test_program_with_the_newer_ticket_gets_the_name_from_its_older_self(services: EdgeServices):
+async def test_newer_ticket_takes_the_name(services: EdgeServices):
     """The older one came first after a restart of the edge that knew of nobody."""
     name = Client(services, A).got(program=b"old")
     ticket = services.sealer.open(name.ticket, "a")
@@ -137,9 +137,7 @@ async def test_a_random_name_is_had_again_by_its_ticket(services: EdgeServices):
     assert Client(services, B).got(ticket=first.ticket).host != first.host
 
 
-async def test_so_many_random_names_are_new_and_all_of_them_are_in_the_history(
-    services: EdgeServices, tmp_path: Path
-):
+async def test_random_names_are_all_in_the_history(services: EdgeServices, tmp_path: Path):
     services.fresh_names.burst = 5.0
     client = Client(services, A)
     given = []
@@ -202,9 +200,7 @@ async def test_an_expected_name_that_is_banned_is_waited_for_no_more(services: E
     assert services.registry.find("phish") is None
 
 
-async def test_sessions_that_lost_their_name_are_forgotten_when_their_token_is_revoked(
-    services: EdgeServices, tmp_path: Path
-):
+async def test_revoked_token_forgets_superseded_sessions(services: EdgeServices, tmp_path: Path):
     store = TokenStore(tmp_path)
     key = store.create(Permissions(), "", 0)[1].key
     services = replace(services, tokens=TokenRegistry("", store))
@@ -266,7 +262,7 @@ async def test_any_pool_member_may_return_first_after_a_restart(services: EdgeSe
         Client(services, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
 
 
-async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_the_edge(services: EdgeServices):
+async def test_older_program_with_more_tickets_does_not_win(services: EdgeServices):
     """The newer one took the name without a ticket, so that its tickets count from one again."""
     await services.pending.add(TunnelRecord("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_ask=True), None)
     older, newer = Client(services, A), Client(services, A)

@@ -99,7 +99,7 @@ async def act(
             client.holdings.release_all(for_good=False)
 
 
-async def test_a_token_at_its_share_has_everything_again_at_the_edge_that_follows(
+async def test_token_at_its_share_regains_everything_at_the_next_edge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edge_server.tunnels.registry.MAX_LEASES", 90)

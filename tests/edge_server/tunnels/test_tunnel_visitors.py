@@ -116,7 +116,7 @@ async def test_visitors_are_refused_after_the_last_release(services: EdgeService
     visitor.close()
 
 
-async def test_a_visitor_reaches_the_tunnel_that_has_the_name_after_its_handshake(services: EdgeServices):
+async def test_tunnel_is_looked_up_after_the_handshake(services: EdgeServices):
     """The tunnel was given back during the handshake, and the name bound again with another filter."""
     client = Client(services, A)
     client.got(1, name="shop")

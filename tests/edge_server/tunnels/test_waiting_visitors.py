@@ -97,7 +97,7 @@ def test_a_share_of_all_places_is_for_who_waits():
 
 
 @pytest.mark.parametrize("flood", ["127.9.9.9", "127.9.9.{}"])
-async def test_a_flood_at_a_lease_does_not_take_the_places_of_others_who_wait(rig: WaitingRig, flood: str):
+async def test_flooded_tunnel_takes_no_waiting_places_of_others(rig: WaitingRig, flood: str):
     rig.admission.waiting.limit_per_lease = 8
     tunnel = rig.tunnel("a", "owner")
     early = await rig.visit(tunnel, "127.0.0.1")

@@ -105,7 +105,7 @@ def test_answers_to_a_peer_that_acknowledges_nothing_do_not_pile_up(make_pair):
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_a_peer_that_moves_and_acknowledges_nothing_is_challenged_in_one_place(make_pair, hosts):
+def test_moving_peer_is_challenged_from_one_queue(make_pair, hosts):
     """Every move asks for a challenge of the new path, also where there was one before."""
     pair = make_pair()
     client, edge = pair.connect()

@@ -114,7 +114,7 @@ def test_resets_are_shorter_than_their_trigger_and_rationed():
 
 @pytest.mark.parametrize("address", [(CLIENT[0], 50_001), ("198.51.100.99", 50_000)], ids=["port", "host"])
 @pytest.mark.parametrize("tells", [False, True], ids=["unnoticed", "migrate"])
-def test_a_client_that_moves_takes_another_connection_id_and_a_new_window(make_pair, address, tells):
+def test_moving_client_gets_a_new_connection_id_and_window(make_pair, address, tells):
     pair = make_pair()
     for link in (pair.up, pair.down):
         link.delay, link.rate = 0.02, 5e6

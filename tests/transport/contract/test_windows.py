@@ -93,7 +93,7 @@ def test_a_final_size_counts_against_the_windows(attack):
     assert attack.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
 
 
-def test_streams_that_are_aborted_do_not_wear_the_connection_window_out(attack):
+def test_aborted_streams_return_their_connection_credit(attack):
     abort_streams(attack.pair, attack.hostile, attack.victim)
     for stream in (attack.stream(), attack.stream()):
         attack.say(stream_frame(stream, 1536 * KIB - 1, b"y"))

@@ -237,7 +237,7 @@ async def test_stream_without_a_quic_signal_ends_on_both_sides(
             await asyncio.sleep(0.05)
 
 
-async def test_visitor_who_ends_and_resets_while_his_origin_is_dialled_is_forgotten(pair: SessionPair) -> None:
+async def test_visitor_that_resets_during_the_dial_is_forgotten(pair: SessionPair) -> None:
     """The stop and the end arrive together, when nobody stands at the client's end."""
     taken: list[Stream] = []
     pair.client_half.on_stream = taken.append

@@ -73,7 +73,7 @@ async def test_both_sides_say_the_same(start_pair: StartPair, tmp_path: Path):
     assert types >= {"retry", "initial"} or types >= {"retry", "handshake"}
 
 
-async def test_connections_that_are_there_are_traced_from_then_on_and_no_longer(pair: SessionPair, tmp_path: Path):
+async def test_existing_connections_are_traced_from_the_start_on(pair: SessionPair, tmp_path: Path):
     bare = pair.edge_endpoint.engine
     pair.edge_endpoint.trace(Tracer(tmp_path))
     assert isinstance(pair.edge_endpoint.engine, TracingEngine)

@@ -46,9 +46,7 @@ async def attach_both_ends(pair: SessionPair) -> tuple[PassiveSide, PassiveSide]
 
 
 @pytest.mark.parametrize("who", ["edge", "client"])
-async def test_giving_up_after_both_ends_have_arrived_is_known_to_the_other_side(
-    pair: SessionPair, who: str
-) -> None:
+async def test_abort_after_both_ends_reaches_the_other_side(pair: SessionPair, who: str) -> None:
     """QUIC has no word left then: both directions are complete, so neither RESET_STREAM nor STOP_SENDING goes."""
     edge, client = await attach_both_ends(pair)
     gives_up, other = (edge, client) if who == "edge" else (client, edge)

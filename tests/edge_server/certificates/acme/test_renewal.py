@@ -84,9 +84,7 @@ async def rig(tmp_path: Path, clock: ManualClock) -> RenewalRig:
     return RenewalRig(tmp_path, clock)
 
 
-async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_or_a_little_before(
-    rig: RenewalRig, clock: ManualClock
-):
+async def test_certificate_is_renewed_at_two_thirds_of_its_life(rig: RenewalRig, clock: ManualClock):
     assert rig.want("a.example.com")
     assert rig.due() == ["a.example.com"]
     rig.fulfil("a.example.com")
@@ -177,9 +175,7 @@ async def test_expired_certificate_of_a_wanted_name_stays(rig: RenewalRig, clock
     assert rig.certificates.covers("a.example.com", h2=False)
 
 
-async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their_own(
-    tmp_path: Path, clock: ManualClock
-):
+async def test_names_covered_by_the_edges_certificate_get_none(tmp_path: Path, clock: ManualClock):
     rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
     assert rig.want(f"shop.{DOMAIN}")
     assert rig.manager.status(f"shop.{DOMAIN}") is None
@@ -212,7 +208,7 @@ async def test_weekly_limit_of_the_authority_is_kept(rig: RenewalRig, clock: Man
     assert rig.want("another.example.com")
 
 
-async def test_names_that_were_given_up_before_they_were_ordered_do_not_count(rig: RenewalRig):
+async def test_names_released_before_their_order_do_not_count(rig: RenewalRig):
     for number in range(200):
         assert rig.want(f"r{number}.example.com")
         rig.wanted.clear()
@@ -307,7 +303,7 @@ async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(rig: 
     assert rig.due() == ["a.example.com"]
 
 
-async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice(tmp_path: Path):
+async def test_unsteady_clock_orders_nothing_twice(tmp_path: Path):
     """The system's goes a season ahead and back all the time, or ahead for good."""
     clocks = SystemClocks()
     clocks.advance(2 * CONFIRMATION_TIME)
@@ -427,9 +423,7 @@ async def test_stored_certificates_are_reused_and_damage_is_reported(tmp_path: P
     assert not (folder / "old.example.com.pem").exists()
 
 
-async def test_a_stored_certificate_of_another_domain_is_no_reason_not_to_order(
-    tmp_path: Path, clock: ManualClock
-):
+async def test_stored_certificate_of_another_domain_is_ignored(tmp_path: Path, clock: ManualClock):
     clock.now = 1_800_000_000.0
     rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
     rig.store.keep(issue("*.before.example.com", "before.example.com", now=clock.now))
