@@ -390,6 +390,27 @@ def test_a_module_has_a_docstring_and_stays_small(module):
             assert node.end_lineno - node.lineno < MAX_FUNCTION, f"{node.name} is too long"
 
 
+NO_OPENING: Final = re.compile(
+    r"(what|who|whom|whose|which|where|when|why|how|whether|whoever|whatever|it|they|he|she|this|these|those|that"
+    r"|we|you|nobody|somebody|everybody|see)\b",
+    re.IGNORECASE,
+)
+"""Words with which no docstring begins: it begins with a verb or a noun."""
+
+
+@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+def test_docstrings_begin_with_a_verb_or_a_noun(module):
+    found = []
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            texts = [ast.get_docstring(node) or ""]
+            for part in node.body[1:]:
+                if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant):  # of an attribute
+                    texts.append(str(part.value.value))
+            found += [text for text in texts if NO_OPENING.match(text.strip())]
+    assert found == []
+
+
 @pytest.mark.parametrize("module", modules_of(*PACKAGES))
 def test_every_exemption_has_a_reason(module):
     """``noqa`` and ``type: ignore`` say on their own line why."""
