@@ -105,7 +105,7 @@ class _Sockets(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """What is open before the edge serves anybody."""
+    """Parts of an edge that are open before it serves."""
 
     files: _Files
     sockets: _Sockets
