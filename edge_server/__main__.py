@@ -1,6 +1,6 @@
-"""``python -m edge_server``: run an edge until it is told to stop, or one of the operator's commands.
+"""``python -m edge_server``: run an edge until a signal stops it, or run one of the operator's commands.
 
-Modules are imported by the command that needs them: a health check every few seconds should cost little.
+Each command imports only the modules that it needs, because a health check runs every few seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check(reading: Reading) -> int:
 
 
 def complain(problems: Sequence[str]) -> None:
-    """Print what the operator has to mend, a line for each problem."""
+    """Print the problems to standard error, one line each."""
     for problem in problems:
         print(f"edge_server: error: {problem}", file=sys.stderr)  # noqa: T201 - what was asked for
 
@@ -66,7 +66,7 @@ def _main(words: Sequence[str]) -> int:
         complain([str(error)])
         return EXIT_CONFIG
     except KeyboardInterrupt:
-        return 0  # before the handlers were in place
+        return 0  # Ctrl-C before the signal handlers were installed
     return 0
 
 

@@ -1,4 +1,4 @@
-"""An edge inside another process: for demonstrations and tests, with nothing to configure."""
+"""An edge inside another process, for demonstrations and tests, without configuration."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 class EmbeddedEdge:
-    """A development edge on free ports of loopback, on a thread of its own, while the ``with`` body runs::
+    """A development edge on free ports of loopback, in a thread of its own, for the body of a ``with`` statement::
 
         with EmbeddedEdge() as edge:
             client = Client.from_config(edge.client_config)
 
-    ``engine`` is its QUIC engine; without it QUICTUNNEL_ENGINE says which, as for its clients.
-    With ``admin`` its operator's page is at ``server.admin.url``.
+    Args:
+        engine: its QUIC engine; by default the value of QUICTUNNEL_ENGINE, which its clients use, too.
+        admin: True to serve the operator's page, at ``server.admin.url``.
     """
 
     _background: EventLoopThread
@@ -40,7 +41,7 @@ class EmbeddedEdge:
 
     @property
     def server(self) -> RunningEdge:
-        """Return the edge that runs, within the ``with`` body."""
+        """Return the running edge. Only valid within the ``with`` body."""
         return self._server
 
     @property

@@ -1,6 +1,6 @@
 """The sockets that an edge opens at its start, and the certificate of the QUIC one.
 
-Each error is a ConfigError that names the one thing to mend.
+Each error is a ConfigError that says which option to change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
-    """A listening TCP socket at the address of an option. Raises ConfigError."""
+    """Return a listening TCP socket for the address of an option. Raises ConfigError."""
     host, port = address
     try:
         sock = listen(host, port)
@@ -38,7 +38,7 @@ def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
 
 
 def https_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.socket:
-    """The public TLS port: what the service manager gave, or one of our own. Raises ConfigError."""
+    """Return the listening socket of TLS visitors: an activated one, or a new one. Raises ConfigError."""
     sock, given.https = given.https, None
     if sock is None:
         return listen_at("--https", config.https)
@@ -47,7 +47,7 @@ def https_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.socket:
 
 
 async def quic_socket(config: EdgeConfig, given: ActivatedSockets) -> UdpSocket:
-    """The UDP socket for clients, likewise. Raises ConfigError."""
+    """Return the UDP socket for clients: an activated one, or a new one. Raises ConfigError."""
     sock, given.quic = given.quic, None
     if sock is None:
         return await bind_quic(config.quic)
@@ -56,7 +56,7 @@ async def quic_socket(config: EdgeConfig, given: ActivatedSockets) -> UdpSocket:
 
 
 def acme_http_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.socket | None:
-    """The socket for validators by http-01, if somebody else opened one. Raises ConfigError."""
+    """Return the activated or inherited socket for http-01 validators; None without one. Raises ConfigError."""
     sock, given.acme_http = given.acme_http, None
     if sock is None:
         return None
@@ -68,18 +68,19 @@ def acme_http_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.sock
 
 
 def _of_port(sock: socket.socket, option: str, wanted: int) -> socket.socket:
-    """The one thing that both the manager and the configuration say; a successor is asked by its port as well."""
+    """Return the socket if its port is the configured one; 0 matches any. Raises ConfigError."""
     port = sock.getsockname()[1]
     if wanted not in (0, port):
         sock.close()
         raise ConfigError(
-            f"{option} has port {wanted}, the socket that was passed has {port}: say the same in both."
+            f"{option} has port {wanted}, the socket that was passed has {port}: use the same in both."
         )
     return sock
 
 
 def check_tcp_host(host: str) -> None:
-    """Say now, and not to each client, that no port of that host can be listened on. Raises ConfigError."""
+    """Check at the start, and not at the first request, that ports of this host can be opened. Raises
+    ConfigError."""
     try:
         sock = listen(host, 0)
     except OSError as error:
@@ -89,11 +90,11 @@ def check_tcp_host(host: str) -> None:
 
 
 async def bind_quic(address: tuple[str, int]) -> UdpSocket:
-    """The UDP socket for clients. Raises ConfigError."""
+    """Return a new UDP socket for clients. Raises ConfigError."""
     host, port = address
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-        # Of all interfaces: of both families, which clients have one or the other of.
+        # A socket of all IPv6 interfaces accepts IPv4 as well, because clients may have only one of them.
         return UdpSocket.bind(found[0][4], dual=host == "::")  # type: ignore[arg-type]  # typeshed allows for Bluetooth
     except OSError as error:
         raise ConfigError(
@@ -103,13 +104,16 @@ async def bind_quic(address: tuple[str, int]) -> UdpSocket:
 
 
 def make_identity(config: EdgeConfig, directory: Path, authority: DevelopmentAuthority) -> tuple[Path, Path]:
-    """The certificate and key of the QUIC socket. Clients trust it through ``ca.pem``, whatever visitors are
-    shown: what is between a client and its edge needs no public authority."""
+    """Issue the certificate of the QUIC socket, and return its file and that of its key.
+
+    Clients trust it through ``ca.pem``; it is independent of the certificates for visitors, because clients need
+    no public authority.
+    """
     names = {"localhost", "127.0.0.1", "::1", config.quic[0], config.domain, config.public_host}
-    # A clock that is wrong now, or an edge that runs for years, must not keep clients out.
+    # Clients must be able to connect even if the clock is wrong now, or the edge runs for years.
     chain, key = authority.issue(sorted(names - {"", "0.0.0.0", "::"}), as_long_as_the_authority=True)
     certificate, private_key = directory / "quic.pem", directory / "quic.key"
-    # Made again at each start, so a crash of the machine may lose them.
+    # Not synced to disk, because each start creates them again.
     replace_file(certificate, chain, mode=PUBLIC, durable=False)
     replace_file(private_key, key, durable=False)
     return certificate, private_key

@@ -1,6 +1,6 @@
-"""Refresh of tokens, claims and certificates that change outside while an edge runs.
+"""The refresh of tokens, claims and certificates that others change while an edge runs.
 
-All of them are read outside the loop's thread, twice a second, so that a revocation takes effect within a second.
+All of them are read twice a second in another thread, so that a revocation takes effect within a second.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REFRESH: Final = 0.5
-"""Seconds between looks: half of the second within which a revocation is to work."""
-LOOK_AT_CLAIMS: Final = 3600.0
-"""Seconds between looks at which claimed names are in use, for those that are so for weeks, and which are over."""
-WORK: Final = "looking at what has changed of tokens, claims and certificates"
+REFRESH_INTERVAL: Final = 0.5
+"""Seconds between refreshes: half of the second within which a revocation takes effect."""
+CLAIMS_INTERVAL: Final = 3600.0
+"""Seconds between updates of the claims of names in use, together with the removal of expired claims."""
+WORK: Final = "refreshing tokens, claims and certificates"
 MAX_SHOWN: Final = 200
 """Characters of names in a line of the log."""
 
 
 class Refresher:
-    """Reads what has changed outside, and ends the sessions and leases that are no longer allowed."""
+    """Reads the changes, and ends the sessions and tunnels that are no longer allowed."""
 
     def __init__(self, services: EdgeServices, clients: Collection[ClientSession]) -> None:
         self._services = services
@@ -42,20 +42,20 @@ class Refresher:
         self._task = services.supervisor.keep_running(self._run, WORK)
         self._seen_at = asyncio.get_running_loop().time()
         self._told: dict[str, str] = {}
-        """Errors by what could not be read, so that each is logged once."""
+        """The last error of each source, so that it is logged once."""
 
     async def close(self) -> None:
-        """Look no more. When it is done nothing is being read either."""
+        """Stop, and wait for a read that is in progress."""
         self._task.cancel()
         await asyncio.wait([self._task])
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH)
+            await asyncio.sleep(REFRESH_INTERVAL)
             try:
                 await self._look()
-            except Exception as error:  # noqa: BLE001 - a fault of ours in one look must not be the last look
+            except Exception as error:  # noqa: BLE001 - a bug must not end the refresh
                 self._services.supervisor.loop_failed(WORK, error)
             else:
                 self._services.supervisor.loop_recovered(WORK)
@@ -70,7 +70,7 @@ class Refresher:
         ):
             await self._read(what, read)
         self._apply()
-        if loop.time() >= self._seen_at + LOOK_AT_CLAIMS:
+        if loop.time() >= self._seen_at + CLAIMS_INTERVAL:
             self._seen_at = loop.time()
             self._see_claims()
             if services.clock.is_settled:
@@ -82,7 +82,7 @@ class Refresher:
         except (ConfigError, OSError, ValueError, TypeError) as error:
             if self._told.get(what) != str(error):
                 self._told[what] = str(error)
-                logger.error("%s (%s). What was known before stays in use.", error, what)
+                logger.error("%s (%s). The last version stays in use.", error, what)
         else:
             self._told.pop(what, None)
 
@@ -97,13 +97,13 @@ class Refresher:
         services.sessions.forget_superseded(services.tokens.is_over)
 
     def _withdraw(self) -> None:
-        """End what is held of names that the operator has banned, and whoever comes from where nobody may."""
+        """End the tunnels of banned names and ports, and the clients and visitors from banned networks."""
         services = self._services
         services.admission.ban(services.claims.banned_networks())
         for client in tuple(self._clients):
             if not services.admission.admits(client.peer):
                 client.end(SessionCode.BANNED)
-        # Also those whose tunnel is over, and who stayed.
+        # Also closed tunnels whose visitors have stayed.
         for tunnel in tuple(services.registry.alive):
             if self._is_banned(tunnel):
                 tunnel.end_visitors()

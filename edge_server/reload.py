@@ -50,7 +50,7 @@ async def reconfigure(services: EdgeServices, before: EdgeConfig, wanted: EdgeCo
     live = [name for name in different if name in _LIVE]
     if {"cert", "key"} & set(live):
         if before.cert is None or wanted.cert is None or wanted.key is None:
-            # between a development authority and files: other names, another chain, and no visitor who expects it
+            # A change between the development authority and files needs a restart: names and chain differ.
             live = [name for name in live if name not in ("cert", "key")]
         else:
             read = services.certificates.load_replacement
@@ -58,7 +58,7 @@ async def reconfigure(services: EdgeServices, before: EdgeConfig, wanted: EdgeCo
             use()
     changes: dict[str, Any] = {name: getattr(wanted, name) for name in live}
     config = dataclasses.replace(before, **changes)
-    # From here on nothing fails. ``grace`` is looked up when it is wanted.
+    # From here on nothing can fail. ``grace`` is read when the edge drains.
     services.certificates.allow_wildcard_h2(config.allow_wildcard_h2)
     services.sessions.hold = services.pending.hold = config.hold
     if {"log_format", "log_level"} & set(live):
@@ -68,7 +68,7 @@ async def reconfigure(services: EdgeServices, before: EdgeConfig, wanted: EdgeCo
 
 
 async def reload(apply: Apply, read: Callable[[], Reading]) -> None:
-    """Read the configuration again and apply it; tell the log and the service manager of the outcome."""
+    """Read the configuration again and apply it; report the result to the log and the service manager."""
     # The manager measures from this moment, by its own clock (sd_notify(3), RELOADING=1).
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
@@ -83,8 +83,8 @@ async def reload(apply: Apply, read: Callable[[], Reading]) -> None:
     if problems:
         for problem in problems:
             logger.error("%s", problem)
-        logger.error("the configuration stays as it was, because of what is wrong with the new one")
-        notify("READY=1", f"STATUS=Running with the configuration of before: {problems[0]}")
+        logger.error("the configuration is unchanged, because the new one has errors")
+        notify("READY=1", f"STATUS=Running with the previous configuration: {problems[0]}")
         return
     logger.info("the configuration was read again; changed: %s", ", ".join(outcome.changed) or "nothing")
     for name in outcome.waiting:
@@ -95,7 +95,7 @@ async def reload(apply: Apply, read: Callable[[], Reading]) -> None:
 
 
 class Reloads:
-    """Reloads one after the other, however often they are asked for."""
+    """Runs the requested reloads one after the other."""
 
     def __init__(self, apply: Apply, read: Callable[[], Reading], asked: asyncio.Event) -> None:
         """Wait for requests to reload.
@@ -103,19 +103,19 @@ class Reloads:
         Args:
             apply: applies a configuration (:meth:`edge_server.server.RunningEdge.reconfigure`).
             read: reads the configuration; called in another thread.
-            asked: set by whoever wants a reload. Set again while one runs, it makes one more follow.
+            asked: event that requests a reload. If it is set again during a reload, another one follows.
         """
         self._apply = apply
         self._read = read
         self._asked = asked
 
     async def run(self) -> None:
-        """Reload whenever that is asked for, until cancelled."""
+        """Reload on each request, until cancelled."""
         while True:
             await self._asked.wait()
             self._asked.clear()
             try:
                 await reload(self._apply, self._read)
-            except Exception:  # a fault of ours in one reload must not end the edge
+            except Exception:  # a bug in the reload must not end the edge
                 logger.exception("the configuration could not be read again")
                 notify("READY=1")

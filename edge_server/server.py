@@ -1,4 +1,4 @@
-"""A running edge: it serves, takes a new configuration, drains and stops."""
+"""A running edge, which can be reconfigured, drained and stopped."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_POLL_INTERVAL: Final = 0.05
-"""Seconds between looks at whether the visitors have finished."""
+"""Seconds between checks that active visitors remain."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class RunningEdge:
-    """One edge that serves on the running loop. :func:`edge_server.startup.start_edge` returns it; call
-    :meth:`drain` or not, and then :meth:`stop`."""
+    """One edge that serves on the running loop, returned by :func:`edge_server.startup.start_edge`.
+
+    Call :meth:`stop` at the end, and :meth:`drain` before if visitors should have time to finish.
+    """
 
     config: EdgeConfig
     """The configuration in force."""
@@ -56,11 +58,11 @@ class RunningEdge:
     """The operator's page; None without ``--admin``."""
     handoff: Handoff
     asked_to_drain: asyncio.Event
-    """Set when the operator asks for it on the page; whoever runs this edge is to drain and to stop it."""
+    """Set when the operator requests a drain on the page. The caller should then drain and stop this edge."""
     succeeded: asyncio.Event
-    """Set when another edge has taken over; this one is to drain and to stop."""
+    """Set when another edge has taken over. The caller should then drain and stop this edge."""
     stop_accepting: Callable[[], None]
-    """Closes the port of TLS visitors. May be called again."""
+    """Closes the port of TLS visitors; may be called more than once."""
     resources: contextlib.AsyncExitStack
     """Closes everything that was opened, in the reverse order."""
 
@@ -76,8 +78,8 @@ class RunningEdge:
 
     @property
     def public_quic_address(self) -> str:
-        """``host:port`` for clients on other machines. Empty if nothing says it: the edge listens on all
-        interfaces, and its domain is only of this machine."""
+        """``host:port`` for clients on other machines; empty if it is unknown, because the edge listens on all
+        interfaces and its domain is a local one."""
         host, port = _bound_address(self.config, self.introspection)
         name = self.config.public_name(host)
         return "" if name == self.config.domain and name.endswith(".localhost") else format_address(name, port)
@@ -103,9 +105,9 @@ class RunningEdge:
         return len(self.services.registry)
 
     async def reconfigure(self, config: EdgeConfig) -> ReloadOutcome:
-        """Apply the options that may change while the edge serves, and return which did and which did not.
+        """Apply the options that may change while the edge serves. Return the applied and the remaining changes.
 
-        Raises ConfigError when something is wrong with them: then nothing has changed.
+        Raises ConfigError if the options are invalid; then nothing has changed.
         """
         is_other = config.qlog != self.config.qlog
         tracer = tracer_of(config.qlog) if is_other and config.qlog is not None else None
@@ -116,11 +118,10 @@ class RunningEdge:
         return outcome
 
     async def drain(self) -> None:
-        """Accept no new visitors and no new clients; wait until those in flight have finished, at most for the
+        """Accept no new visitors and clients, and wait until the active visitors have finished, at most for the
         configured grace.
 
-        With a successor nobody is in a hurry: idle visitors have the whole grace as well. Cancelling it ends the
-        wait.
+        With a successor, also idle visitors have the whole grace. Cancellation ends the wait.
         """
         self.stop_accepting()
         self.snapshot.freeze()
@@ -129,24 +130,24 @@ class RunningEdge:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.grace
         while (now := loop.time()) < deadline:
-            # Whether anybody is in the middle of something is a matter of time, not of an event.
+            # Polled, because a visitor becomes idle by the passage of time, without an event.
             if not self._is_needed(now):
                 return
             await asyncio.sleep(DRAIN_POLL_INTERVAL)
 
     async def stop(self) -> None:
-        """Close everything, in the reverse order of opening. A second call does nothing."""
+        """Close everything, in the reverse order of its opening. A second call does nothing."""
         await self.resources.aclose()
 
     async def hand_over(self, channel: HandoffChannel) -> None:
-        """Hand over to a successor that asked. Until it is ready nothing changes here. Raises HandoffError."""
+        """Hand over to a successor that has connected. Until it is ready nothing changes. Raises HandoffError."""
         if self.clients.is_draining:
             await channel.send(HandoffRefusal("it is stopping"))
         else:
-            await self.handoff.hand_over(channel, self._leave)
+            await self.handoff.hand_over(channel, self._release)
 
-    def _leave(self) -> None:
-        """Accept nobody any more, and release to the successor what is its own from now on."""
+    def _release(self) -> None:
+        """Stop accepting visitors and clients, and release what the successor uses from now on."""
         self.clients.is_draining = True
         self.snapshot.leave()
         if self.admin is not None:
@@ -154,7 +155,7 @@ class RunningEdge:
         if self.services.acme is not None:
             self.services.acme.leave()
         self.stop_accepting()
-        logger.info("another edge takes over; %d visitors are left", self.visitors)
+        logger.info("a successor takes over; %d active visitors remain", self.visitors)
         self.succeeded.set()
 
     def _is_needed(self, now: float) -> bool:
@@ -173,7 +174,8 @@ def local_quic_address(config: EdgeConfig, introspection: Introspection) -> str:
 
 
 def _bound_address(config: EdgeConfig, introspection: Introspection) -> tuple[str, int]:
-    """Return host and port of the QUIC socket; the host as the operator called it, which is in its certificate."""
+    """Return host and port of the QUIC socket: the configured host name, if there is one, as in its
+    certificate."""
     host, port = introspection.endpoint.local_address[:2]
     is_everywhere = host in ("0.0.0.0", "::")
     return host if is_everywhere or not is_name(config.quic[0]) else config.quic[0], port

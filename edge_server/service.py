@@ -1,4 +1,4 @@
-"""One edge as a process: it serves until a signal or a successor ends it."""
+"""The process of one edge, which serves until a signal or a successor ends it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 def banner(server: RunningEdge) -> str:
-    """Return the text that tells a person how to use this edge."""
+    """Return the text for standard output that says how to use this edge."""
     config = server.config
-    # What goes to the journal is kept, and read by more people than those who may open tunnels.
-    is_kept = config.hide_token or goes_to_journal(1)
+    # The journal is stored, and more people may read it than may open tunnels.
+    is_stored = config.hide_token or goes_to_journal(1)
     file = shlex.quote(str(config.state_dir / "token"))
-    token = f'"$(cat {file})"' if is_kept else shlex.quote(server.token)
+    token = f'"$(cat {file})"' if is_stored else shlex.quote(server.token)
     authority = shlex.quote(str(server.ca))
-    # Where a public authority vouches for the tunnels, a visitor needs nothing of ours.
+    # Visitors need the edge's own authority unless the certificates are from a public one.
     trust = "" if config.cert is not None or config.acme else f"--cacert {authority} "
     public, address = server.public_quic_address, server.public_quic_address or server.quic_address
-    unknown = "" if public else "Say --public-host NAME for clients on other machines.\n"
+    unknown = "" if public else "Set --public-host NAME for clients on other machines.\n"
     copy = f" these, and a copy of {server.ca.name}" if address != server.quic_address else ""
     return (
         f"The edge serves https://*.{config.domain}:{server.https_port} and TCP ports "
@@ -50,7 +50,8 @@ def banner(server: RunningEdge) -> str:
 
 
 def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
-    """Serve until SIGTERM or SIGINT, or until another edge took over; then drain. A second signal ends at once.
+    """Serve until SIGTERM or SIGINT, or until another edge has taken over; then drain. A second signal ends at
+    once.
 
     Args:
         config: the options.
@@ -70,14 +71,14 @@ async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     signals = Signals()
     tasks = Supervisor()
     loop = asyncio.get_running_loop()
-    if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
+    if hasattr(signal, "SIGUSR1"):  # its default action would end the process
         loop.add_signal_handler(signal.SIGUSR1, state_dump.refuse_dump)
     server = await start_edge(config, take_activated_sockets(os.environ))
     try:
         if hasattr(signal, "SIGUSR1"):
             loop.add_signal_handler(signal.SIGUSR1, state_dump.write_dump, server.introspection)
         reloads = Reloads(server.reconfigure, read_again, signals.reload)
-        # For the person who started it, not for the log.
+        # To standard output, because this is for the user who has started the edge, and not for the log.
         print(banner(server), file=output.standard_output(), flush=True)
         notify("READY=1", f"MAINPID={os.getpid()}")
         await first_of(
@@ -85,7 +86,7 @@ async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
             server.succeeded.wait(),
             server.asked_to_drain.wait(),
             tasks.run_repeatedly(reloads.run, "reading the configuration again"),
-            tasks.run_repeatedly(keep_alive, "telling the service manager"),
+            tasks.run_repeatedly(keep_alive, "notifying the watchdog"),
         )
         if not server.succeeded.is_set():
             notify("STOPPING=1")

@@ -1,4 +1,4 @@
-"""Signals of the edge's process: stop, reload, and start of a successor."""
+"""Signals of the edge's process, which stop it, reload its configuration, or start a successor."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """Sets an event for each kind of request that signals make. To be made on the running loop."""
+    """Handlers that set an event for each kind of request. Create it on the running loop."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         """SIGTERM or SIGINT: drain."""
         self.hurry = asyncio.Event()
-        """SIGTERM or SIGINT for the second time: end now."""
+        """The second SIGTERM or SIGINT: end without waiting for visitors."""
         self.reload = asyncio.Event()
         """SIGHUP: read the configuration again."""
         self._had_terminal = has_terminal()
@@ -40,7 +40,7 @@ class Signals:
             loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def _hang_up(self) -> None:
-        # The original meaning of the signal: a terminal that was closed takes along what runs in it.
+        # The original meaning of SIGHUP: the terminal was closed, which ends the programs in it.
         if self._had_terminal and not has_terminal():
             self._stop()
         else:
@@ -58,7 +58,7 @@ def has_terminal() -> bool:
 def start_successor() -> None:
     """Start this program again with ``--takeover``, which takes over from this process and logs if it cannot."""
     command = sys.orig_argv if "--takeover" in sys.orig_argv else [*sys.orig_argv, "--takeover"]
-    with contextlib.suppress(ChildProcessError):  # successors that failed are not to stay as zombies
+    with contextlib.suppress(ChildProcessError):  # reap successors that have failed
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     try:

@@ -1,7 +1,7 @@
-"""The start of an edge: everything is opened in order, on a stack that closes it in the reverse order.
+"""The start of an edge, which opens everything in order, on a stack that closes it in the reverse order.
 
-The same stack serves two ends: a start that fails or is cancelled half way, and the stop of the edge. Each step
-puts what it opens on the stack at once, so nothing stays open, wherever the start ends.
+The stack is closed if the start fails or is cancelled, and by the stop of the edge. Each step pushes what it opens
+onto the stack at once, so nothing stays open at whatever step the start ends.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GOODBYE_TIMEOUT: Final = 0.5
-"""Seconds in which closed sessions may still be told so again."""
+CLOSE_TIMEOUT: Final = 0.5
+"""Seconds for which the endpoint repeats CONNECTION_CLOSE at the stop."""
 
 
 class _Files(NamedTuple):
@@ -91,14 +91,14 @@ class _Files(NamedTuple):
 
 
 class _Sockets(NamedTuple):
-    """The sockets of the edge, which it has opened, or got from the service manager or a predecessor."""
+    """The sockets of the edge: its own, or those of the service manager or a predecessor."""
 
     inherited: InheritedSockets | None
     """All sockets of the predecessor, after ``--takeover``."""
     mark: int
-    """Mark of this edge's connection IDs, by which it and its successor tell their datagrams apart."""
+    """First byte of this edge's connection IDs, by which the datagrams of two edges are distinguished."""
     admin: socket.socket | None
-    """For the operator's page; None without one, and while a predecessor has its address."""
+    """Socket of the operator's page; None without a page, or while a predecessor uses the address."""
     https: socket.socket
     acme_http: socket.socket | None
     udp: UdpSocket
@@ -118,11 +118,11 @@ async def start_edge(config: EdgeConfig, given: ActivatedSockets | None = None) 
     """Start an edge on the running loop.
 
     Args:
-        config: of the edge.
-        given: sockets that are open already; they are this edge's from here on, also if the start fails.
+        config: the configuration of the edge.
+        given: activated sockets, which are closed if the start fails.
 
     Raises:
-        ConfigError: with one clear line, for anything that the operator has to mend. Nothing is left open then.
+        ConfigError: the operator has to change something; the message is one line. Nothing is left open.
     """
     stack = contextlib.AsyncExitStack()
     try:
@@ -134,7 +134,7 @@ async def start_edge(config: EdgeConfig, given: ActivatedSockets | None = None) 
 
 async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSockets) -> RunningEdge:
     stack.callback(given.close)
-    # At the end: let the transports that were just reset close their sockets.
+    # The last step of the stop: transports that were reset close their sockets in the next iteration of the loop.
     stack.push_async_callback(asyncio.sleep, 0)
     DescriptorBudget.of(descriptor_limit()).check()
     opened = await _open(stack, config, given)
@@ -146,7 +146,7 @@ async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSock
 
 
 async def _open(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSockets) -> _Opened:
-    """Open files, ports and databases, and keep the names of the edge before this one. Nobody is served yet."""
+    """Open files, ports and databases, and keep the names of the previous edge. Nobody is served yet."""
     files = _prepare_files(config)
     sockets = await _open_sockets(stack, config, files.state, given)
     services = open_services(
@@ -161,13 +161,13 @@ async def _open(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSocke
 
 
 async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> RunningEdge:
-    """Accept clients and visitors, start what runs in the background, and tell where this edge is."""
+    """Accept clients and visitors, start the background tasks, and publish the address of this edge."""
     files, sockets, services, _, snapshot = opened
     clients = ClientAcceptor(services.session_context, services.admission.admits)
     refresher = Refresher(services, clients.sessions)
     stack.push_async_callback(refresher.close)
     introspection = _accept_clients(stack, config, opened, clients)
-    # Once more, on top: the last names are written before the sessions end.
+    # A second time, on top of the stack: the names are written for the last time before the sessions end.
     stack.push_async_callback(snapshot.close)
     stop_accepting = await _accept_visitors(stack, sockets.https, introspection.tls_listener)
     if services.acme is not None:
@@ -176,7 +176,7 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
     _watch_machine(stack, introspection)
     asked_to_drain = asyncio.Event()
     admin = await _start_admin(stack, introspection, files, sockets.admin, asked_to_drain.set)
-    # Last, and without a turn of the loop until the end: whoever reads the file may come at once.
+    # Last, and without an await until the end, because a client that reads the file may connect at once.
     address = local_quic_address(config, introspection)
     client_env = files.state.publish(edge=address, token=files.token, ca=files.ca)
     stack.callback(client_env.withdraw)
@@ -201,7 +201,7 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
 
 
 def _prepare_files(config: EdgeConfig) -> _Files:
-    """Read and make the files: what is wrong with them should be said before any port is taken."""
+    """Read and create the files, so that errors in them are reported before any port is opened."""
     state = StateDir(config.state_dir)
     token = state.token(new_operator_token)
     authority = DevelopmentAuthority.load_or_create(config.state_dir)
@@ -216,7 +216,7 @@ def _prepare_files(config: EdgeConfig) -> _Files:
 async def _open_sockets(
     stack: AsyncExitStack, config: EdgeConfig, state: StateDir, given: ActivatedSockets
 ) -> _Sockets:
-    """Open the ports, or inherit them from the edge that runs."""
+    """Open the ports, or inherit them from the running edge."""
     if config.admin is not None:
         check_packages()
     inherited = await _inherit(stack, config, state, given) if config.takeover else None
@@ -238,7 +238,7 @@ async def _open_sockets(
 async def _inherit(
     stack: AsyncExitStack, config: EdgeConfig, state: StateDir, given: ActivatedSockets
 ) -> InheritedSockets | None:
-    """Ask the edge that runs for its sockets. Return None if none runs."""
+    """Request the sockets of the running edge. Return None if none runs."""
     inherited = await request_handoff(state.path)
     if inherited is None:
         logger.info("no running edge to take over from; starting as usual")
@@ -252,7 +252,7 @@ async def _inherit(
 def _inherit_acme_http(
     inherited: InheritedSockets, wanted: tuple[str, int] | None, given: ActivatedSockets
 ) -> None:
-    """Take the socket for validators over: its port may be one that this edge has no right to open again."""
+    """Take over the socket for http-01 validators, whose port this edge may have no privilege to open."""
     sock, inherited.acme_http = inherited.acme_http, None
     if sock is None:
         return
@@ -265,12 +265,12 @@ def _inherit_acme_http(
 async def _keep_names(
     stack: AsyncExitStack, services: EdgeServices, inherited: InheritedSockets | None, state: StateDir
 ) -> NameSnapshot:
-    """Keep the names of the edge before this one for their clients: of a predecessor that runs, or of one that
-    has ended. Return the keeper of the snapshot."""
+    """Keep the names of the previous edge for their clients: from a running predecessor, or from the snapshot of
+    the last run. Return the snapshot."""
     stack.callback(services.pending.give_up_all)
     if inherited is not None:
         try:
-            # From here on the predecessor accepts nobody any more.
+            # From here on the predecessor accepts no visitors and clients.
             names = await inherited.accept()
         except HandoffError as error:
             raise ConfigError(f"--takeover: the running edge did not hand over: {error}.") from None
@@ -299,16 +299,16 @@ def _accept_clients(
     opened: _Opened,
     clients: ClientAcceptor,
 ) -> Introspection:
-    """Open the endpoint for clients, who bring the names that visitors ask for. Return the view of the edge."""
+    """Open the endpoint for clients. Return the edge's parts as observers read them."""
 
     def accept(connection: Connection) -> Link:
         return clients.accept(connection, endpoint.wake)
 
     async def close() -> None:
-        # Sessions first: their visitors are reset and their ports closed as they go.
+        # Sessions first, because their end resets their visitors and closes their ports.
         services.sessions.give_up_all()
         services.pending.give_up_all()
-        await endpoint.close(GOODBYE_TIMEOUT, SessionCode.GOING_AWAY)
+        await endpoint.close(CLOSE_TIMEOUT, SessionCode.GOING_AWAY)
 
     files, sockets, services, engine, _ = opened
     tls_listener = services.make_tls_listener()
@@ -347,7 +347,7 @@ def _accept_clients(
 async def _accept_visitors(
     stack: AsyncExitStack, sock: socket.socket, tls_listener: TlsListener
 ) -> Callable[[], None]:
-    """Accept TLS visitors. Return what closes their port, which may be called again."""
+    """Accept TLS visitors. Return a function that closes their port, and may be called more than once."""
     server = await accept_from(sock, tls_listener)
 
     def stop_accepting() -> None:
@@ -359,7 +359,7 @@ async def _accept_visitors(
 
 
 def _watch_machine(stack: AsyncExitStack, introspection: Introspection) -> None:
-    """Measure the delay of the loop, and look for free descriptors."""
+    """Start the measurement of the loop's delay, and the watch for free descriptors."""
     shortage = introspection.admission.shortage
     for watch, what in (
         (introspection.lag.watch, "measuring how late the loop is"),
@@ -389,7 +389,7 @@ async def _start_admin(
 
 
 def _handoff(config: EdgeConfig, sockets: _Sockets, services: EdgeServices, endpoint: Endpoint) -> Handoff:
-    """Return what hands this edge over to a successor."""
+    """Return the handover of this edge to a successor."""
     return Handoff(
         domain=config.domain,
         mark=sockets.mark,

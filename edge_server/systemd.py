@@ -1,7 +1,7 @@
 """The interface to systemd: notifications, the watchdog, the journal, and activated sockets.
 
-With activated sockets the edge needs no privilege for ports 443 and 80, and visitors wait in them while it is
-started again.
+With activated sockets the edge needs no privilege for ports 443 and 80, and visitors wait in their accept queues
+during a restart.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ logger = logging.getLogger(__name__)
 FIRST_FD: Final = 3
 """First descriptor that is passed (SD_LISTEN_FDS_START)."""
 ACME_HTTP_NAME: Final = "acme-http"
-"""Name of the socket for ``--acme-http`` (FileDescriptorName=); it is of the same kind as that for ``--https``."""
+"""Name of the socket for ``--acme-http`` (FileDescriptorName=), a listening TCP socket like that for
+``--https``."""
 MAX_SOCKETS: Final = 3
-"""Sockets that an edge has a use for."""
+"""Activated sockets that an edge uses: one for each of three options."""
 _KINDS: Final = {"https": "https", "quic": "quic", ACME_HTTP_NAME: "https"}
-"""Kinds of the sockets whose name says which option they stand for."""
+"""Kinds of the sockets whose names are those of options."""
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 def notify(*lines: str) -> None:
-    """Send assignments such as ``READY=1`` (sd_notify(3)); does nothing where the manager did not ask for them."""
+    """Send assignments such as ``READY=1`` (sd_notify(3)). Does nothing if there is no NOTIFY_SOCKET."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
         return
@@ -60,7 +61,7 @@ async def keep_alive() -> None:
     A loop that hangs sends nothing, and systemd starts the edge again.
     """
     period = os.environ.get("WATCHDOG_USEC", "")
-    # Twice in each period (sd_watchdog_enabled(3)). The variable is systemd's own; nobody else's is believed.
+    # Twice in each period (sd_watchdog_enabled(3)); a malformed value is ignored.
     seconds = int(period) / 2_000_000 if period.isascii() and period.isdigit() and int(period) else None
     if seconds is None:
         await asyncio.get_running_loop().create_future()
@@ -72,24 +73,25 @@ async def keep_alive() -> None:
 
 @dataclass(slots=True)
 class ActivatedSockets:
-    """Listening sockets that the service manager opened; whoever takes one closes it."""
+    """Sockets that the service manager has opened. The code that takes one out sets the field to None, and closes
+    it."""
 
     https: socket.socket | None = None
     quic: socket.socket | None = None
     acme_http: socket.socket | None = None
 
     def close(self) -> None:
-        """Close the sockets that nobody has taken."""
+        """Close the sockets that were not taken out."""
         for sock in (self.https, self.quic, self.acme_http):
             if sock is not None:
                 sock.close()
 
 
 def take_activated_sockets(environ: MutableMapping[str, str], *, first: int = FIRST_FD) -> ActivatedSockets:
-    """Return the sockets that were passed to this process (sd_listen_fds(3)); none where nobody passes any.
+    """Return the sockets that were passed to this process (sd_listen_fds(3)), if any.
 
-    The variables are removed from ``environ``, so that no child takes them for its own.
-    Raises ConfigError for sockets that an edge has no use for.
+    The variables are removed from ``environ``, so that child processes ignore them.
+    Raises ConfigError for sockets that an edge does not use.
     """
     count, names = _announced(environ)
     given = ActivatedSockets()

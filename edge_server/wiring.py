@@ -1,6 +1,6 @@
-"""The parts of one edge, put together from its configuration, and the engine of its QUIC port.
+"""The parts of one edge, created from its configuration, and the engine of its QUIC port.
 
-Of what the edge opens only the databases are open afterwards.
+Nothing is opened here except the databases.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A client opens its control stream and no other, also when it is trusted.
+# Also an authenticated client opens only its control stream.
 CLIENT_LIMITS: Final = Limits(
     streams=1, stream_window=TRUSTED.stream_window, connection_window=TRUSTED.connection_window
 )
@@ -71,7 +71,7 @@ CLIENT_LIMITS: Final = Limits(
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeServices:
-    """All parts of one edge; only its composition root knows them all."""
+    """All parts of one edge. Each part gets only those that it needs."""
 
     acme: AcmeService | None = None
     """Orders certificates; None if ACME is off."""
@@ -105,12 +105,12 @@ class EdgeServices:
 
     @cached_property
     def certificate_policy(self) -> CertificatePolicy:
-        """Return what decides about certificates for visitors."""
+        """Return the policy for certificates for visitors."""
         return CertificatePolicy(self.certificates, self.acme)
 
     @cached_property
     def session_context(self) -> SessionContext:
-        """Return the part of this that each client's session needs."""
+        """Return the parts that each client's session needs."""
         return SessionContext(
             attempts=self.attempts,
             binding=self.bind_context,
@@ -125,7 +125,7 @@ class EdgeServices:
 
     @cached_property
     def bind_context(self) -> BindContext:
-        """Return the part of this that the bindings of each client need."""
+        """Return the parts that the bindings of each client need."""
         return BindContext(
             admission=self.admission,
             certificates=self.certificate_policy,
@@ -176,7 +176,7 @@ class EdgeServices:
         )
 
     async def close(self) -> None:
-        """End ACME, write what is not written yet, and close the databases."""
+        """End ACME, write the pending changes, and close the databases."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._close_claims)
             stack.callback(self.tokens.close)
@@ -187,7 +187,7 @@ class EdgeServices:
         try:
             await asyncio.to_thread(self.claims.close)
         except ConfigError as error:
-            logger.error("%s The claims of the last moment are lost.", error)
+            logger.error("%s The latest claims are lost.", error)
 
 
 def open_services(
@@ -203,14 +203,14 @@ def open_services(
 
     Args:
         stack: closes what is opened here, also if this raises.
-        config: of the edge.
+        config: the configuration of the edge.
         state: its state directory.
         https: its listening socket for TLS visitors.
-        certificates: for visitors.
-        token: the operator's.
+        certificates: the store of certificates for visitors.
+        token: the operator's token.
 
     Raises:
-        ConfigError: a database cannot be used, or the options of ACME or of DNS.
+        ConfigError: a database cannot be used, or the options of ACME or DNS are wrong.
     """
     https_port = https.getsockname()[1]
     monotonic, clock = asyncio.get_running_loop().time, Clock()
@@ -263,7 +263,7 @@ def _acme_service(
     settings = settings_of(config.acme_options)
     if settings is None:
         return None
-    # Beside files of the operator's for the edge's own names, ACME is for others' domains.
+    # If the operator has configured certificate files for the edge's own names, ACME is for custom domains only.
     has_wildcard = config.cert is None and settings.challenge == DNS
     own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
     policy = RenewalPolicy(own=own, is_wanted=is_wanted)
@@ -271,10 +271,10 @@ def _acme_service(
 
 
 def domain_check_of(config: EdgeConfig) -> DomainCheck:
-    """Return the check of where custom domains point, as the configuration policy it. Raises ConfigError."""
+    """Return the check that custom domains point to this edge, as configured. Raises ConfigError."""
     if config.skip_domain_check:
         return DomainCheck()
-    # Any name below the domain as well: a wildcard in DNS says nothing of the domain itself.
+    # Also a name below the domain: a wildcard record in DNS does not cover the domain itself.
     own = (config.public_host, config.domain, f"edge.{config.domain}")
     return make_domain_check(own, config.https[0], config.resolver)
 
@@ -290,7 +290,15 @@ def take_certificates(config: EdgeConfig, certificates: ContextStore, authority:
 def make_engine(
     config: EdgeConfig, state: StateDir, identity: tuple[Path, Path], udp: UdpSocket, mark: int
 ) -> Engine:
-    """``identity``: certificate and key for clients; ``mark``: of its connection IDs. Raises ConfigError."""
+    """Return the engine of the QUIC port. Raises ConfigError.
+
+    Args:
+        config: the configuration of the edge.
+        state: its state directory.
+        identity: files of the certificate and key for clients.
+        udp: the socket of the port.
+        mark: first byte of the edge's connection IDs.
+    """
     certificate, private_key = identity
     settings = EngineSettings(
         is_server=True,

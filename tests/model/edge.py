@@ -51,8 +51,8 @@ DOMAIN = "edge.test"
 HOLD = 120.0
 GRACE = 20.0
 REFRESH: Final = 30.0
-"""Seconds between looks of an edge at what has changed (``watch.REFRESH``): it looks at once when a rule has
-withdrawn something, and passing time does not take long."""
+"""Seconds between looks of an edge at what has changed (``refresher.REFRESH_INTERVAL``): it looks at once when a
+rule has withdrawn something, and passing time does not take long."""
 Names = list[tuple[TunnelRecord, Any]]
 """Names that one edge tells the next, with the listening socket of each TCP port where that is handed over."""
 

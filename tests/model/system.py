@@ -84,7 +84,7 @@ class ModelSystem:
             self.network.in_force(),
             mock.patch.object(edge_server.clients.acceptor, "ClientSession", WatchedClientSession),
             mock.patch.object(edge_server.ingress.tcp_ports, "listen", self.ports.listen),
-            mock.patch.object(edge_server.refresher, "REFRESH", REFRESH),
+            mock.patch.object(edge_server.refresher, "REFRESH_INTERVAL", REFRESH),
         ):
             for logger in loggers:
                 logger.addHandler(self.fault_log)

@@ -61,7 +61,7 @@ def opens(namespace, home, environ) -> bool:
 def test_an_edge_without_a_public_name_says_what_is_missing(tmp_path):
     edge = start_edge(tmp_path / "state", "--quic", "0.0.0.0:0")
     try:
-        assert "Say --public-host NAME for clients on other machines." in edge.banner
+        assert "Set --public-host NAME for clients on other machines." in edge.banner
         assert f"export QUICTUNNEL_EDGE={edge.environ['QUICTUNNEL_EDGE']}\n" in edge.banner
     finally:
         assert edge.stop() == 0

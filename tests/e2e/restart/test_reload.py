@@ -160,7 +160,7 @@ def test_invalid_reload_changes_nothing(operator, edge, content, said):
         operator.config.write_text(content)
     log = operator.reload(edge)
     assert said in log
-    assert "the configuration stays as it was" in log
+    assert "the configuration is unchanged" in log
     operator.write()
     assert "the configuration was read again; changed: nothing" in operator.reload(edge)
 

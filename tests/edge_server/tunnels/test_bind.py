@@ -221,7 +221,7 @@ async def test_revoked_token_forgets_superseded_sessions(services: EdgeServices,
 
 
 async def test_a_look_that_fails_is_not_the_last(services: EdgeServices, monkeypatch: pytest.MonkeyPatch, caplog):
-    monkeypatch.setattr("edge_server.refresher.REFRESH", 0.01)
+    monkeypatch.setattr("edge_server.refresher.REFRESH_INTERVAL", 0.01)
     looked = asyncio.Event()
     count = 0
 
