@@ -59,7 +59,7 @@ class RunningEdge:
     handoff: Handoff
     asked_to_drain: asyncio.Event
     """Set when the operator requests a drain on the page. The caller should then drain and stop this edge."""
-    succeeded: asyncio.Event
+    taken_over: asyncio.Event
     """Set when another edge has taken over. The caller should then drain and stop this edge."""
     stop_accepting: Callable[[], None]
     """Closes the port of TLS visitors; may be called more than once."""
@@ -156,12 +156,12 @@ class RunningEdge:
             self.services.acme.leave()
         self.stop_accepting()
         logger.info("a successor takes over; %d active visitors remain", self.visitors)
-        self.succeeded.set()
+        self.taken_over.set()
 
     def _is_needed(self, now: float) -> bool:
         if self.introspection.tls_listener.pending:
             return True
-        if self.succeeded.is_set():
+        if self.taken_over.is_set():
             return self.visitors > 0 or self.handoff.forwards
         return self.clients.is_in_flight(now)
 

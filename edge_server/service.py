@@ -83,14 +83,14 @@ async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
         notify("READY=1", f"MAINPID={os.getpid()}")
         await first_of(
             signals.stop.wait(),
-            server.succeeded.wait(),
+            server.taken_over.wait(),
             server.asked_to_drain.wait(),
             tasks.run_repeatedly(reloads.run, "reading the configuration again"),
             tasks.run_repeatedly(keep_alive, "notifying the watchdog"),
         )
-        if not server.succeeded.is_set():
+        if not server.taken_over.is_set():
             notify("STOPPING=1")
-        await first_of(server.drain(), signals.hurry.wait())
+        await first_of(server.drain(), signals.force_stop.wait())
     finally:
         await server.stop()
 

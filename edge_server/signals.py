@@ -23,7 +23,7 @@ class Signals:
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         """SIGTERM or SIGINT: drain."""
-        self.hurry = asyncio.Event()
+        self.force_stop = asyncio.Event()
         """The second SIGTERM or SIGINT: end without waiting for visitors."""
         self.reload = asyncio.Event()
         """SIGHUP: read the configuration again."""
@@ -47,7 +47,7 @@ class Signals:
             self.reload.set()
 
     def _stop(self) -> None:
-        (self.hurry if self.stop.is_set() else self.stop).set()
+        (self.force_stop if self.stop.is_set() else self.stop).set()
 
 
 def has_terminal() -> bool:

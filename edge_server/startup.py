@@ -192,7 +192,7 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
         admin=admin,
         handoff=_handoff(config, sockets, services, introspection.endpoint),
         asked_to_drain=asked_to_drain,
-        succeeded=asyncio.Event(),
+        taken_over=asyncio.Event(),
         stop_accepting=stop_accepting,
         resources=stack,
     )

@@ -36,7 +36,7 @@ from edge_server.tunnels.bind_policy import BindPolicy
 from edge_server.tunnels.domain_check import DomainCheck, make_domain_check
 from edge_server.tunnels.names import NameDirectory
 from edge_server.tunnels.ownership import NameOwnership
-from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
+from edge_server.tunnels.ownership_store import OwnershipStore
 from edge_server.tunnels.pending import PendingTunnels
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router
@@ -216,10 +216,10 @@ def open_services(
     monotonic, clock = asyncio.get_running_loop().time, Clock()
     admission = Admission(rate_limiter=ConnectionRateLimiter(partial(backlog_of, https), time.monotonic))
     visitor_log, registry = VisitorLog(), Registry()
-    claim_store, token_store = ClaimStore(state.path), TokenStore(state.path)
-    stack.callback(claim_store.close)
+    ownership_store, token_store = OwnershipStore(state.path), TokenStore(state.path)
+    stack.callback(ownership_store.close)
     stack.callback(token_store.close)
-    claims = NameOwnership(claim_store, clock.now)
+    claims = NameOwnership(ownership_store, clock.now)
     clock.add_listener(claims.clock_changed)
     admission.ban(claims.banned_networks())
     tokens = TokenRegistry(token, token_store, clock.now)

@@ -27,7 +27,7 @@ EXIT_NOT_READY: Final = 1
 """Exit status of an edge that is not ready, or not running."""
 URL_FILE: Final = "admin.url"
 RESPONSE_TIMEOUT: Final = 5.0
-"""Seconds for a response. A healthy edge takes some milliseconds, and one whose UDP does not respond two
+"""Seconds for a response. A healthy edge responds within milliseconds; one whose UDP port is unreachable takes two
 seconds."""
 MAX_RESPONSE: Final = 64 * 1024
 """Bytes of a response."""

@@ -43,12 +43,12 @@ class QlogRecorder:
 
     def __init__(self, endpoint: Endpoint, state_dir: Path) -> None:
         self._endpoint = endpoint
-        self._own = state_dir / DIRECTORY
-        self._everything: Tracer | None = None
+        self._directory = state_dir / DIRECTORY
+        self._tracer_of_all: Tracer | None = None
 
     def trace_all(self, tracer: Tracer | None) -> None:
         """Trace every new connection; with None only the connections of sessions that an operator chose."""
-        self._everything = tracer
+        self._tracer_of_all = tracer
         self._endpoint.trace(tracer)
 
     def begin(self, client: TracedSession) -> Path | None:
@@ -84,7 +84,7 @@ class QlogRecorder:
     def trace_link(self, client: TracedSession) -> Trace:
         """Trace the link of a session that has one. Raises NotTracedError."""
         try:
-            tracer = self._everything or tracer_of(self._own)
+            tracer = self._tracer_of_all or tracer_of(self._directory)
         except ConfigError as error:
             raise NotTracedError(str(error)) from None
         return self._endpoint.trace_one(client.session.link.connection, tracer)

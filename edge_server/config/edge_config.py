@@ -177,8 +177,8 @@ class EdgeConfig:
     )
     takeover: bool = option(
         SWITCH,
-        "take over from the edge that runs with the same state directory without refusing visitors: it hands "
-        "over its sockets and names and ends after its last visitor; if none runs, start as usual",
+        "take over from the running edge with the same state directory without refusing visitors: it hands its "
+        "sockets and names over and ends after its last visitor; if none runs, start as usual",
         False,
     )
     engine: str = option(

@@ -140,7 +140,7 @@ class Handoff:
     registry: Registry
 
     async def hand_over(self, channel: HandoffChannel, on_ready: Callable[[], None]) -> None:
-        """Hand over to a successor that asked.
+        """Hand over to a successor that has sent an Ask.
 
         Args:
             channel: with the successor.

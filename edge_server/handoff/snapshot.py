@@ -1,8 +1,8 @@
-"""Snapshot of the held names: an edge that is started again keeps them for clients who are on their way.
+"""The snapshot of the held names, which a restarted edge keeps for clients that are about to reconnect.
 
-A successor keeps them likewise, but its predecessor tells it. The names are written to a table
+A successor in a hot restart gets them from its predecessor instead. The names are written to a table
 (:mod:`edge_server.handoff.snapshot_store`) at most once in :data:`POLL_INTERVAL` seconds and at the stop, in a
-thread of its own, so a crash leaves what was written last. The time of that says until when the edge ran.
+thread of its own. After a crash the last write counts, whose time tells until when the edge ran.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The table of held names, in a database of the state directory (:data:`FILE`).
 
-Its database is not ``claims.db``, because its content is of use for a minute: an edge starts without it when it is
-damaged, a write does not wait for the disk, no backup has it, and it does not make the edge read all claims again.
+It has a database separate from ``claims.db``, because its content is only useful for a minute. An edge starts
+without it if it is damaged, writes are not synced to disk, backups leave it out, and its writes do not cause the
+edge to read all claims again.
 
 Each row is sealed (AES-256-GCM) and its key is a keyed hash of the name, because a random name is a secret. The
-sealing key is derived from the ticket key, the domain and the run that writes: a row that was changed by hand, or
-is of another edge, domain or run, does not open.
+sealing key is derived from the ticket key, the domain and the writing run, so a row that was changed, or is from
+another edge, domain or run, cannot be decrypted.
 
 One run writes at a time. The first write of a run takes the table; a write of a run that has lost the table to a
 later one changes nothing (:class:`AnotherWriterError`).
@@ -37,20 +38,20 @@ if TYPE_CHECKING:
 FILE: Final = "held.db"
 VERSION: Final = 1
 MAX_WEIGHT: Final = MAX_LEASES
-"""Sum of the weights (``weight_of``) of the names in the table: all that the registry grants. If there are more,
-as after a hot restart of an edge with other limits, tokens share the room."""
+"""Sum of the weights (``weight_of``) of the names in the table: as many as the registry grants. If there are more,
+as after a hot restart of an edge with other limits, the tokens share the space."""
 MAX_BYTES: Final = 12 * 1024 * 1024
-"""Bytes of all rows: :data:`MAX_WEIGHT` names of the longest form with 16 networks each (1.1 KiB)."""
+"""Bytes of all rows: :data:`MAX_WEIGHT` names of maximum length with 16 networks each (1.1 KiB)."""
 MAX_AGE: Final = 60.0
-"""Seconds since a client or an edge was last there, above which it is not waited for: visitors know by then that a
-service is away, and a client pauses for many seconds between its dials."""
+"""Seconds since a client was last connected after which its name is not kept: by then visitors have seen the
+outage, and the client pauses for many seconds between its dials."""
 RUN_BYTES: Final = 16
 _STATE: Final = b"state"
 """Key under which the state of the run is sealed; a row's key has 16 bytes."""
 
 _UNREADABLE: Final = (InvalidTag, ValueError, TypeError, msgspec.MsgspecError)
-"""Errors of a row that does not open. ValueError: it is too short for a nonce. TypeError: it is NULL, which a
-damaged database may have whatever the schema says."""
+"""Errors of a row that cannot be decrypted. ValueError: it is too short for a nonce. TypeError: it is NULL, which
+is possible in a damaged database in spite of the schema."""
 
 _SCHEMA: Final = """
 CREATE TABLE held (
@@ -75,7 +76,7 @@ class _RunState(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     seen: int
     """Time of the write (seconds since the epoch)."""
     is_last: bool
-    """Written at the stop: no name was given afterwards."""
+    """True if it was written at the stop, after which no name was assigned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class HeldNames:
     seen: int
     """Time of that moment (seconds since the epoch)."""
     entries: list[SnapshotEntry]
-    """Each with the time at which its client was last there, and without what may be outdated."""
+    """The names, each with the time at which its client was last connected, without fields that may be
+    outdated."""
 
     @classmethod
     def of(cls, entries: Iterable[SnapshotEntry], seen: int, *, is_last: bool) -> HeldNames:
@@ -137,7 +139,7 @@ class SnapshotStore:
         self._run = os.urandom(RUN_BYTES)
         self._seal = _RowCipher(key, domain, self._run)
         self._written: dict[str, SnapshotEntry] | None = None
-        """The rows of this run; None if they are not known."""
+        """The rows of this run; None if they are unknown."""
         self._has_written = False
 
     def close(self) -> None:
@@ -150,7 +152,7 @@ class SnapshotStore:
         self._database.discard()
 
     def read(self) -> HeldNames | None:
-        """Return what the last run wrote; None if none did."""
+        """Return the names that the last run has written; None if there are none."""
         if not self._database.exists:
             return None
         with self._database.reading() as database, database:
@@ -208,7 +210,7 @@ class SnapshotStore:
     def _write(self, held: dict[str, SnapshotEntry], state: _RunState) -> None:
         if self._database.is_replaced:
             self._database.close()
-        before, self._written = self._written, None  # unknown, if the following fails half-way
+        before, self._written = self._written, None  # unknown if the transaction fails
         sealed = self._seal.seal(_STATE, state)
         with self._database.writing() as database:
             # The first statement takes the lock, so no other run writes between it and the end.
@@ -219,8 +221,8 @@ class SnapshotStore:
             if before is None:
                 database.execute("DELETE FROM held")
                 before = {}
-            over = [name for name in before if name not in held]
-            database.executemany("DELETE FROM held WHERE key = ?", ((self._seal.key_of(name),) for name in over))
+            gone = [name for name in before if name not in held]
+            database.executemany("DELETE FROM held WHERE key = ?", ((self._seal.key_of(name),) for name in gone))
             database.executemany("INSERT OR REPLACE INTO held VALUES (?, ?)", self._changed(before, held))
         self._written, self._has_written = held, True
 
@@ -232,7 +234,7 @@ class SnapshotStore:
         database.execute("INSERT OR REPLACE INTO run VALUES (1, ?, ?)", (self._run, sealed))
 
     def _is_running(self, run: bytes, sealed: bytes, *, now: int) -> bool:
-        """Return True if the run of that state wrote a moment ago."""
+        """Return True if that run has written within :data:`MAX_AGE` seconds."""
         try:
             content = _RowCipher(self._key, self._domain, run).open(_STATE, sealed)
             return abs(now - msgspec.msgpack.decode(content, type=_RunState).seen) <= MAX_AGE
@@ -252,14 +254,14 @@ class SnapshotStore:
 
 
 def select_fairly(entries: list[SnapshotEntry], limit: int = MAX_WEIGHT) -> list[SnapshotEntry]:
-    """Return the entries that there is room for.
+    """Return the entries that fit into the limit.
 
-    If there are too many, each owner has the same room (max-min fairness): owners with less than that keep all of
-    their entries and leave the rest of it to the others.
+    If there are too many, each owner gets the same space (max-min fairness): owners that need less keep all of
+    their entries, and the others share the rest.
 
     Args:
-        entries: all entries; of one owner the first ones are preferred.
-        limit: the sum of their weights.
+        entries: all entries; the first ones of each owner are preferred.
+        limit: the maximum sum of their weights.
     """
     by_owner: dict[str, list[SnapshotEntry]] = defaultdict(list)
     weights: dict[str, int] = defaultdict(int)

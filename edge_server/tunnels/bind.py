@@ -198,7 +198,7 @@ class Bindings:
         )
 
     def _port_facts(self, identity: Identity, port: int) -> PortFacts:
-        """Return the facts about the TCP port that a client asks for; 0: none."""
+        """Return the facts about a requested TCP port; 0: none."""
         claims, key = self._context.claims, identity.key
         return PortFacts(
             is_free=not port or claims.is_free_to(key, port),

@@ -391,7 +391,7 @@ class BindPolicy:
 def _grant(case: Case) -> Grant:
     bind, ticket, tunnel = case.bind, case.ticket, case.tunnel
     visitor_filter = case.visitor_filter
-    assert visitor_filter is not None, "else it was refused"
+    assert visitor_filter is not None, "an invalid filter was refused"
     kind = GrantKind.NEW if tunnel is None else GrantKind.TAKE_OVER if case.pool is None else GrantKind.JOIN
     program, is_first_ask = b"", False
     if isinstance(bind, BindV2):

@@ -130,7 +130,7 @@ class NameOwnership:
             event: as in ``HistoryEntry.of``.
             held: the tunnel that has the name.
             host: address of its client; empty where none takes part.
-            visitors: visitors that came for the client that gives the name back.
+            visitors: visitors that the client has served that releases the name.
         """
         owner = held.owner
         fresh = HistoryEntry.of(

@@ -272,7 +272,7 @@ def test_a_successor_that_fails_anywhere_leaves_nothing(runner, tmp_path, monkey
                 await first.services.pending.add(TunnelRecord("held", "owner", 1, TunnelOptions(), 0), sock)
                 sockets = targets()["socket:"]
                 second = await take_over(step)
-                if second is None and not first.succeeded.is_set():
+                if second is None and not first.taken_over.is_set():
                     has_continued += 1
                     # The predecessor hears that the channel is closed.
                     await until(lambda sockets=sockets: targets()["socket:"] == sockets)

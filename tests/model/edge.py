@@ -175,7 +175,7 @@ class ModelEdge(RunningEdge):
             admin=None,
             handoff=absent,
             asked_to_drain=asyncio.Event(),
-            succeeded=asyncio.Event(),
+            taken_over=asyncio.Event(),
             stop_accepting=lambda: None,
             resources=contextlib.AsyncExitStack(),
         )
@@ -242,7 +242,7 @@ class ModelEdge(RunningEdge):
             sock = tunnel.duplicate_socket()
             names.append((TunnelRecord.of(tunnel, tunnel.tcp_port if sock is not None else 0), sock))
             tunnel.stop_listening()
-        self.succeeded.set()
+        self.taken_over.set()
         self.leave()
         return names
 
