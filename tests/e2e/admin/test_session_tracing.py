@@ -255,7 +255,7 @@ def test_unwritable_trace_file_is_reported(rig: TracingRig, caplog: pytest.LogCa
 def test_a_trace_that_is_full_is_over(rig: TracingRig):
     (session,) = rig.operator.get("/sessions")["items"]
     tracing = rig.edge.server.introspection.tracing
-    rig.edge._background.call(trace_all(tracing, Tracer(tracing._own, max_bytes=20_000)))
+    rig.edge._background.call(trace_all(tracing, Tracer(tracing._directory, max_bytes=20_000)))
     file = Path(trace(rig.operator, session["id"])["file"])
     rig.edge._background.call(trace_all(tracing, None))
     visitor, origin = rig.pair("tcp")
