@@ -96,7 +96,7 @@ class RunningEdge:
 
     @property
     def client_count(self) -> int:
-        """Number of clients connected now, those not yet authorised included."""
+        """Number of sessions of clients, including those without a link and those not yet authenticated."""
         return len(self.clients.sessions)
 
     @property

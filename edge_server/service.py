@@ -1,4 +1,4 @@
-"""The process of one edge, which serves until a signal or a successor ends it."""
+"""The process of one edge, which serves until a signal, a successor or its operator ends it."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def banner(server: RunningEdge) -> str:
 
 
 def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
-    """Serve until SIGTERM or SIGINT, or until another edge has taken over; then drain. A second signal ends at
-    once.
+    """Serve until SIGTERM or SIGINT, a takeover by another edge, or a request of the operator; then drain. A
+    second signal ends at once.
 
     Args:
         config: the options.

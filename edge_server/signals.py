@@ -18,7 +18,8 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """Handlers that set an event for each kind of request. Create it on the running loop."""
+    """Handlers of SIGTERM, SIGINT and SIGHUP, which set events, and of SIGUSR2, which starts a successor. Create
+    it on the running loop."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()

@@ -48,7 +48,7 @@ EXIT_GRACE: Final = 2.0
 
 
 class Client:
-    """Owns one QUIC connection to an edge; connects when first used.
+    """Client of an edge, with one session, over one QUIC connection at a time. Connects when first used.
 
     May be used from any thread. After a fork, the child's copy has no tunnels and dials its own connection when
     used; the parent's connection is not affected.

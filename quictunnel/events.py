@@ -22,16 +22,19 @@ State = Literal[
     "refused",
     "failed",
 ]
-"""States of a client, and of a tunnel, which follows its client's:
+"""States of a client, and of a tunnel, which has the state of its client:
 
-connecting      no connection to the edge has been made yet connected       the edge sends visitors to this
-client migrating       this machine's network changed; the connection has a new socket, on which the edge has
-not answered yet suspect         the edge has not answered for some seconds; another connection is dialled in
-parallel away            the connection was lost; both sides keep the session and its visitors for another one
-resuming        another connection exists; both sides report how many bytes of each visitor have arrived
-reconnecting    there is no connection and no session to resume; dialling again draining        (only a tunnel)
-no new visitors; active ones may finish closed          closed locally refused         ended, because the edge
-does not accept the token failed          ended by another permanent error
+- ``connecting``: no connection to the edge has been established yet.
+- ``connected``: the edge sends visitors to this client.
+- ``migrating``: this machine's network changed; the edge has not answered on the connection's new socket yet.
+- ``suspect``: the edge has not answered for some seconds; another connection is dialled in parallel.
+- ``away``: the connection was lost; both ends keep the session and its visitors for another one.
+- ``resuming``: another connection is established; both ends report how many bytes of each visitor have arrived.
+- ``reconnecting``: there is no connection and no session to resume; the client dials again.
+- ``draining`` (a tunnel only): no new visitors; active ones may finish.
+- ``closed``: closed locally.
+- ``refused``: ended, because the edge does not accept the token.
+- ``failed``: ended by another permanent error.
 """
 
 STATES: frozenset[str] = frozenset(get_args(State))

@@ -27,8 +27,9 @@ LOOKUP_COST: Final = 4.0
 REQUEST_BURST: Final = 1000.0
 """Plain requests at once: ten clients that reconnect with everything they may hold."""
 NEW_NAME_BURST: Final = 2000.0
-"""Random names that one identity may get at once, beside those that it holds tickets for. An identity that abuses
-a name moves on to the next one, and the history has to keep all of them (``claims.store.MAX_NAMES_A_DAY``)."""
+"""Random names that one identity may get at once, in addition to those of its tickets. An identity that abuses
+a name moves on to the next one, and the history has to keep all of them
+(``tunnels.ownership_store.MAX_NAMES_A_DAY``)."""
 NEW_NAME_RATE: Final = 1 / 60
 """Random names a second that one identity may sustain: 1,440 a day."""
 MAX_TRACKED: Final = 4096

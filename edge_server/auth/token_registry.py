@@ -48,7 +48,7 @@ class TokenRegistry:
         self._version = -1
         self._entries: dict[str, TokenEntry] = {}
         self._reserved_names: frozenset[str] = frozenset()
-        """Names that the permissions of some valid token list exactly."""
+        """Names that the permissions of a token list exactly, unless it is revoked."""
         self._unknown_digest = secrets.token_bytes(32)
         self.refresh()
 

@@ -12,7 +12,7 @@ Unix socket in the state directory (:data:`SOCKET`), which only the user of the 
       |<- Names, with the sockets of TCP ports ----|   repeated until ``last``; then its visitors finish
 
 Through the socket pair (an AF_UNIX SOCK_SEQPACKET one, called the pipe), the successor forwards the datagrams of
-the predecessor's connections: both read one UDP socket.
+the predecessor's connections. Both send on the UDP socket; only the successor reads it.
 """
 
 from __future__ import annotations

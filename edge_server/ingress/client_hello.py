@@ -52,7 +52,7 @@ class Alert(enum.IntEnum):
     INTERNAL_ERROR = 80
     MISSING_EXTENSION = 109
     CERTIFICATE_UNOBTAINABLE = 111
-    """The name has no certificate yet (RFC 6066 section 9; TLS 1.3 keeps the number)."""
+    """The name has no certificate yet (RFC 6066 section 9; reserved in TLS 1.3)."""
     UNRECOGNIZED_NAME = 112
 
 

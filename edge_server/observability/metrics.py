@@ -72,8 +72,8 @@ METRICS: Final[dict[str, MetricInfo]] = {
     "visitor_places": MetricInfo("gauge", "Visitors that may be active at once."),
     "visitors_refused_total": MetricInfo(
         "counter",
-        "Visitors rejected although their name exists. places: at capacity; waiting: too many waited for a "
-        "disconnected client; arrivals: connection rate limit (also for unknown names).",
+        "Visitors rejected by limits. places: number of visitors of the edge, network, tunnel or token, or a ban; "
+        "waiting: too many waited for a disconnected client; arrivals: connection rate limit.",
         {"reason": ("places", "waiting", "arrivals")},
     ),
     "newcomers_waiting": MetricInfo("gauge", "TLS connections between accept and the end of their handshake."),

@@ -132,7 +132,7 @@ class ShortageLog:
         """``clock``: monotonic seconds."""
         self._clock = clock
         self._logged_at: dict[str, float] = {}
-        """Time of the last line by kind. A kind is one of the three fixed texts of this program."""
+        """Time of the last line by kind. The kinds are a few fixed texts of this program."""
         self._unreported: dict[str, int] = {}
 
     def report(self, what: str, detail: Callable[[], str]) -> None:

@@ -2,7 +2,7 @@
 
 This module collects the facts about a Bind, :mod:`edge_server.tunnels.bind_policy` decides,
 :mod:`edge_server.tunnels.registry` assigns the tunnel to the client, and this module sends the response. Names and
-ports that a client chose are recorded as claims; random names are kept in tickets alone.
+ports that a client chose are recorded as claims; random names are in tickets and in the snapshot only.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class Bindings:
         backend = Backend(self._session, bind.lease, self, ticket)
         displaced = context.registry.give(tunnel, backend, grant)
         if is_pending:
-            context.pending.claim(tunnel)
+            context.pending.stop_waiting(tunnel)
         if grant.port is None or not grant.port.keeps:
             self._change_port(tunnel, port)
         lease = self._leases[bind.lease] = Lease(tunnel, backend)

@@ -82,8 +82,8 @@ class Claim:
     """The ownership of a name or port, or the ban of a name, port or network."""
 
     what: str
-    """A name, a TCP port as ``:20022``, or a network as ``@203.0.113.0/24``; neither is a valid name. Networks can
-    only be banned."""
+    """A name, a TCP port as ``:20022``, or a network as ``@203.0.113.0/24`` (``:`` and ``@`` are not valid in
+    names). Networks can only be banned."""
     owner: str
     seen: int
     """Time of its last use: seconds since the epoch."""

@@ -80,7 +80,7 @@ class PendingTunnels:
         )
         self._registry.add(tunnel)
         keep = max(self.hold, MAX_WAIT) if seconds is None else seconds
-        end = asyncio.get_running_loop().call_later(keep, self._forget, tunnel)
+        end = asyncio.get_running_loop().call_later(keep, self._expire, tunnel)
         age = 0.0 if left is None else max(0.0, time.time() - left)
         self._waits[tunnel] = _Wait(end, time.monotonic() - age)
         if sock is not None:
@@ -93,7 +93,7 @@ class PendingTunnels:
         clock)."""
         return time.time() - (time.monotonic() - self._waits[tunnel].left)
 
-    def claim(self, tunnel: Tunnel) -> None:
+    def stop_waiting(self, tunnel: Tunnel) -> None:
         """Stop the wait of a tunnel, whose client has bound it."""
         self._waits.pop(tunnel).end.cancel()
 
@@ -110,10 +110,13 @@ class PendingTunnels:
         for tunnel in tuple(self._waits):
             self._forget(tunnel)
 
+    def _expire(self, tunnel: Tunnel) -> None:
+        self._forget(tunnel)
+        logger.info("the client that held %s did not reconnect in time", tunnel.name)
+
     def _forget(self, tunnel: Tunnel) -> None:
-        self.claim(tunnel)
+        self.stop_waiting(tunnel)
         tunnel.close()
         self._registry.remove(tunnel)
         if tunnel.tcp_port:
             self._ports.release(tunnel.tcp_port, tunnel.owner)
-        logger.info("the client that held %s did not reconnect in time", tunnel.name)

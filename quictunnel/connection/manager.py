@@ -351,7 +351,7 @@ class ConnectionManager:
             self._machine.enter(
                 ConnectionState.RESUMING, "Connected again; both sides report which bytes have arrived."
             )
-            self._observe("resumed", f"{resumed.streams} visitors continue without loss.")
+            self._observe("resumed", f"{resumed.streams} visitors continue.")
         if connection.is_usable:
             self.connection_usable(connection)
         self.leases.request_again(connection.session, is_resumed=resumed is not None)

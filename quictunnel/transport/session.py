@@ -153,7 +153,7 @@ class Session:
         self._exchange.begin()
 
     def end(self, closed: Closed) -> None:
-        """Give up a session that is away."""
+        """End a session that is away; do nothing otherwise."""
         if self.is_away:
             self.is_away = False
             self._end(closed)

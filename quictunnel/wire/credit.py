@@ -168,8 +168,8 @@ class WindowPool:
 class ReceiveWindow:
     """Window of a receiver: bytes received, bytes consumed, and when to announce them.
 
-    The window starts at its initial size and doubles whenever it is used up within
-    ``GROWTH_ROUND_TRIPS`` round trips, as far as the pool and MAX_WINDOW allow.
+    The window starts at its initial size. It doubles, as far as the pool and MAX_WINDOW allow, when at least half
+    of it is used within ``GROWTH_ROUND_TRIPS`` round trips or ``GROWTH_SECONDS``.
     """
 
     __slots__ = (

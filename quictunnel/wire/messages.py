@@ -19,7 +19,7 @@ MAX_MESSAGE = 16 * 1024
 """Bytes of one encoded message: enough for a full :class:`Credits`, and small enough for a client that has not
 authenticated yet."""
 MAX_TOKEN = 512
-"""Characters of a token; the edge's own tokens have 43."""
+"""Characters of a token; those of this edge have 64."""
 MAX_SOFTWARE = 64
 MAX_HOST = 253
 """The longest DNS name (RFC 1035 section 2.3.4 less the dots of the wire form)."""

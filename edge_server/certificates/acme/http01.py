@@ -20,8 +20,8 @@ MAX_REQUEST: Final = 8 * 1024
 """Bytes of a request's head; those of validators have a few hundred, those of browsers rarely exceed 4 KiB."""
 MAX_CONNECTIONS: Final = 64
 """Connections at once. When one more arrives, the network with most of them loses its oldest, so that no peer can
-lock validators out. Each is served within a round trip, or closed after PATIENCE. Their descriptors come out of
-the edge's own reserve."""
+lock validators out. Each is served within a round trip, or closed after HEAD_TIMEOUT. Their descriptors are part
+of the edge's own reserve."""
 HEAD_TIMEOUT: Final = 5.0
 """Seconds for the whole head."""
 PATH: Final = "/.well-known/acme-challenge/"
