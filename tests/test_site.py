@@ -91,7 +91,7 @@ def test_the_reference_has_what_docstrings_say(site):
     said = text_of(site / "reference" / "python.html")
     for words in (
         "Expose a local port",
-        "Owns one QUIC connection",
+        "Client of an edge, with one session",
         "tcp_socket",
         "EdgeUnavailableError",
         "public_url",
