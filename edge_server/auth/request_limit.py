@@ -61,10 +61,10 @@ class RequestLimiter:
         self._full_at: dict[str, float] = {}
         """Clock time by key at which each bucket is full again."""
 
-    def can_take(self, key: str, work: float = 1.0) -> bool:
-        """Return True if :meth:`try_take` would take ``work`` now."""
+    def can_take(self, key: str) -> bool:
+        """Return True if :meth:`try_take` would take one unit of work now."""
         now = self._clock()
-        full_at = max(now, self._full_at.get(key, now)) + work / self.rate
+        full_at = max(now, self._full_at.get(key, now)) + 1 / self.rate
         return full_at - now <= self.burst / self.rate
 
     def try_take(self, key: str, work: float = 1.0) -> bool:

@@ -79,10 +79,9 @@ class Backend:
         """Note that its origin has refused a visitor; others are preferred for :data:`REFUSAL_PENALTY` seconds."""
         self._penalised_until = time.monotonic() + REFUSAL_PENALTY
 
-    def open(self, splice: Splice, ingress: Ingress) -> Stream | None:
-        """Return a new stream for a visitor; None if the client allows no more."""
-        host, port = end_of(splice, "peername")
-        return self.session.open(lease=self.number, tls=ingress.tls, host=host, port=port)
+    def open(self, host: str, port: int, *, tls: bool) -> Stream | None:
+        """Return a new stream for a visitor from this address; None if the client allows no more."""
+        return self.session.open(lease=self.number, tls=tls, host=host, port=port)
 
 
 def proxy_header(splice: Splice, ingress: Ingress, version: int) -> bytes:

@@ -164,9 +164,8 @@ class Tunnel:
             splice.refuse()
             return
         splice.on_gone = self._visitor_ended
-        self.visitors[splice] = visit = VisitorConnection(
-            host, ingress.kind, lease=self.name, owner=self.owner, port=port
-        )
+        visit = VisitorConnection(host, port, ingress.kind, lease=self.name, owner=self.owner)
+        self.visitors[splice] = visit
         if ingress.tls:
             ends = splice.transport.get_extra_info("ssl_object")
             visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
@@ -195,11 +194,12 @@ class Tunnel:
         self, splice: Splice, ingress: Ingress, backend: Backend, tried: frozenset[Backend] = frozenset()
     ) -> None:
         """Open a stream for a visitor and join both. ``tried``: backends that have refused this visitor."""
-        stream = backend.open(splice, ingress)
+        visit = self.visitors[splice]
+        stream = backend.open(visit.host, visit.port, tls=ingress.tls)
         if stream is None:
             splice.refuse()
             return
-        self.visitors[splice].set_carrier(backend)
+        visit.set_carrier(backend)
         if self.meters is not None and splice.throttle is None:
             splice.throttle = Throttle(*self.meters)
         if self.is_pool:
@@ -207,7 +207,7 @@ class Tunnel:
         if self.options.proxy_protocol and not tried:
             stream.write(proxy_header(splice, ingress, self.options.proxy_protocol))
         splice.join(stream)
-        self.visitors[splice].set_stream(stream, splice)
+        visit.set_stream(stream, splice)
 
     def _refused(self, splice: Splice, code: StreamCode, ingress: Ingress, tried: frozenset[Backend]) -> bool:
         """Pass a refused visitor on to another backend, as long as its origin has received no byte.

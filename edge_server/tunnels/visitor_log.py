@@ -126,9 +126,7 @@ class VisitorConnection:
         "tls",
     )
 
-    def __init__(
-        self, host: str, kind: Kind, *, lease: str, owner: str, port: int = 0, tls: str = "", alpn: str = ""
-    ) -> None:
+    def __init__(self, host: str, port: int, kind: Kind, *, lease: str, owner: str) -> None:
         self.number = 0
         """Number of the visitor since the start of this edge, set by the log."""
         self.host = host
@@ -138,9 +136,9 @@ class VisitorConnection:
         self.kind: Kind = kind
         self.lease = lease
         self.owner = owner
-        self.tls = tls
+        self.tls = ""
         """Version of the TLS that the edge terminates, as OpenSSL names it (``TLSv1.3``); else empty."""
-        self.alpn = alpn
+        self.alpn = ""
         """ALPN protocol of that TLS: ``h2`` or ``http/1.1``; empty for none."""
         self.began = time.monotonic()
         self.first_byte: float | None = None

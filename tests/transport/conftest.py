@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 
 from tests.simnet.fixtures import network, pytest_asyncio_loop_factories, virtual_time
+from tests.transport.engine_pair import make_pair_of
+from tests.transport.hostile_peer import Attack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.transport.engine_pair import Pair
 
 __all__ = ["network", "pytest_asyncio_loop_factories", "virtual_time"]
 
@@ -32,3 +38,17 @@ def paths(certificates: Path) -> dict[str, Path]:
     """The files of the authority and of the edge's certificate, by what they are."""
     names = {"authority": "ca.pem", "certificate": "leaf.pem", "key": "leaf.key"}
     return {what: certificates / name for what, name in names.items()}
+
+
+@pytest.fixture
+def make_pair(paths: dict[str, Path], engines: tuple[str, str]) -> Callable[..., Pair]:
+    """``make_pair(seed=1, client={...}, edge={...})``: settings by name, for each side."""
+    return partial(make_pair_of, paths, engines)
+
+
+@pytest.fixture
+def attack(attacked: Pair) -> Iterator[Attack]:
+    """A connection of an attacked pair, and a check of the remaining state after it."""
+    begun = Attack(attacked)
+    yield begun
+    begun.check_aftermath()

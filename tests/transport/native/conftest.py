@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.transport.engine_pair import make_pair_of
 from tests.transport.engine_pairings import PAIRINGS
-from tests.transport.hostile_peer import NATIVE_VICTIMS, Attack, make_attacked
+from tests.transport.hostile_peer import NATIVE_VICTIMS, make_attacked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.transport.engine_pair import Pair
@@ -25,21 +22,7 @@ def engines(request: pytest.FixtureRequest) -> tuple[str, str]:
     return pair
 
 
-@pytest.fixture
-def make_pair(paths: dict[str, Path], engines: tuple[str, str]) -> Callable[..., Pair]:
-    """``make_pair(seed=1, client={...}, edge={...})``: settings by name, for each side."""
-    return partial(make_pair_of, paths, engines)
-
-
 @pytest.fixture(params=NATIVE_VICTIMS)
 def attacked(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Pair:
     """The native engine as an edge and as a client, and an aioquic engine on the other side."""
     return make_attacked(paths, *request.param)
-
-
-@pytest.fixture
-def attack(attacked: Pair) -> Iterator[Attack]:
-    """A connection between them, and a look at what is left after it."""
-    begun = Attack(attacked)
-    yield begun
-    begun.check_aftermath()
