@@ -29,7 +29,7 @@ class FixedVisitor(VisitorConnection):
 @pytest.fixture
 def visit() -> Callable[..., FixedVisitor]:
     def make(host: str = "192.0.2.1", lease: str = "shop", bytes_in: int = 0, bytes_out: int = 0) -> FixedVisitor:
-        made = FixedVisitor(host, "tcp", lease=lease, owner="owner")
+        made = FixedVisitor(host, 50_000, "tcp", lease=lease, owner="owner")
         made.moved = bytes_in, bytes_out
         return made
 

@@ -95,7 +95,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(faults, id=name, marks=[] if name == "all" else [pytest.mark.slow])
+        for name, faults in FAULTS.items()
+    ],
+)
 def test_200_streams_busy_both_ways(make_pair, engines, faults):
     pair = make_pair()
     shape(pair, **faults)

@@ -10,6 +10,7 @@ from tests.transport.contract.test_links import Bulk, shape
 from tests.transport.engine_pair import CLIENT, Pair, settings_for
 
 
+@pytest.mark.slow
 def test_200_streams_while_the_clients_address_changes(make_pair):
     pair = make_pair()
     pair.connect()
