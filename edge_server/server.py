@@ -100,7 +100,7 @@ class RunningEdge:
         return len(self.clients.sessions)
 
     @property
-    def leases(self) -> int:
+    def tunnel_count(self) -> int:
         """Number of names held now."""
         return len(self.services.registry)
 

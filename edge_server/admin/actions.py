@@ -125,7 +125,7 @@ class Actions:
         visit = next((visit for visit in introspection.visitor_log.now if visit.number == number), None)
         if visit is None:
             return None
-        _audit(who, f"ends visitor {target} of {visit.lease}, from {visit.host}", "end visitor", target)
+        _audit(who, f"ends visitor {target} of {visit.tunnel_name}, from {visit.host}", "end visitor", target)
         is_ended = any(tunnel.end_visit(visit) for tunnel in tuple(introspection.registry.alive))
         return Done("end_visitor", target) if is_ended else None
 

@@ -249,13 +249,13 @@ class ReadModels:
         """Return active visitors, the newest first. ``only``: of this tunnel."""
         visitor_log = self._introspection.visitor_log
         found: Iterable[VisitorConnection] = (
-            visit for visit in reversed(visitor_log.now) if only in ("", visit.lease)
+            visit for visit in reversed(visitor_log.now) if only in ("", visit.tunnel_name)
         )
         if (bound := visitor_log.number_of(after)) is not None:
             found = (visit for visit in found if visit.number < bound)
         chosen = list(itertools.islice(found, limit + 1))
         items = [self._visitor(visit) for visit in chosen[:limit]]
-        total = len(visitor_log.now) if not only else sum(visit.lease == only for visit in visitor_log.now)
+        total = len(visitor_log.now) if not only else sum(visit.tunnel_name == only for visit in visitor_log.now)
         return Page(items, total, items[-1].id if len(chosen) > limit else None)
 
     def certificates(self, limit: int, after: str = "") -> Page[Certificate]:
@@ -287,7 +287,7 @@ class ReadModels:
         """Measure the rates of all tunnels. Return active visitors and their bytes by tunnel."""
         now: defaultdict[str, Totals] = defaultdict(Totals)
         for visit in self._introspection.visitor_log.now:  # ten thousand cost some milliseconds
-            sums = now[visit.lease]
+            sums = now[visit.tunnel_name]
             sums.visitors += 1
             sums.bytes_in += visit.bytes_in
             sums.bytes_out += visit.bytes_out
@@ -363,7 +363,7 @@ class ReadModels:
             id=self._introspection.visitor_log.name_of(visit),
             address=visit.host,
             port=visit.port,
-            tunnel=visit.lease,
+            tunnel=visit.tunnel_name,
             owner=visit.owner,
             kind=visit.kind,
             tls=visit.tls,

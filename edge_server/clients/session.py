@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.request_limit import request_cost
 from edge_server.tunnels.bind import Bindings
-from edge_server.tunnels.bind_policy import MAX_LEASES
+from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION
 from quictunnel.errors import ProtocolError
 from quictunnel.shared.version import SOFTWARE
 from quictunnel.transport.engine import LOST, CloseCause, Closed
@@ -309,7 +309,7 @@ class ClientSession:
             Welcome(
                 self.session.version,
                 INITIAL_WINDOW,
-                MAX_LEASES,
+                MAX_LEASES_PER_SESSION,
                 SOFTWARE,
                 secret,
                 resumed=resumed,

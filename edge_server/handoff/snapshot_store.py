@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edge_server.handoff.snapshot_entry import SnapshotEntry, is_valid, trusted
 from edge_server.storage.sqlite import DamagedDatabaseError, Database
-from edge_server.tunnels.registry import MAX_LEASES, weight_of
+from edge_server.tunnels.registry import MAX_LEASES_PER_EDGE, weight_of
 from edge_server.tunnels.tickets import NONCE
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 FILE: Final = "held.db"
 VERSION: Final = 1
-MAX_WEIGHT: Final = MAX_LEASES
+MAX_WEIGHT: Final = MAX_LEASES_PER_EDGE
 """Sum of the weights (``weight_of``) of the names in the table: as many as the registry grants. If there are more,
 as after a hot restart of an edge with other limits, the tokens share the space."""
 MAX_BYTES: Final = 12 * 1024 * 1024

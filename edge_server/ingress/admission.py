@@ -1,9 +1,9 @@
 """Admission of visitors.
 
-Counts the active visitors of each owner, lease, address and network and in all, and refuses at the cap. A flood of
-visitors is then refused one by one while the tunnels' own sockets and files keep working. Nobody can take all
-places: an owner, a lease, an address and a network may each have a fixed multiple of what is left. While there are
-plenty that limits nobody, so users behind a shared address are not punished for it. When they get scarce, the
+Counts the active visitors of each owner, tunnel, address and network and in all, and refuses at the cap. A flood
+of visitors is then refused one by one while the tunnels' own sockets and files keep working. Nobody can take all
+places: an owner, a tunnel, an address and a network may each have a fixed multiple of what is left. While there
+are plenty that limits nobody, so users behind a shared address are not punished for it. When they get scarce, the
 largest holder is the first to get no more. The rate of arrival is limited by
 :mod:`edge_server.ingress.rate_limit`.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SHARE: Final = 8
-"""Multiple of what is left that one owner, lease, address or network may have (dynamic thresholds, Choudhury and
+"""Multiple of what is left that one owner, tunnel, address or network may have (dynamic thresholds, Choudhury and
 Hahne 1998). A holder that takes all it can gets 8/9 of the places, a second one 8/9 of the rest, and the next
 still gets some."""
 MIN_PLACES: Final = 16
@@ -36,8 +36,8 @@ WAITING_SHARE: Final = 4
 state."""
 MAX_WAITING: Final = 4096
 """Visitors that wait for a client, where the cap is large: a flood is cut at about 120 MiB."""
-MAX_WAITING_PER_LEASE: Final = 256
-"""Visitors that wait for the client of one lease."""
+MAX_WAITING_PER_TUNNEL: Final = 256
+"""Visitors that wait for the client of one tunnel."""
 MAX_WAIT: Final = 10.0
 """Seconds that a visitor waits for a client that lost its link. Longer than most reconnects take, shorter than the
 timeouts of browsers and the patience of people."""
@@ -67,7 +67,7 @@ class Admission:
         self.cap = self.budget.visitors if cap is None else cap
         self.waiting: FairPlaces[WaitingVisitor] = FairPlaces(
             max(1, min(MAX_WAITING, self.cap // WAITING_SHARE)),
-            limit_per_lease=MAX_WAITING_PER_LEASE,
+            limit_per_tunnel=MAX_WAITING_PER_TUNNEL,
             protected_for=MAX_WAIT,  # a visitor that waits may use the whole time
             clock=time.monotonic,
         )
@@ -77,7 +77,7 @@ class Admission:
         self.refused = 0
         self._min_places = min(MIN_PLACES, max(1, self.cap // MIN_PLACES_SHARE))
         self._by_owner: Counter[str] = Counter()
-        self._by_lease: Counter[str] = Counter()
+        self._by_tunnel: Counter[str] = Counter()
         self._by_address: Counter[str] = Counter()
         self._by_network: Counter[str] = Counter()
         self._banned = IpFilter((), ())
@@ -90,19 +90,22 @@ class Admission:
         """Return True unless the address is banned."""
         return self._banned.admits(host)
 
-    def enter(self, owner: str, lease: str, host: str, limit: int | None = None) -> bool:
+    def enter(self, owner: str, tunnel_name: str, host: str, limit: int | None = None) -> bool:
         """Take a place for a visitor; return False, and count it as refused, if there is none.
 
         Args:
             owner: token whose tunnel it visits.
-            lease: name of the tunnel.
+            tunnel_name: name of the tunnel.
             host: address of the visitor.
             limit: visitors that the owner may have at once; None: no limit.
         """
         address, network = peer_prefix(host), network_of(host)
         fair = max(self._min_places, SHARE * (self.cap - self.active))
         held = max(
-            self._by_owner[owner], self._by_lease[lease], self._by_address[address], self._by_network[network]
+            self._by_owner[owner],
+            self._by_tunnel[tunnel_name],
+            self._by_address[address],
+            self._by_network[network],
         )
         is_short = self.active >= self.cap or held >= fair
         if is_short or not self.admits(host) or (limit is not None and self._by_owner[owner] >= limit):
@@ -114,17 +117,17 @@ class Admission:
             return False
         self.active += 1
         self._by_owner[owner] += 1
-        self._by_lease[lease] += 1
+        self._by_tunnel[tunnel_name] += 1
         self._by_address[address] += 1
         self._by_network[network] += 1
         return True
 
-    def leave(self, owner: str, lease: str, host: str) -> None:
+    def leave(self, owner: str, tunnel_name: str, host: str) -> None:
         """Give back a place; the arguments are those of :meth:`enter`."""
         self.active -= 1
         for count, key in (
             (self._by_owner, owner),
-            (self._by_lease, lease),
+            (self._by_tunnel, tunnel_name),
             (self._by_address, peer_prefix(host)),
             (self._by_network, network_of(host)),
         ):
@@ -132,10 +135,10 @@ class Admission:
             if not count[key]:
                 del count[key]
 
-    def wait(self, waiting: WaitingVisitor, host: str, owner: str, lease: str) -> WaitingVisitor | None:
+    def wait(self, waiting: WaitingVisitor, host: str, owner: str, tunnel_name: str) -> WaitingVisitor | None:
         """Let an admitted visitor wait for the client. Return the visitor that has to stop waiting for it, or
         None."""
-        evicted = self.waiting.enter(waiting, host, owner=owner, lease=lease)
+        evicted = self.waiting.enter(waiting, host, owner=owner, tunnel_name=tunnel_name)
         if evicted is not None:
             what = "too many visitors wait for a disconnected client, one was refused"
             self.shortage.report(what, self._describe_waiting)

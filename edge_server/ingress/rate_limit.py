@@ -2,7 +2,7 @@
 
 While the edge keeps up, nobody is limited: one address may be a whole city behind a NAT. When it falls behind,
 each second gets a budget. The budget shrinks while the edge stays behind and grows again when it keeps up, slowly
-as long as connections are refused. An address, a network, a lease and an owner may each use a fixed multiple of
+as long as connections are refused. An address, a network, a tunnel and an owner may each use a fixed multiple of
 what is left of the budget, as with places (:mod:`edge_server.ingress.admission`): the most frequent visitor is the
 first to be refused, and an occasional one is not.
 
@@ -38,9 +38,9 @@ MIN_BUDGET: Final = 100
 MAX_BUDGET: Final = 10_000
 """Budget above which the limit is lifted: no machine serves more on one core."""
 SHARE: Final = 8
-"""Multiple of what is left of a second's budget that one owner or lease may use."""
+"""Multiple of what is left of a second's budget that one owner or tunnel may use."""
 ADDRESS_SHARE: Final = 2
-"""The same for one address or network. Smaller, so that other visitors of a lease that one address floods still
+"""The same for one address or network. Smaller, so that other visitors of a tunnel that one address floods still
 get some."""
 MIN_PER_SECOND: Final = 16
 """Connections a second that each holder may have while there is any budget: a browser that opens a page."""
@@ -64,10 +64,10 @@ class ConnectionRateLimiter:
         self._behind_for = 0
         self._by: Counter[str] = Counter()
 
-    def admit(self, host: str, *, owner: str = "", lease: str = "") -> bool:
+    def admit(self, host: str, *, owner: str = "", tunnel_name: str = "") -> bool:
         """Count a new connection and return True if it may be admitted; otherwise count it as refused.
 
-        ``owner`` and ``lease`` are empty for names that do not exist.
+        ``owner`` and ``tunnel_name`` are empty for names that do not exist.
         """
         second = math.floor(self._clock())
         if second != self._second:
@@ -77,7 +77,7 @@ class ConnectionRateLimiter:
             f"from {peer_prefix(host)}": ADDRESS_SHARE,
             f"within {network_of(host)}": ADDRESS_SHARE,
             f"of {owner}": SHARE,
-            f"to {lease}": SHARE,
+            f"to {tunnel_name}": SHARE,
         }
         if self.budget < math.inf:
             left = self.budget - self._admitted

@@ -1,4 +1,4 @@
-"""Public TCP ports: one listening socket for each lease that asked for one."""
+"""Public TCP ports: one listening socket for each tunnel that asked for one."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class TcpPorts:
             self._assign(port, owner)
 
     def release(self, port: int, owner: str) -> None:
-        """Quarantine the port of a lease that has ended."""
+        """Quarantine the port of a tunnel that has ended."""
         if port not in self._range:
             return
         self._assign(port, owner)
@@ -234,7 +234,7 @@ class TcpPorts:
 
     @staticmethod
     def _log_failure(error: OSError) -> None:
-        # Out of files or memory: this lease fails, and all others continue.
+        # Out of files or memory: this tunnel fails, and all others continue.
         logger.warning("a listening socket could not be created: %s", error.strerror or error)
 
 

@@ -52,8 +52,8 @@ class Route:
     context: ssl.SSLContext | None
     factory: Callable[[], asyncio.Protocol | Passthrough]
     owner: str = ""
-    """Key of the token whose tunnel it is; together with the lease it determines the share of the places."""
-    lease: str = ""
+    """Key of the token whose tunnel it is; together with the tunnel it determines the share of the places."""
+    tunnel_name: str = ""
 
 
 class Passthrough(Protocol):
@@ -84,7 +84,7 @@ class RedirectTarget:
 
     url: str
     owner: str = ""
-    lease: str = ""
+    tunnel_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +292,7 @@ class PendingConnection(asyncio.Protocol):
         elif isinstance(origin, Overload):
             self.evict()
         else:
-            self._listener.pending.assign(self, owner=origin.owner, lease=origin.lease)
+            self._listener.pending.assign(self, owner=origin.owner, tunnel_name=origin.tunnel_name)
             self._refuse(HandshakeOutcome.REDIRECTED, plain_http.redirect(origin.url, request), is_upload=True)
 
     def _apply_route(self, answer: RouteResult) -> None:
@@ -304,7 +304,7 @@ class PendingConnection(asyncio.Protocol):
             return
         listener = self._listener
         assert self._hello is not None
-        listener.pending.assign(self, owner=answer.owner, lease=answer.lease)
+        listener.pending.assign(self, owner=answer.owner, tunnel_name=answer.tunnel_name)
         if answer.context is None:
             self._pass_through(cast("Passthrough", answer.factory()))
             return

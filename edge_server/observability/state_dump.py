@@ -93,7 +93,7 @@ def _session(client: ClientSession) -> dict[str, Any]:
         "address": client.peer,
         "is_away": session.is_away,
         "is_leaving": client.is_leaving,
-        "tunnels": [lease.name for lease in client.holdings],
+        "tunnels": [tunnel_name.name for tunnel_name in client.holdings],
         "streams": session.streams,
         "kept_bytes": session.kept,
         "link": msgspec.to_builtins(session.stats()),
@@ -115,7 +115,7 @@ def _visitor(visit: VisitorConnection, now: float) -> dict[str, Any]:
     return {
         "visitor": visit.host,
         "visitor_port": visit.port,
-        "name": visit.lease,
+        "name": visit.tunnel_name,
         "owner": visit.owner,
         "kind": visit.kind,
         "seconds": round(now - visit.began, 3),

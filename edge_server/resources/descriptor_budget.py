@@ -33,7 +33,7 @@ RESERVE_SHARE: Final = 8
 MIN_RESERVE: Final = 48
 """Smallest reserve. An idle edge has 16 descriptors open, and 30 with the operator's page and ACME active."""
 PORT_SHARE: Final = 8
-"""Divisor of the limit for the listening sockets of leases with a TCP port. Tokens have shares of these
+"""Divisor of the limit for the listening sockets of tunnels with a TCP port. Tokens have shares of these
 (:mod:`edge_server.ingress.tcp_ports`), separate from those of visitors."""
 HANDSHAKE_SHARE: Final = 4
 """Divisor of the rest for visitors in their TLS handshake. They are not counted against a tunnel yet, and silent
@@ -92,7 +92,7 @@ class DescriptorBudget:
     visitors: int
     """Descriptors of admitted visitors."""
     ports: int
-    """Descriptors of the leases' TCP ports."""
+    """Descriptors of the tunnels' TCP ports."""
 
     @classmethod
     def of(cls, limit: int) -> Self:

@@ -3,7 +3,7 @@
 "Largest" is determined twice. First by address network: while one network (a /24, a /48) holds more than its
 share, it loses a place, and within it the address (an IPv4 address, a /64) that holds the most. That is a flood
 from one origin, whatever its target. Otherwise by token: the token whose tunnels hold the most loses a place, and
-within it the lease, the network and the address that hold the most. That is a distributed flood against one
+within it the tunnel, the network and the address that hold the most. That is a distributed flood against one
 target. In both cases the oldest place is evicted, because an honest visitor needs its place for a round trip or
 two and a flood keeps as many as it can. If that place is the only one of its network, was taken a moment ago, and
 is for the same token as the new one, then the new one is evicted instead.
@@ -108,7 +108,7 @@ class _Place(NamedTuple):
     source: tuple[str, str]
     """Network and address."""
     target: tuple[str, str]
-    """Token and lease; empty while the target of a visitor is unknown."""
+    """Token and tunnel; empty while the target of a visitor is unknown."""
     since: float
 
 
@@ -116,7 +116,7 @@ class FairPlaces(Generic[Holder]):
     """At most ``limit`` places, shared fairly. A place costs at most 4 KiB, if it shares no group with others."""
 
     def __init__(
-        self, limit: int, *, protected_for: float, clock: Callable[[], float], limit_per_lease: int | None = None
+        self, limit: int, *, protected_for: float, clock: Callable[[], float], limit_per_tunnel: int | None = None
     ) -> None:
         """Start empty.
 
@@ -125,10 +125,10 @@ class FairPlaces(Generic[Holder]):
             protected_for: seconds for which the only place of a network is protected against others for the
                 same token.
             clock: monotonic seconds.
-            limit_per_lease: places of one lease.
+            limit_per_tunnel: places of one tunnel.
         """
         self.limit = limit
-        self.limit_per_lease = limit_per_lease
+        self.limit_per_tunnel = limit_per_tunnel
         self.protected_for = protected_for
         self.evictions = 0
         """Places that were evicted, and new ones that were refused."""
@@ -146,15 +146,18 @@ class FairPlaces(Generic[Holder]):
     def __contains__(self, holder: object) -> bool:
         return holder in self._places
 
-    def enter(self, holder: Holder, host: str, *, owner: str = "", lease: str = "") -> Holder | None:
-        """Take a place for an address and for a lease of a token.
+    def enter(self, holder: Holder, host: str, *, owner: str = "", tunnel_name: str = "") -> Holder | None:
+        """Take a place for an address and for a tunnel of a token.
 
         Returns:
             The holder that lost its place for it, which may be the new one; None if there was room.
         """
-        self._add(holder, _Place((network_of(host), peer_prefix(host)), (owner, lease), self._clock()))
-        if self.limit_per_lease is not None and self._by_target.member(owner, lease).size > self.limit_per_lease:
-            evicted = self._by_target.member(owner, lease).next_to_evict()
+        self._add(holder, _Place((network_of(host), peer_prefix(host)), (owner, tunnel_name), self._clock()))
+        if (
+            self.limit_per_tunnel is not None
+            and self._by_target.member(owner, tunnel_name).size > self.limit_per_tunnel
+        ):
+            evicted = self._by_target.member(owner, tunnel_name).next_to_evict()
         elif len(self) > self.limit:
             evicted = self._next_to_evict()
         else:
@@ -165,11 +168,11 @@ class FairPlaces(Generic[Holder]):
         self.evictions += 1
         return evicted
 
-    def assign(self, holder: Holder, *, owner: str, lease: str) -> None:
-        """Set the token and the lease of a holder, once they are known."""
+    def assign(self, holder: Holder, *, owner: str, tunnel_name: str) -> None:
+        """Set the token and the tunnel of a holder, once they are known."""
         place = self._places[holder]
         self._by_target.remove(holder, place.target + place.source)
-        place = self._places[holder] = place._replace(target=(owner, lease))
+        place = self._places[holder] = place._replace(target=(owner, tunnel_name))
         self._by_target.add(holder, place.target + place.source)
 
     def leave(self, holder: Holder) -> None:

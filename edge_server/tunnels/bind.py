@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_server.tunnels.backend import Backend, TicketHolder
 from edge_server.tunnels.bind_facts import BindFacts, HeldTunnel, NameFacts, PortFacts, wanted_name
-from edge_server.tunnels.bind_policy import MAX_LEASES, GrantKind, Refusal
+from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, GrantKind, Refusal
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.public_port import PublicPort
 from edge_server.tunnels.tickets import Ticket
@@ -54,8 +54,8 @@ class Bindings:
         self._superseded = superseded
         self._leases: dict[int, Lease] = {}
         self._lost: dict[int, BindCode] = {}
-        """The latest :data:`MAX_LEASES` revoked leases, with the reasons. The refusal is sent again on each new
-        link, because it may have been lost with the last one, until the client sends Unbind."""
+        """The latest :data:`MAX_LEASES_PER_SESSION` revoked leases, with the reasons. The refusal is sent again on
+        each new link, because it may have been lost with the last one, until the client sends Unbind."""
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(tuple(self._leases.values()))
@@ -121,7 +121,7 @@ class Bindings:
         lease = self._leases.get(number)
         if lease is not None and lease.backend is backend:
             self._release(number)
-            if len(self._lost) >= MAX_LEASES:
+            if len(self._lost) >= MAX_LEASES_PER_SESSION:
                 del self._lost[next(iter(self._lost))]
             self._lost[number] = code
             if self._session.is_ready:

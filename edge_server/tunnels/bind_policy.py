@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edge_server.tunnels.tickets import Ticket
     from quictunnel.wire.messages import Bind
 
-MAX_LEASES: Final = 100
+MAX_LEASES_PER_SESSION: Final = 100
 """Leases of one session: far more than the services of one container."""
 MAX_DOMAINS: Final = 20
 """Whole domains that one identity holds at once: each needs a certificate of its own, and certificate authorities
@@ -221,7 +221,7 @@ RULES: Final = (
     Rule(
         BindCode.TOO_MANY,
         "holds as many leases as a session may",
-        lambda case: case.facts.session_leases >= MAX_LEASES,
+        lambda case: case.facts.session_leases >= MAX_LEASES_PER_SESSION,
     ),
     # A chosen name. The permissions are checked before the owner of a domain, because a client that may not bind a
     # domain should not learn that another token owns it.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME_BYTES: Final = 10
 """80 random bits, 16 characters of base32, because nobody should be able to guess the name of another tunnel."""
-MAX_LEASES: Final = 10_000
+MAX_LEASES_PER_EDGE: Final = 10_000
 """Leases of one edge: twice its sessions (``clients.session_table.MAX_SESSIONS``), and as many as the snapshot for
 a restart takes (``handoff/snapshot_store``)."""
 ALWAYS: Final = 16
@@ -59,7 +59,7 @@ class Registry:
         self._held: Counter[str] = Counter()
         self._domains: dict[str, set[str]] = {}
         """Whole domains by owner."""
-        self.shares = Shares(MAX_LEASES, minimum=ALWAYS)
+        self.shares = Shares(MAX_LEASES_PER_EDGE, minimum=ALWAYS)
         """Weights of the leases by owner."""
         self.alive: weakref.WeakSet[Tunnel] = weakref.WeakSet()
         """All tunnels, including removed ones that still have visitors."""

@@ -69,7 +69,7 @@ class Router:
         if tunnel is None:
             return Alert.UNRECOGNIZED_NAME
         if tunnel.options.passthrough:
-            return Route(None, lambda: self.passing_visitor(name), owner=tunnel.owner, lease=tunnel.name)
+            return Route(None, lambda: self.passing_visitor(name), owner=tunnel.owner, tunnel_name=tunnel.name)
         try:
             context = self._context(tunnel, name)
         except OSError as error:  # OpenSSL reads certificates from files only, and no file could be written
@@ -77,7 +77,7 @@ class Router:
             return Alert.INTERNAL_ERROR
         if context is None:
             return Alert.UNRECOGNIZED_NAME if acme is None else Alert.CERTIFICATE_UNOBTAINABLE
-        return Route(context, lambda: self.tls_visitor(name), owner=tunnel.owner, lease=tunnel.name)
+        return Route(context, lambda: self.tls_visitor(name), owner=tunnel.owner, tunnel_name=tunnel.name)
 
     def tls_visitor(self, name: str) -> asyncio.Protocol:
         """Return the protocol for a visitor of a host name whose TLS handshake is complete."""
@@ -95,7 +95,7 @@ class Router:
             return tunnel
         port = self._https_port
         url = f"https://{name}" if port == HTTPS_PORT else f"https://{name}:{port}"
-        return RedirectTarget(url, owner=tunnel.owner, lease=tunnel.name)
+        return RedirectTarget(url, owner=tunnel.owner, tunnel_name=tunnel.name)
 
     def _arrive(self, splice: Splice, ingress: Ingress) -> None:
         """Hand a visitor to the tunnel that has the name now."""
@@ -111,7 +111,7 @@ class Router:
         Every call counts against the rate limit of the address.
         """
         tunnel = self._names.find(name)
-        shares = {} if tunnel is None else {"owner": tunnel.owner, "lease": tunnel.name}
+        shares = {} if tunnel is None else {"owner": tunnel.owner, "tunnel_name": tunnel.name}
         if not self._arrivals.admit(host, **shares):
             return OVERLOADED
         return tunnel if tunnel is not None and tunnel.filter.admits(host) else None

@@ -157,14 +157,14 @@ class Tunnel:
             or not self.filter.admits(host)
             or (
                 ingress is BY_PORT
-                and not self._admission.rate_limiter.admit(host, owner=self.owner, lease=self.name)
+                and not self._admission.rate_limiter.admit(host, owner=self.owner, tunnel_name=self.name)
             )
             or not self._admission.enter(self.owner, self.name, host, self.max_visitors)
         ):
             splice.refuse()
             return
         splice.on_gone = self._visitor_ended
-        visit = VisitorConnection(host, port, ingress.kind, lease=self.name, owner=self.owner)
+        visit = VisitorConnection(host, port, ingress.kind, tunnel_name=self.name, owner=self.owner)
         self.visitors[splice] = visit
         if ingress.tls:
             ends = splice.transport.get_extra_info("ssl_object")

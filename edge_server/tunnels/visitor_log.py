@@ -117,16 +117,16 @@ class VisitorConnection:
         "first_byte",
         "host",
         "kind",
-        "lease",
         "network",
         "number",
         "owner",
         "port",
         "stream",
         "tls",
+        "tunnel_name",
     )
 
-    def __init__(self, host: str, port: int, kind: Kind, *, lease: str, owner: str) -> None:
+    def __init__(self, host: str, port: int, kind: Kind, *, tunnel_name: str, owner: str) -> None:
         self.number = 0
         """Number of the visitor since the start of this edge, set by the log."""
         self.host = host
@@ -134,7 +134,7 @@ class VisitorConnection:
         """Network that limits count as one peer."""
         self.port = port
         self.kind: Kind = kind
-        self.lease = lease
+        self.tunnel_name = tunnel_name
         self.owner = owner
         self.tls = ""
         """Version of the TLS that the edge terminates, as OpenSSL names it (``TLSv1.3``); else empty."""
@@ -270,7 +270,7 @@ class VisitorLog:
     def _write_line(self, visit: VisitorConnection, seconds: float, ending: EndReason) -> None:
         values = (
             visit.host or "unknown",
-            visit.lease,
+            visit.tunnel_name,
             visit.kind,
             visit.bytes_in,
             visit.bytes_out,
@@ -287,7 +287,7 @@ class VisitorLog:
             "visit": self.name_of(visit),
             "visitor": visit.host,
             "visitor_port": visit.port,
-            "name": visit.lease,
+            "name": visit.tunnel_name,
             "owner": visit.owner,
             "kind": visit.kind,
             "tls": visit.tls,

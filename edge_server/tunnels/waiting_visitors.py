@@ -51,7 +51,7 @@ class WaitingVisitors:
         refused."""
         timer = asyncio.get_running_loop().call_later(seconds, self._send_away, splice)
         waiting = self._waiting[splice] = WaitingVisitor(self, splice, ingress, timer)
-        evicted = self._admission.wait(waiting, visit.host, visit.owner, visit.lease)
+        evicted = self._admission.wait(waiting, visit.host, visit.owner, visit.tunnel_name)
         if evicted is not None:
             evicted.send_away()
 

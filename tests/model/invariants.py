@@ -428,5 +428,5 @@ def _end(system: ModelSystem) -> None:
     if timers:
         system.fail("timers that stay", f"{timers}")
     for edge in system.edges:
-        if edge.leases or edge.visitors or len(edge.services.sessions):
+        if edge.tunnel_count or edge.visitors or len(edge.services.sessions):
             system.fail("something that stays at an edge", f"{list(edge.services.registry)}, {edge.visitors}")

@@ -132,7 +132,7 @@ def test_a_bind_that_is_not_answered_is_an_error_and_is_taken_back(scenario: Sce
     scenario.carry(1)
     edge = scenario.system.edge
     assert edge is not None
-    assert edge.leases == 0
+    assert edge.tunnel_count == 0
 
 
 def test_bind_lost_with_its_link_is_repeated(scenario: Scenario) -> None:
@@ -168,7 +168,7 @@ def test_release_without_a_link_closes_the_name(
         scenario.carry(1)
     edge = scenario.system.edge
     assert edge is not None
-    assert edge.leases == 0
+    assert edge.tunnel_count == 0
 
 
 def test_lost_name_is_reported_on_the_next_link(scenario: Scenario) -> None:
@@ -289,7 +289,7 @@ def test_a_token_that_is_revoked_during_a_resume_ends_the_session(scenario: Scen
     assert visitor.peer.was_reset
     edge = scenario.system.edge
     assert edge is not None
-    assert (edge.leases, len(edge.services.sessions), edge.visitors) == (0, 0, 0)
+    assert (edge.tunnel_count, len(edge.services.sessions), edge.visitors) == (0, 0, 0)
     scenario.check()
 
 
@@ -310,6 +310,6 @@ def test_a_name_that_is_banned_during_a_resume_is_taken_away_alone(scenario: Sce
     assert visitor.peer.was_reset
     edge = scenario.system.edge
     assert edge is not None
-    assert (edge.leases, len(edge.services.sessions), edge.visitors) == (0, 1, 0)
+    assert (edge.tunnel_count, len(edge.services.sessions), edge.visitors) == (0, 1, 0)
     assert not scenario.system.ports.taken()
     scenario.check()

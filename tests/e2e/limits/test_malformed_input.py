@@ -43,7 +43,7 @@ def test_a_wrong_token_is_refused(rig, token):
         with pytest.raises(quictunnel.AuthError) as raised:
             quictunnel.forward(1234, client=client).__enter__()
         assert token not in str(raised.value)
-        assert rig.edge.server.leases == 1
+        assert rig.edge.server.tunnel_count == 1
 
 
 async def test_an_empty_token_is_refused(hostile):
@@ -60,7 +60,7 @@ async def test_a_wrong_token_buys_nothing_that_follows_it(rig, hostile):
         )
         assert await client.end() == (CloseCause.PEER, SessionCode.PROTOCOL)
         assert client.messages.empty()
-        assert rig.edge.server.leases == 1
+        assert rig.edge.server.tunnel_count == 1
 
 
 async def test_a_version_from_before_the_first_is_refused(rig, hostile):

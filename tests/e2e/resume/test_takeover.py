@@ -120,7 +120,7 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                     assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
                 await finish(churn, *taken)
                 await asyncio.to_thread(nothing_left, edge)
-                assert edge.server.leases == 1
+                assert edge.server.tunnel_count == 1
                 for loser in (old, *newer[:-1]):
                     await wait_until_failed(loser)
                     assert loser.snapshot().state == "failed"
@@ -294,7 +294,7 @@ def test_a_client_that_is_killed_and_started_again_keeps_its_address(tmp_path) -
         churn.wait_for(2)
         churn.finish(lambda visitor: any(was_in(visitor) for was_in in gone))
         nothing_left(edge)
-        assert edge.server.leases == 1
+        assert edge.server.tunnel_count == 1
         assert edge.server.client_count <= 2
 
 

@@ -28,8 +28,10 @@ class FixedVisitor(VisitorConnection):
 
 @pytest.fixture
 def visit() -> Callable[..., FixedVisitor]:
-    def make(host: str = "192.0.2.1", lease: str = "shop", bytes_in: int = 0, bytes_out: int = 0) -> FixedVisitor:
-        made = FixedVisitor(host, 50_000, "tcp", lease=lease, owner="owner")
+    def make(
+        host: str = "192.0.2.1", tunnel_name: str = "shop", bytes_in: int = 0, bytes_out: int = 0
+    ) -> FixedVisitor:
+        made = FixedVisitor(host, 50_000, "tcp", tunnel_name=tunnel_name, owner="owner")
         made.moved = bytes_in, bytes_out
         return made
 

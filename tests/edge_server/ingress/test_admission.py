@@ -25,7 +25,7 @@ def test_leaving_visitor_frees_one_place():
     assert not admission.enter("owner", "name", HOST)
 
 
-@pytest.mark.parametrize("by", ["owner", "lease", "address", "prefix", "network", "site"])
+@pytest.mark.parametrize("by", ["owner", "tunnel", "address", "prefix", "network", "site"])
 def test_largest_holder_is_refused_first(by: str):
     """A holder takes all that it can, then another; the next still gets some."""
     admission = Admission(cap=9000)
@@ -38,8 +38,8 @@ def test_largest_holder_is_refused_first(by: str):
             "network": f"10.{who}.0.{visitor & 255}",
             "site": f"2001:db8:{who:x}:{visitor:x}::1",
         }
-        owner, lease = (who if by == which else visitor for which in ("owner", "lease"))
-        return admission.enter(f"owner{owner}", f"lease{lease}", hosts.get(by, everywhere))
+        owner, tunnel_name = (who if by == which else visitor for which in ("owner", "tunnel"))
+        return admission.enter(f"owner{owner}", f"tunnel{tunnel_name}", hosts.get(by, everywhere))
 
     taken = [sum(enter(who, visitor) for visitor in range(9000)) for who in range(3)]
     assert taken[0] == 8000
@@ -65,4 +65,4 @@ def test_empty_counts_are_forgotten():
         assert admission.enter("owner", "name", host)
         admission.leave("owner", "name", host)
     assert admission.active == 0
-    assert [admission._by_owner, admission._by_lease, admission._by_address, admission._by_network] == [{}] * 4
+    assert [admission._by_owner, admission._by_tunnel, admission._by_address, admission._by_network] == [{}] * 4

@@ -35,20 +35,20 @@ class LoadedMachine:
         for _ in range(OVERLOAD_SECONDS):
             for number in range(after):
                 host = f"10.0.{number >> 8}.{number & 255}"
-                assert self.arrivals.admit(host, owner=str(number), lease=str(number))
+                assert self.arrivals.admit(host, owner=str(number), tunnel_name=str(number))
             self.waiting = int(MAX_QUEUE_DELAY * max(after, MIN_BUDGET))
             self.now += 1
-        assert self.come(1, "192.0.2.1", owner="first", lease="first")
+        assert self.come(1, "192.0.2.1", owner="first", tunnel_name="first")
         self.waiting = 0
 
 
 def test_no_limit_while_the_machine_keeps_up():
     machine = LoadedMachine()
-    assert machine.come(50_000, owner="one", lease="one") == 50_000
+    assert machine.come(50_000, owner="one", tunnel_name="one") == 50_000
     assert machine.arrivals.refused == 0
 
 
-@pytest.mark.parametrize("by", ["address", "prefix", "network", "site", "owner", "lease"])
+@pytest.mark.parametrize("by", ["address", "prefix", "network", "site", "owner", "tunnel"])
 def test_overload_refuses_the_most_frequent_first(by: str):
     machine = LoadedMachine()
     machine.falls_behind(after=1200)
@@ -63,13 +63,13 @@ def test_overload_refuses_the_most_frequent_first(by: str):
                     "site": f"2001:db8:{who}:{visit:x}::1",
                 }.get(by, f"10.{1 + (visit >> 8)}.{visit & 255}.{who}"),
                 owner=who if by == "owner" else f"owner{who}-{visit}",
-                lease=who if by == "lease" else f"lease{who}-{visit}",
+                tunnel_name=who if by == "tunnel" else f"tunnel{who}-{visit}",
             )
             for visit in range(number)
         )
 
     assert machine.arrivals.budget == 900
-    first, second = (600, 200) if by not in {"owner", "lease"} else (800, 80)
+    first, second = (600, 200) if by not in {"owner", "tunnel"} else (800, 80)
     assert come("1", 3000) == first  # two thirds, or eight ninths, of what the one who came before has left
     assert come("2", 3000) >= second
     assert come("3", 5) == 5
@@ -124,8 +124,8 @@ def test_flooded_tunnel_still_serves_other_addresses():
     machine = LoadedMachine()
     machine.falls_behind(after=1)
     assert machine.arrivals.budget == MIN_BUDGET
-    assert machine.come(MIN_BUDGET, owner="one", lease="one") == 66
-    assert machine.come(MIN_PER_SECOND, "198.51.100.7", owner="one", lease="one") == MIN_PER_SECOND
+    assert machine.come(MIN_BUDGET, owner="one", tunnel_name="one") == 66
+    assert machine.come(MIN_PER_SECOND, "198.51.100.7", owner="one", tunnel_name="one") == MIN_PER_SECOND
 
 
 def test_a_long_pause_ends_it_at_once():
@@ -137,7 +137,7 @@ def test_a_long_pause_ends_it_at_once():
 
 def test_counts_last_one_second():
     machine = LoadedMachine()
-    machine.come(100, owner="one", lease="one")
+    machine.come(100, owner="one", tunnel_name="one")
     machine.now += 1
     machine.come(1)
     assert len(machine.arrivals._by) == 4

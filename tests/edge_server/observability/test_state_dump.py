@@ -34,7 +34,9 @@ async def written(introspection: Introspection, caplog: pytest.LogCaptureFixture
 
 async def test_dump_is_bounded_and_counts_omissions(introspection: Introspection, caplog):
     for number in range(state_dump.MAX_ENTRIES + 5):
-        introspection.visitor_log.begin(VisitorConnection("192.0.2.1", number, "tcp", lease="name", owner="owner"))
+        introspection.visitor_log.begin(
+            VisitorConnection("192.0.2.1", number, "tcp", tunnel_name="name", owner="owner")
+        )
     path = introspection.config.state_dir / state_dump.FILE_NAME
     assert await written(introspection, caplog) == f"the state of the edge was written to {path}"
     state = json.loads(path.read_text())

@@ -73,9 +73,9 @@ def test_distributed_flood_of_a_token_costs_others_nothing():
     """Also a browser of theirs, which has six connections from one address."""
     full = places(256)
     for number in range(6):
-        full.enter(f"browser {number}", "192.0.2.1", owner="victim", lease="site")
+        full.enter(f"browser {number}", "192.0.2.1", owner="victim", tunnel_name="site")
     for number, host in enumerate(networks(2000)):
-        full.enter(f"flood {number}", host, owner="famous", lease=f"{number % 50}")
+        full.enter(f"flood {number}", host, owner="famous", tunnel_name=f"{number % 50}")
     assert sum(each.startswith("browser") for each in full) == 6
 
 
@@ -83,22 +83,22 @@ def test_flood_from_one_network_spares_the_flooded_token():
     """A tunnel that is popular holds more than the flood, from many networks: the flood makes room."""
     full = places(256)
     for number, host in enumerate(networks(150)):
-        full.enter(f"popular {number}", host, owner="popular", lease="site")
+        full.enter(f"popular {number}", host, owner="popular", tunnel_name="site")
     for number in range(500):
-        full.enter(f"flood {number}", "198.51.100.7", owner="other", lease="other")
+        full.enter(f"flood {number}", "198.51.100.7", owner="other", tunnel_name="other")
     assert sum(each.startswith("popular") for each in full) == 150
 
 
 def test_at_most_so_many_at_one_lease():
-    full = places(100, limit_per_lease=5)
+    full = places(100, limit_per_tunnel=5)
     for number in range(20):
-        full.enter(f"flood {number}", "198.51.100.7", owner="one", lease="one")
-    assert [full.enter(f"honest {n}", f"10.0.{n}.1", owner="one", lease="one") for n in range(2)] == [
+        full.enter(f"flood {number}", "198.51.100.7", owner="one", tunnel_name="one")
+    assert [full.enter(f"honest {n}", f"10.0.{n}.1", owner="one", tunnel_name="one") for n in range(2)] == [
         "flood 15",
         "flood 16",
     ]
     assert len(full) == 5
-    assert full.enter("elsewhere", "198.51.100.7", owner="one", lease="two") is None
+    assert full.enter("elsewhere", "198.51.100.7", owner="one", tunnel_name="two") is None
 
 
 def test_an_only_place_is_kept_for_a_while():
@@ -117,16 +117,16 @@ def test_another_token_does_not_wait_for_that():
     others."""
     full = places(16)
     for number, host in enumerate(networks(40)):
-        full.enter(f"famous {number}", host, owner="famous", lease="site")
+        full.enter(f"famous {number}", host, owner="famous", tunnel_name="site")
     for number in range(8):
-        assert (full.enter(f"{number}", "192.0.2.1", owner="other", lease="") or "").startswith("famous")
+        assert (full.enter(f"{number}", "192.0.2.1", owner="other", tunnel_name="") or "").startswith("famous")
 
 
 def test_owner_of_a_place_may_be_set_later():
     full = places(64)
     for number, host in enumerate(networks(64)):
         full.enter(host, host)
-        full.assign(host, owner="famous" if number % 2 else f"owner {number}", lease="")
+        full.assign(host, owner="famous" if number % 2 else f"owner {number}", tunnel_name="")
     full._clock.now += 1.0
     assert full.enter("newcomer", "192.0.2.1") == networks(2)[1]
 
@@ -134,7 +134,7 @@ def test_owner_of_a_place_may_be_set_later():
 def test_holders_that_left_are_forgotten():
     full = places(8)
     for number, host in enumerate(networks(100)):
-        full.enter(host, host, owner=f"{number}", lease=f"{number}")
+        full.enter(host, host, owner=f"{number}", tunnel_name=f"{number}")
     for each in full:
         full.leave(each)
     for groups in (full._by_source, full._by_target):
@@ -152,10 +152,10 @@ class NaivePlaces:
         self.all: dict[int, tuple[str, ...]] = {}
 
     def may_go(self) -> set[int]:
-        network, address, owner, lease = range(4)
+        network, address, owner, tunnel_name = range(4)
         held = Counter(fields[network] for fields in self.all.values())
         is_flood = max(held.values()) > max(MIN_PER_NETWORK, self.limit // NETWORK_SHARE)
-        return self._of(list(self.all), [network, address] if is_flood else [owner, lease, network, address])
+        return self._of(list(self.all), [network, address] if is_flood else [owner, tunnel_name, network, address])
 
     def _of(self, among: list[int], order: list[int]) -> set[int]:
         """Return the members of the largest group of the largest group; any of several of one size."""
@@ -175,9 +175,9 @@ def test_as_if_everybody_were_looked_at(seed: int):
     naive = NaivePlaces(LIMIT)
     for number in range(2000):
         host = f"10.0.{min(chance.randrange(12), chance.randrange(12))}.{chance.randrange(3)}"
-        owner, lease = f"{min(chance.randrange(9), chance.randrange(9))}", f"{chance.randrange(2)}"
-        naive.all[number] = (network_of(host), peer_prefix(host), owner, lease)
-        loser = full.enter(number, host, owner=owner, lease=lease)
+        owner, tunnel_name = f"{min(chance.randrange(9), chance.randrange(9))}", f"{chance.randrange(2)}"
+        naive.all[number] = (network_of(host), peer_prefix(host), owner, tunnel_name)
+        loser = full.enter(number, host, owner=owner, tunnel_name=tunnel_name)
         if len(naive.all) > naive.limit:
             assert loser in naive.may_go()
             del naive.all[loser]
@@ -190,7 +190,7 @@ def test_as_if_everybody_were_looked_at(seed: int):
         if naive.all and chance.random() < 0.3:
             mover = chance.choice(list(naive.all))
             naive.all[mover] = (*naive.all[mover][:2], "9", "9")
-            full.assign(mover, owner="9", lease="9")
+            full.assign(mover, owner="9", tunnel_name="9")
     assert set(full) == set(naive.all)
 
 

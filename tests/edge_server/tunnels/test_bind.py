@@ -13,7 +13,7 @@ from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import TokenStore
 from edge_server.refresher import Refresher
 from edge_server.tunnels.bind_facts import UNCONFIRMED
-from edge_server.tunnels.bind_policy import MAX_LEASES
+from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import OwnershipStore
 from edge_server.tunnels.tickets import Ticket
@@ -290,12 +290,14 @@ async def test_revoked_lease_is_reported_on_each_link(services: EdgeServices):
 
 async def test_so_many_leases_that_were_taken_away_are_remembered(services: EdgeServices):
     client = Client(services, A)
-    for number in range(1, MAX_LEASES + 2):
+    for number in range(1, MAX_LEASES_PER_SESSION + 2):
         client.got(number)
         client.holdings.lose(next(iter(client.holdings)).backend, BindCode.BANNED)
     client.session.sent.clear()
     client.holdings.session_resumed()
-    assert client.session.sent == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
+    assert client.session.sent == [
+        BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES_PER_SESSION + 2)
+    ]
 
 
 async def test_program_with_a_lost_answer_gets_its_name_back(services: EdgeServices):

@@ -17,7 +17,7 @@ from edge_server.tunnels.bind_facts import (
 )
 from edge_server.tunnels.bind_policy import (
     MAX_DOMAINS,
-    MAX_LEASES,
+    MAX_LEASES_PER_SESSION,
     MAX_TAKEOVERS,
     RULES,
     TAKEOVER_SECONDS,
@@ -101,7 +101,7 @@ REFUSALS: Final = (
     Row(BindCode.INVALID, "asks for options that contradict", bind(name="a", domain="shop.example.org"), {}),
     Row(BindCode.INVALID, "asks for options that contradict", bind(domain="*.example.org"), {}),
     Row(BindCode.INVALID, "asks for a filter", bind(allow=["300.0.0.0/8"]), {}),
-    Row(BindCode.TOO_MANY, "holds as many leases as a session", ANY, {"session_leases": MAX_LEASES}),
+    Row(BindCode.TOO_MANY, "holds as many leases as a session", ANY, {"session_leases": MAX_LEASES_PER_SESSION}),
     Row(BindCode.INVALID, "asks for a name that is invalid", bind(name="-web"), {}),
     Row(BindCode.INVALID, "asks for a name that is invalid", bind(name=RANDOM), {}),
     Row(BindCode.INVALID, "asks for a name that is invalid", bind(domain="example.com"), {}),
@@ -257,7 +257,7 @@ def test_table_covers_each_refusal() -> None:
 EVERYTHING_WRONG: Final = {
     "is_leaving": True,
     "points_here": False,
-    "session_leases": MAX_LEASES,
+    "session_leases": MAX_LEASES_PER_SESSION,
     "name_forbidden": BindCode.DOMAIN_FORBIDDEN,
     "name_owner": "b",
     "name_other_domains": MAX_DOMAINS,

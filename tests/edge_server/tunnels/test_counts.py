@@ -102,7 +102,7 @@ async def act(
 async def test_token_at_its_share_regains_everything_at_the_next_edge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edge_server.tunnels.registry.MAX_LEASES", 90)
+    monkeypatch.setattr("edge_server.tunnels.registry.MAX_LEASES_PER_EDGE", 90)
     monkeypatch.setattr("edge_server.tunnels.registry.ALWAYS", 0)
     services = build(tmp_path)
     ports: dict[str, int] = {}

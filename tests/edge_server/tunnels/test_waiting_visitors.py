@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.ingress.admission import MAX_WAITING, MAX_WAITING_PER_LEASE, WAITING_SHARE, Admission
+from edge_server.ingress.admission import MAX_WAITING, MAX_WAITING_PER_TUNNEL, WAITING_SHARE, Admission
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.tunnel import Tunnel
 from edge_server.tunnels.visitor_log import BY_PORT, VisitorLog
@@ -93,12 +93,12 @@ def test_a_share_of_all_places_is_for_who_waits():
     for cap in (10, 1000, 1_000_000):
         waiting = Admission(cap=cap).waiting
         assert 1 <= waiting.limit <= min(cap // WAITING_SHARE, MAX_WAITING)
-        assert waiting.limit_per_lease == MAX_WAITING_PER_LEASE
+        assert waiting.limit_per_tunnel == MAX_WAITING_PER_TUNNEL
 
 
 @pytest.mark.parametrize("flood", ["127.9.9.9", "127.9.9.{}"])
 async def test_flooded_tunnel_takes_no_waiting_places_of_others(rig: WaitingRig, flood: str):
-    rig.admission.waiting.limit_per_lease = 8
+    rig.admission.waiting.limit_per_tunnel = 8
     tunnel = rig.tunnel("a", "owner")
     early = await rig.visit(tunnel, "127.0.0.1")
     for number in range(40):
@@ -132,7 +132,7 @@ async def test_visitors_of_one_token_do_not_take_the_places_of_another_ones(rig:
 
 
 async def test_evicted_visitor_is_reset_and_its_place_free(rig: WaitingRig):
-    rig.admission.waiting.limit_per_lease = 1
+    rig.admission.waiting.limit_per_tunnel = 1
     tunnel = rig.tunnel("a", "owner")
     first = await rig.visit(tunnel, "127.0.0.1")
     await rig.visit(tunnel, "127.0.0.1")
@@ -143,7 +143,7 @@ async def test_evicted_visitor_is_reset_and_its_place_free(rig: WaitingRig):
 
 async def test_returning_client_takes_waiting_visitors_in_a_flood(rig: WaitingRig):
     """And one that is gone again at once leaves them waiting, until the moment that was theirs before."""
-    rig.admission.waiting.limit_per_lease = 4
+    rig.admission.waiting.limit_per_tunnel = 4
     tunnel = rig.tunnel("a", "owner")
     for number in range(6):
         await rig.visit(tunnel, f"127.9.9.{1 + number}")
