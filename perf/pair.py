@@ -35,7 +35,7 @@ class Failed(Exception):  # noqa: N818  a failed check, not a programming error
     """A check failed; the message is one line."""
 
 
-class Side:
+class EngineEnd:
     """An engine with its end of the connection, and the open halves of its streams."""
 
     connection: Connection
@@ -176,7 +176,7 @@ class Side:
 class Pair:
     """Two sides, the datagrams in flight between them, and the virtual time."""
 
-    def __init__(self, edge: Side, client: Side, *, loss: float = 0.0) -> None:
+    def __init__(self, edge: EngineEnd, client: EngineEnd, *, loss: float = 0.0) -> None:
         self.edge, self.client, self.loss = edge, client, loss
         self.sides = (edge, client)
         self.chance = random.Random(1)

@@ -38,7 +38,7 @@ from typing import Final
 
 import trustme
 
-from perf.pair import NAME, Failed, Pair, Side
+from perf.pair import NAME, EngineEnd, Failed, Pair
 from quictunnel.transport.engine import TRUSTED
 from quictunnel.wire.preface import Preface, encode_preface
 
@@ -92,7 +92,7 @@ def ending_of(stream: int) -> StreamEnding:
     return ENDINGS[(stream >> 2) % len(ENDINGS)]
 
 
-class Edge(Side):
+class Edge(EngineEnd):
     """The side of the visitors."""
 
     answered = 0
@@ -120,7 +120,7 @@ class Edge(Side):
             self.finish(stream)
 
 
-class Client(Side):
+class Client(EngineEnd):
     """The side of the origin."""
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
@@ -138,7 +138,7 @@ class Client(Side):
                 self.finish(stream)
 
 
-class Bulk(Side):
+class Bulk(EngineEnd):
     """Either side, with many bytes on few streams."""
 
     offset = size = received = 0

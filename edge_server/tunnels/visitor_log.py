@@ -171,11 +171,11 @@ class VisitorConnection:
         byte."""
         self.stream = stream
         if self.first_byte is None and not stream.is_over:
-            stream.replace_side(_FirstByte(self, splice))
+            stream.replace_consumer(_FirstByte(self, splice))
 
 
 class _FirstByte:
-    """Replaces a splice as the side of a stream until the first byte of the origin (a ``StreamSide``).
+    """Replaces a splice as the consumer of a stream until the first byte of the origin (a ``StreamConsumer``).
 
     It is then removed, so that later bytes have no extra cost.
     """
@@ -191,7 +191,7 @@ class _FirstByte:
         visit = self._visit
         visit.first_byte = time.monotonic() - visit.began
         if visit.stream is not None:
-            visit.stream.replace_side(self._splice)
+            visit.stream.replace_consumer(self._splice)
         self._splice.stream_data(chunks, size)
 
     def stream_end(self) -> None:

@@ -52,7 +52,7 @@ def error_response(failure: DialFailure, port: int, method: str) -> bytes:
 
 
 class BadGateway:
-    """StreamSide that replaces the connection to an origin that cannot be reached."""
+    """StreamConsumer that replaces the connection to an origin that cannot be reached."""
 
     def __init__(self, stream: Stream, port: int, failure: DialFailure) -> None:
         self._stream = stream

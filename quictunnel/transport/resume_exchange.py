@@ -39,8 +39,8 @@ class ResumeOwner(Protocol):
     def spend_idle_credit(self) -> None:
         """Count an entry that changes nothing. Raises ProtocolError above a limit."""
 
-    def bind(self, stream: Stream, quic_stream: int) -> None:
-        """Attach a stream to a QUIC stream of the link."""
+    def attach_quic_stream(self, stream: Stream, quic_stream: int) -> None:
+        """Continue a stream on a QUIC stream of the link."""
 
     def reject(self, quic_stream: int, code: int) -> None:
         """Reset a QUIC stream that belongs to no stream."""
@@ -157,7 +157,7 @@ class ResumeExchange:
                 self._owner.reject(quic_stream, reset_code(StreamCode.ABORTED, stream.number))
             else:
                 self._owner.link.connection.write(quic_stream, encode_preface(stream.preface))
-                self._owner.bind(stream, quic_stream)
+                self._owner.attach_quic_stream(stream, quic_stream)
 
     def _on_unknown(self, number: int, *, is_next: bool) -> None:
         """Handle an entry about a stream that is not open here."""

@@ -53,7 +53,7 @@ class SessionEvents(Protocol):
         """Handle a message of the peer that is not about streams."""
 
     def session_stream(self, stream: Stream) -> None:
-        """Client: handle a stream that the edge opened for a visitor; attach a side now or soon."""
+        """Client: handle a stream that the edge opened for a visitor; attach a consumer now or soon."""
 
     def session_streams_available(self) -> None:
         """Handle a raised limit of streams."""
@@ -176,7 +176,7 @@ class Session:
         assert taken == len(encoded), "a fresh stream always has room for its preface"
         self.link.wake()
         stream = self._add(preface)
-        self.bind(stream, quic_stream)
+        self.attach_quic_stream(stream, quic_stream)
         return stream
 
     def close(self, code: SessionCode, reason: str = "") -> None:
@@ -243,10 +243,10 @@ class Session:
         if stream is not None:
             if stream.quic_stream is not None:
                 raise ProtocolError("two streams with one number")
-            self.bind(stream, quic_stream)
+            self.attach_quic_stream(stream, quic_stream)
         elif self._numbers.record(preface.stream):
             stream = self._add(preface)
-            self.bind(stream, quic_stream)
+            self.attach_quic_stream(stream, quic_stream)
             self._events.session_stream(stream)
         else:
             self.link.connection.stop(quic_stream, StreamCode.ABORTED)
@@ -287,10 +287,10 @@ class Session:
         self.link.streams.pop(quic_stream, None)
         self.link.wake()
 
-    def bind(self, stream: Stream, quic_stream: int) -> None:
-        """Attach a stream to a QUIC stream of the link."""
+    def attach_quic_stream(self, stream: Stream, quic_stream: int) -> None:
+        """Continue a stream on a QUIC stream of the link."""
         self.link.streams[quic_stream] = stream
-        stream.bind(quic_stream)
+        stream.attach_quic_stream(quic_stream)
 
     def spend_idle_credit(self) -> None:
         """Count an entry of the peer that changes nothing. Raises ProtocolError above a limit."""
@@ -347,7 +347,7 @@ class Session:
     def _leave_link(self) -> None:
         self._exchange.leave_link()
         for stream in list(self._streams.values()):
-            stream.unbind()
+            stream.detach_quic_stream()
 
     def _end(self, closed: Closed) -> None:
         self._credit_sender.close()

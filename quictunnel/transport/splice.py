@@ -261,7 +261,7 @@ class Splice(asyncio.BaseProtocol):
         if self.on_gone is not None:
             self.on_gone(self)
 
-    # From the stream (transport.stream_side.StreamSide).
+    # From the stream (transport.stream_consumer.StreamConsumer).
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
         transport = self._transport

@@ -1,7 +1,7 @@
 """Byte stream of one visitor within a session: both directions, with credit.
 
-A stream connects the engine (through the link) and one ``StreamSide``. Its memory is bounded by its windows:
-nothing is sent beyond the credit, and no byte is credited before the side has passed it on.
+A stream connects the engine (through the link) and one ``StreamConsumer``. Its memory is bounded by its windows:
+nothing is sent beyond the credit, and no byte is credited before the consumer has passed it on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.transport.link import Link
-    from quictunnel.transport.stream_side import StreamSide
+    from quictunnel.transport.stream_consumer import StreamConsumer
     from quictunnel.wire.credit import WindowPool
     from quictunnel.wire.preface import Preface
 
@@ -74,6 +74,7 @@ class Stream:
     __slots__ = (
         "_awaits_answer",
         "_awaits_room",
+        "_consumer",
         "_delivery_watch",
         "_early",
         "_end_arrived",
@@ -82,7 +83,6 @@ class Stream:
         "_quic_stream",
         "_sender",
         "_session",
-        "_side",
         "active_at",
         "is_over",
         "is_stopped",
@@ -109,10 +109,10 @@ class Stream:
         """QUIC stream on the current link. None without a link, or before the stream was opened on it."""
         self._sender = StreamSender(send_window)
         self._awaits_room = False
-        """True after a write that left no room: the side waits for ``stream_room``."""
-        self._side: StreamSide | None = None
+        """True after a write that left no room: the consumer waits for ``stream_room``."""
+        self._consumer: StreamConsumer | None = None
         self._early: list[bytes] | None = None
-        """Bytes that arrived before a side was attached. None instead of an empty list, to save memory."""
+        """Bytes that arrived before a consumer was attached. None instead of an empty list, to save memory."""
         self._end_arrived = False
         self.is_stopped = False
         """True once the peer refuses bytes: they are dropped."""
@@ -161,24 +161,24 @@ class Stream:
             or (self._end_arrived and not self.receive_done)
         )
 
-    # For the side.
+    # For the consumer.
 
-    def attach(self, side: StreamSide) -> None:
-        """Attach the side. Bytes that arrived before (at most the initial window) are passed to it at once."""
-        self._side = side
+    def attach(self, consumer: StreamConsumer) -> None:
+        """Attach the consumer. Bytes that arrived before (at most the initial window) are passed to it at once."""
+        self._consumer = consumer
         early, self._early = self._early, None
         if early:
-            side.stream_data(early, sum(map(len, early)))
+            consumer.stream_data(early, sum(map(len, early)))
         if self._end_arrived and not self.is_over:
-            side.stream_end()
+            consumer.stream_end()
 
-    def replace_side(self, side: StreamSide) -> None:
-        """Attach another side. Bytes and events that the former one has had are not repeated."""
-        self._side = side
+    def replace_consumer(self, consumer: StreamConsumer) -> None:
+        """Attach another consumer. Bytes and events that the former one has had are not repeated."""
+        self._consumer = consumer
 
     @property
     def room(self) -> int:
-        """Number of bytes that :meth:`write` accepts now. At zero, the side pauses reading until
+        """Number of bytes that :meth:`write` accepts now. At zero, the consumer pauses reading until
         ``stream_room``."""
         sender = self._sender
         if sender.is_blocked or self.is_over:
@@ -224,7 +224,7 @@ class Stream:
                 self._push()
 
     def consume(self, size: int) -> None:
-        """Note that the side has passed on bytes of ``stream_data``."""
+        """Note that the consumer has passed on bytes of ``stream_data``."""
         if size and not self.is_over:  # without received bytes, the peer may not know the stream yet
             self.receive_window.consume(size)
             self.active_at = self._session.now()
@@ -255,27 +255,27 @@ class Stream:
     def abort_after_delivery(self, code: StreamCode) -> None:
         """Abort both directions as soon as the peer has consumed everything that was written.
 
-        They are also aborted when the peer makes no progress for ``DELIVERY_TIMEOUT``. The side is detached at
+        They are also aborted when the peer makes no progress for ``DELIVERY_TIMEOUT``. The consumer is detached at
         once."""
         if not self.is_over:
             self.stop()
-            self._side = None
+            self._consumer = None
             self._early = None
             self._pending_abort = code
             self._abort_if_delivered()
 
     def abort(self, code: StreamCode) -> None:
-        """Abort both directions; the peer sees a reset. The side is not called."""
+        """Abort both directions; the peer sees a reset. The consumer is not called."""
         if not self.is_over:
             if self._quic_stream is not None:
                 connection = self._session.link.connection
                 is_edge = self._session.side is Side.EDGE
                 connection.reset(self._quic_stream, reset_code(code, self.number) if is_edge else code)
                 connection.stop(self._quic_stream, code)
-                if self._sender.is_end_given or self.is_stopped or self._has_sent_stop or self._side is None:
+                if self._sender.is_end_given or self.is_stopped or self._has_sent_stop or self._consumer is None:
                     # For QUIC the stream may be complete in both directions, and then it has no frame left to send
                     # (RFC 9000 sections 3.1 and 3.2), or it reports nothing of a stopped direction to its
-                    # user. Without a side, a stop by the peer may still be in flight.
+                    # user. Without a consumer, a stop by the peer may still be in flight.
                     self._session.send_aborted(self, code)
                 self._session.link.wake()
             else:
@@ -301,16 +301,16 @@ class Stream:
         self._end_arrived = end
         if self._has_sent_stop:
             return
-        side = self._side
-        if side is None:
+        consumer = self._consumer
+        if consumer is None:
             if self._early is None:
                 self._early = []
             self._early += chunks
             return
         if size:
-            side.stream_data(chunks, size)
+            consumer.stream_data(chunks, size)
         if end and not self.is_over:
-            side.stream_end()
+            consumer.stream_end()
 
     def reset(self, code: int) -> None:
         """Handle a reset by the peer: the stream is lost."""
@@ -330,7 +330,7 @@ class Stream:
         if self.is_stopped:
             return
         self.is_stopped = True
-        if self._side is None or self.receive_done:
+        if self._consumer is None or self.receive_done:
             self.lose(reason)
             return
         self._sender.discard()
@@ -361,7 +361,7 @@ class Stream:
         """Return True if no byte was acknowledged: the stream may be opened again as if it were new."""
         return self._sender.buffer.base == 0 and not self.is_stopped
 
-    def bind(self, quic_stream: int) -> None:
+    def attach_quic_stream(self, quic_stream: int) -> None:
         """Continue on this QUIC stream of the session's link."""
         self._quic_stream = quic_stream
         connection = self._session.link.connection
@@ -376,7 +376,7 @@ class Stream:
         if self._awaits_room:
             self._report_room()
 
-    def unbind(self) -> None:
+    def detach_quic_stream(self) -> None:
         """Detach from a lost link. Bytes written meanwhile are kept, up to the window."""
         self._quic_stream = None
         self._sender.is_blocked = False
@@ -403,12 +403,12 @@ class Stream:
         self._abort_if_delivered()
 
     def lose(self, code: StreamCode) -> None:
-        """Abort a stream that the peer, the link or a deadline ended, and call the side's ``stream_lost``."""
+        """Abort a stream that the peer, the link or a deadline ended, and call the consumer's ``stream_lost``."""
         if not self.is_over:
-            side, untaken = self._side, self._untaken(code)
+            consumer, untaken = self._consumer, self._untaken(code)
             self.abort(code)
-            if side is not None:
-                side.stream_lost(code, untaken)
+            if consumer is not None:
+                consumer.stream_lost(code, untaken)
 
     def _untaken(self, code: StreamCode) -> list[bytes | memoryview] | None:
         buffer = self._sender.buffer
@@ -457,9 +457,9 @@ class Stream:
         return is_waiting and not self._session.is_away
 
     def _report_room(self) -> None:
-        if self._side is not None and not self._sender.is_finishing and self.room:
+        if self._consumer is not None and not self._sender.is_finishing and self.room:
             self._awaits_room = False
-            self._side.stream_room()
+            self._consumer.stream_room()
 
     def _over(self) -> None:
         self.is_over = True

@@ -56,7 +56,7 @@ SOUP = st.lists(
 )
 
 
-class Side:
+class CallRecorder:
     """Stands for a stream or a TCP transport, and writes down what it is told."""
 
     room = 1 << 20
@@ -83,7 +83,7 @@ class Side:
 def log_of(splice: TcpSplice, soup: list[tuple[str, bytes, int]]) -> list[Any]:
     """Return the log of what a splice passes on when it receives these pieces."""
     log: list[Any] = []
-    splice._stream, splice._transport = Side(log, "stream"), Side(log, "tcp")  # type: ignore[assignment]
+    splice._stream, splice._transport = CallRecorder(log, "stream"), CallRecorder(log, "tcp")  # type: ignore[assignment]
     splice._poll_later = lambda: None  # type: ignore[method-assign]
     for what, data, step in soup:
         pieces = [data[at : at + step] for at in range(0, len(data), step)]

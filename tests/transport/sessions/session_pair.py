@@ -1,4 +1,4 @@
-"""A session of each side over two endpoints with the real engine, and sides for their streams that need no TCP."""
+"""A session of each side over two real endpoints, and consumers of their streams that need no TCP."""
 
 import asyncio
 import hashlib

@@ -26,7 +26,7 @@ class Broken:
         self.stream = stream
         self.left = memoryview(payload)
         self.lost: StreamCode | None = None
-        stream.replace_side(self)
+        stream.replace_consumer(self)
         stream.stop()
         self.stream_room()
 

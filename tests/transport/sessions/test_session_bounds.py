@@ -16,8 +16,8 @@ from quictunnel.wire.preface import Preface, encode_preface
 from tests.transport.sessions.session_pair import WAN, Half, SessionPair, StartPair
 
 
-class PassiveSide:
-    """A side that takes what comes and consumes nothing by itself."""
+class StalledConsumer:
+    """Consumer that accepts bytes and never consumes them."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -38,11 +38,11 @@ class PassiveSide:
         self.lost.set()
 
 
-async def attach_both_ends(pair: SessionPair) -> tuple[PassiveSide, PassiveSide]:
+async def attach_both_ends(pair: SessionPair) -> tuple[StalledConsumer, StalledConsumer]:
     arrival = asyncio.get_running_loop().create_future()
     pair.client_half.on_stream = arrival.set_result
-    edge = PassiveSide(pair.open())
-    return edge, PassiveSide(await arrival)
+    edge = StalledConsumer(pair.open())
+    return edge, StalledConsumer(await arrival)
 
 
 @pytest.mark.parametrize("who", ["edge", "client"])
@@ -89,10 +89,10 @@ async def test_kept_bytes_are_bounded_with_any_peer_limit(pair: SessionPair) -> 
     """A peer that raises limits and consumes nothing makes the sender keep it all."""
     kept = MAX_KEPT
     streams = [pair.open() for _ in range(2 * kept // MAX_WINDOW)]
-    pair.client_half.on_stream = PassiveSide
+    pair.client_half.on_stream = StalledConsumer
     await asyncio.sleep(1)
     pair.client.send(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
-    keepers = [PassiveSide(stream) for stream in streams]
+    keepers = [StalledConsumer(stream) for stream in streams]
     for stream in pair.client._streams.values():
         stream.receive_window.limit = MAX_WINDOW  # as it has told
     await asyncio.sleep(1)
@@ -130,7 +130,7 @@ async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: Se
     """The limit holds whatever the client allows, and kept bytes are given back at the end."""
     share = pair.edge.pool.memory = Share()
     streams = [pair.open() for _ in range(2)]
-    pair.client_half.on_stream = PassiveSide
+    pair.client_half.on_stream = StalledConsumer
     await asyncio.sleep(1)
     pair.client.send(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
     for stream in pair.client._streams.values():
@@ -188,5 +188,5 @@ async def test_pieces_that_wait_for_a_local_service_cost_the_same_each(pair: Ses
             stream.data([b"x"], end=False)
         taken.append(time.process_time() - began)
     assert min(taken[-3:]) < 6 * taken[0], taken
-    side = PassiveSide(stream)
+    side = StalledConsumer(stream)
     assert side.size == 8 * part

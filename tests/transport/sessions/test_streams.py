@@ -20,8 +20,8 @@ from tests.transport.sessions.session_pair import Pump, SessionPair, payloads
 SEND_BUFFER = EngineSettings(is_server=False, alpn="").send_buffer
 
 
-class PassiveSide:
-    """A side that notes what it is told and does nothing by itself."""
+class RecordingConsumer:
+    """Consumer that records its calls and passes nothing on."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -49,12 +49,12 @@ class PassiveSide:
         self.lost.set()
 
 
-async def attach_both_ends(pair: SessionPair) -> tuple[PassiveSide, PassiveSide]:
+async def attach_both_ends(pair: SessionPair) -> tuple[RecordingConsumer, RecordingConsumer]:
     """Open a stream and attach a passive side at each end."""
     arrival = asyncio.get_running_loop().create_future()
     pair.client_half.on_stream = arrival.set_result
-    edge = PassiveSide(pair.open())
-    return edge, PassiveSide(await arrival)
+    edge = RecordingConsumer(pair.open())
+    return edge, RecordingConsumer(await arrival)
 
 
 async def test_stream_is_announced_before_its_first_byte(pair: SessionPair) -> None:
@@ -130,7 +130,7 @@ async def test_data_before_a_side_is_attached_is_bounded(pair: SessionPair) -> N
     arrival = asyncio.get_running_loop().create_future()
     pair.client_half.on_stream = arrival.set_result
     payload = payloads(1, 1, INITIAL_WINDOW + 1000)[0]
-    edge = PassiveSide(pair.open())
+    edge = RecordingConsumer(pair.open())
     edge.stream.write(payload)
     assert edge.stream.room == 0
     edge.stream.finish()

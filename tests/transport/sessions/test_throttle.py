@@ -75,7 +75,7 @@ async def test_reading_resumes_after_the_throttle_with_a_full_engine():
     link.attach(full)  # type: ignore[arg-type]
     session.resume(link, events)
     stream.restart()
-    stream.bind(4)
+    stream.attach_quic_stream(4)
     await asyncio.sleep(2 * WAIT)
     assert not splice.transport.is_reading()
     full.takes = True

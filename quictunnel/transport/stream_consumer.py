@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from quictunnel.wire.codes import StreamCode
 
 
-class StreamSide(Protocol):
+class StreamConsumer(Protocol):
     """Consumer of a stream: a splice, or a responder in place of an origin."""
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
