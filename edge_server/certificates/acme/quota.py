@@ -1,26 +1,21 @@
-"""Quota of orders, so that the tokens of an edge together stay within the authority's rate limits.
+"""Quota of certificates and orders, so that the tokens of an edge together stay within the CA's rate limits.
 
 The numbers are Let's Encrypt's (https://letsencrypt.org/docs/rate-limits/, July 2026). All tokens of an edge share
-its account and domain. A token has a share of them (:mod:`edge_server.resources.shares`), renewals have a reserve,
-and past orders are stored in a file, so that a restart does not reset the period.
+its account and domain. A token has a share of them (:mod:`edge_server.resources.shares`), and renewals have a
+reserve. Pure decisions: the caller passes the time, and stores :attr:`Quota.state`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from edge_server.resources.shares import Shares
-from quictunnel.shared.files import make_directory, replace_file
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-logger = logging.getLogger(__name__)
-
+MAX_CERTIFICATES: Final = 1000
+"""Certificates of one edge; each is renewed every two months or so, which is what an account may request."""
+MAX_PER_OWNER: Final = 100
+"""Certificates of one token; as many as the names it may claim."""
 WEEK: Final = 7 * 86_400.0
 """Seconds."""
 MAX_NEW_NAMES: Final = 50
@@ -36,8 +31,6 @@ SHARE: Final = 4
 other resources, because these recover only after a week."""
 CLEANUP_INTERVAL: Final = 60.0
 """Seconds between removals of names that are older than a week."""
-MAX_FILE: Final = 4 * 1024 * 1024
-"""Bytes of the file. A week has at most 11,200 orders for new names, of about 200 bytes each."""
 
 
 class RequestedName(NamedTuple):
@@ -47,7 +40,7 @@ class RequestedName(NamedTuple):
     """Seconds since the epoch."""
     owner: str
     is_ordered: bool
-    """True when an order was started; else the name is not in the file."""
+    """True when an order was started; else the name is not stored."""
 
 
 class StartedOrder(NamedTuple):
@@ -60,18 +53,19 @@ class StartedOrder(NamedTuple):
 
 
 class QuotaState(NamedTuple):
-    """Content of the file."""
+    """Counts that have to outlive the process."""
 
     names: dict[str, RequestedName]
+    """Names for which an order was started in the last week."""
     orders: list[StartedOrder]
+    """Orders of the last three hours."""
 
 
 class Quota:
-    """Counts names and orders. For the event loop's thread, except :meth:`read` and :meth:`save`."""
+    """Counts names and orders."""
 
-    def __init__(self, file: Path) -> None:
-        """``file`` is read by :meth:`read`."""
-        self._file = file
+    def __init__(self) -> None:
+        """Start at zero; :meth:`restore` adds the counts of a previous run."""
         self._requested: dict[str, dict[str, RequestedName]] = {}
         """New names of the last week by registered domain."""
         self._orders: deque[StartedOrder] = deque()
@@ -79,28 +73,17 @@ class Quota:
         self._new_orders = Shares(MAX_NEW_ORDERS, share=SHARE)
         """Orders for new names by owner."""
         self._cleaned_at = float("-inf")
-        self._content = b""
-        """Next content of the file; below, the number of its changes, and of those that are written."""
-        self._changes = self._saved = 0
-        self._saving = threading.Lock()
 
-    def read(self) -> QuotaState:
-        """Read the file, in any thread; empty if it is missing or damaged. :meth:`restore` takes the result."""
-        try:
-            with self._file.open("rb") as file:
-                content = file.read(MAX_FILE + 1)
-            if len(content) > MAX_FILE:
-                raise ValueError("the file is too large")
-            found = json.loads(content)
-            return QuotaState(
-                {str(name): RequestedName(float(at), str(owner), True) for name, at, owner in found["names"]},
-                [StartedOrder(float(at), str(owner), bool(is_new)) for at, owner, is_new in found["orders"]],
-            )
-        except FileNotFoundError:
-            return QuotaState({}, [])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            logger.warning("%s cannot be read, so the count of orders starts at zero: %s", self._file, error)
-            return QuotaState({}, [])
+    @property
+    def state(self) -> QuotaState:
+        """Counts to store."""
+        names = {
+            name: each
+            for requested in self._requested.values()
+            for name, each in requested.items()
+            if each.is_ordered
+        }
+        return QuotaState(names, list(self._orders))
 
     def restore(self, before: QuotaState, now: float) -> None:
         """Add the counts of a previous run."""
@@ -110,21 +93,24 @@ class Quota:
         for order in sorted(order._replace(at=min(order.at, now)) for order in before.orders):
             self._count(order)
 
-    def refusal(self, name: str, owner: str, now: float) -> str:
-        """Return why no certificate may be requested for a new name; an empty text if one may."""
+    def refusal(self, name: str, owner: str, *, owned: int, total: int, now: float) -> str:
+        """Return why no certificate may be requested for a new name; an empty text if one may.
+
+        Args:
+            name: host name.
+            owner: token key.
+            owned: number of certificates that this owner needs.
+            total: number of certificates of the edge, without those that may be removed for a new one.
+            now: seconds since the epoch.
+        """
         self._forget_old(now)
-        domain = registered_domain(name)
-        requested = self._requested.get(domain, {})
-        if name in requested:
-            return ""
-        shares = Shares(MAX_NEW_NAMES, share=SHARE)
-        for each in requested.values():
-            shares.take(each.owner)
-        if shares.may_take(owner):
-            return ""
-        if shares.left <= 0:
-            return f"the limit of {MAX_NEW_NAMES} new names of {domain} in a week is reached"
-        return f"its share of the {MAX_NEW_NAMES} new names of {domain} in a week is used up"
+        if why := self._new_name_refusal(name, owner):
+            return why
+        if owned >= MAX_PER_OWNER:
+            return f"its limit of {MAX_PER_OWNER} certificates is reached"
+        if total >= MAX_CERTIFICATES:
+            return f"the limit of {MAX_CERTIFICATES} certificates of the edge is reached"
+        return ""
 
     def request(self, name: str, owner: str, now: float) -> None:
         """Count a new name."""
@@ -143,28 +129,11 @@ class Quota:
         return 0.0 if is_possible else max(1.0, self._orders[0].at + ORDER_PERIOD - now)
 
     def begin(self, name: str, owner: str, *, is_new: bool, now: float) -> None:
-        """Count an order that starts. Call :meth:`save` before the authority is contacted."""
+        """Count an order that starts. Store :attr:`state` before the CA is contacted."""
         if is_new:
             requested = self._of(name)
             requested[name] = requested.get(name, RequestedName(now, owner, True))._replace(is_ordered=True)
         self._count(StartedOrder(now, owner, is_new))
-        names = [
-            (each, requested.at, requested.owner)
-            for named in self._requested.values()
-            for each, requested in named.items()
-            if requested.is_ordered
-        ]
-        self._content = json.dumps({"names": names, "orders": list(self._orders)}).encode()
-        self._changes += 1
-
-    def save(self) -> None:
-        """Write the counts to the file, in any thread. Raises OSError."""
-        with self._saving:
-            changes, content = self._changes, self._content
-            if changes > self._saved:
-                make_directory(self._file.parent)
-                replace_file(self._file, content)
-                self._saved = changes
 
     def adjust_clock(self, forward: float) -> None:
         """Adjust to a clock that moved ``forward`` seconds, so that no entry becomes older or younger."""
@@ -173,6 +142,20 @@ class Quota:
                 requested[name] = each._replace(at=each.at + forward)
         self._orders = deque(each._replace(at=each.at + forward) for each in self._orders)
         self._cleaned_at += forward
+
+    def _new_name_refusal(self, name: str, owner: str) -> str:
+        domain = registered_domain(name)
+        requested = self._requested.get(domain, {})
+        if name in requested:
+            return ""
+        shares = Shares(MAX_NEW_NAMES, share=SHARE)
+        for each in requested.values():
+            shares.take(each.owner)
+        if shares.may_take(owner):
+            return ""
+        if shares.left <= 0:
+            return f"the limit of {MAX_NEW_NAMES} new names of {domain} in a week is reached"
+        return f"its share of the {MAX_NEW_NAMES} new names of {domain} in a week is used up"
 
     def _of(self, name: str) -> dict[str, RequestedName]:
         return self._requested.setdefault(registered_domain(name), {})
@@ -201,9 +184,9 @@ class Quota:
 
 
 def registered_domain(name: str) -> str:
-    """Return the registered domain of a name, by which an authority counts. Without the public suffix list that is
+    """Return the registered domain of a name, by which a CA counts. Without the public suffix list that is
     the last two labels, or three where the last two look like ``co.uk``; where that is wrong the edge is stricter
-    than the authority."""
+    than the CA."""
     labels = name.removeprefix("*.").split(".")
     has_country_suffix = len(labels) > 2 and len(labels[-1]) == 2 and len(labels[-2]) <= 3
     return ".".join(labels[-3 if has_country_suffix else -2 :])

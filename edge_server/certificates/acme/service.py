@@ -6,7 +6,10 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from edge_server.certificates.acme.http01 import Http01Responder
+from edge_server.certificates.acme.quota_file import QuotaFile
 from edge_server.certificates.acme.renewal import CertificateManager
+from edge_server.certificates.acme.store import CertificateFiles, folder_name
+from edge_server.certificates.acme.worker import OrderWorker
 from edge_server.ingress.tcp_ports import BACKLOG, listen
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
@@ -16,8 +19,8 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
-    from edge_server.certificates.acme.challenges import ChallengeStore
-    from edge_server.certificates.acme.renewal import CertificateStatus, RenewalPolicy
+    from edge_server.certificates.acme.renewal import RenewalPolicy
+    from edge_server.certificates.acme.scheduler import CertificateStatus
     from edge_server.certificates.acme.settings import AcmeSettings
     from edge_server.certificates.context_store import ContextStore
     from edge_server.storage.steady_clock import Clock
@@ -31,7 +34,7 @@ class AcmeService:
         self,
         settings: AcmeSettings,
         state_dir: Path,
-        certificates: ContextStore,
+        contexts: ContextStore,
         policy: RenewalPolicy,
         *,
         clock: Clock,
@@ -42,26 +45,33 @@ class AcmeService:
         Args:
             settings: of ACME.
             state_dir: of the edge.
-            certificates: takes the certificates that were issued.
+            contexts: takes the certificates that were issued.
             policy: the names that need a certificate.
             clock: of the edge.
             https_port: of the redirects.
         """
         self._settings = settings
+        directory = state_dir / "acme" / folder_name(settings.directory)
+        files, quota_file = CertificateFiles(directory / "certificates"), QuotaFile(directory / "quota.json")
+        worker = OrderWorker(settings, directory, files, quota_file)
+        self.challenges = worker.challenges
+        """Challenge responses for validations at the TLS port."""
         self.manager = CertificateManager(
-            settings, state_dir, certificates, policy, now=clock.now, is_settled=lambda: clock.is_settled
+            policy,
+            settings.pace,
+            contexts,
+            worker,
+            certificate_files=files,
+            quota_file=quota_file,
+            now=clock.now,
+            is_settled=lambda: clock.is_settled,
         )
         clock.add_listener(self.manager.adjust_clock)
-        self._responder = Http01Responder(self.manager.challenges.http, https_port)
+        self._responder = Http01Responder(self.challenges.http, https_port)
         self.listening: socket.socket | None = None
         """Socket of the HTTP listener, if there is one."""
         self._http = contextlib.ExitStack()
         """Closes the HTTP listener."""
-
-    @property
-    def challenges(self) -> ChallengeStore:
-        """Challenge responses for validations at the TLS port."""
-        return self.manager.challenges
 
     @property
     def statuses(self) -> list[CertificateStatus]:

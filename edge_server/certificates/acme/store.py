@@ -74,7 +74,7 @@ class CertificateFiles:
         """``directory`` need not exist."""
         self._directory = directory
 
-    def keep(self, issued: IssuedCertificate) -> None:
+    def save(self, issued: IssuedCertificate) -> None:
         """Write a certificate. Raises OSError."""
         make_directory(self._directory)
         replace_file(self._path(issued.names[0]), issued.key + issued.chain)

@@ -125,8 +125,8 @@ async def test_released_certificates_raise_no_expiry_alarm(introspection: Intros
     manager = service.manager
     for name, days in (("a.example.org", 10), ("b.example.org", 60)):
         manager.request(name, "somebody", alone=False)
-        manager._on_ordered(manager._entries[name], issue(name, now=now, days=days))
-    manager._on_ordered(manager._entries["a.example.org"], AcmeError("no"))
+        manager._on_ordered(manager._scheduler.certificates[name], issue(name, now=now, days=days))
+    manager._on_ordered(manager._scheduler.certificates["a.example.org"], AcmeError("no"))
     introspection = dataclasses.replace(introspection, certificates=CertificatePolicy(certificates, service))
     assert dict(read_metrics(introspection))["acme_orders_total"] == {("obtained",): 2, ("failed",): 1}
     for days in (10, 60):

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from edge_server.certificates.acme.renewal import CertificateManager, CertificateStatus
+    from edge_server.certificates.acme.renewal import CertificateManager
+    from edge_server.certificates.acme.scheduler import CertificateStatus
     from edge_server.ingress.client_hello import ClientHello
 
 QUICK = AcmeTimings(

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
-from edge_server.certificates.acme.renewal import MAX_TRIES
+from edge_server.certificates.acme.scheduler import MAX_TRIES
 from edge_server.certificates.acme.store import folder_name
 from tests.edge_server.certificates.acme.conftest import QUICK, AcmeRig, Authority, running_service
 from tests.edge_server.certificates.acme.pebble import FaultyProxy, Names, pebble
@@ -204,17 +204,16 @@ async def test_answers_that_break_off_and_answers_that_never_end(
 async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edge_server.certificates.acme.renewal.STOP_TIMEOUT", 0.2)
+    monkeypatch.setattr("edge_server.certificates.acme.worker.STOP_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         hung = replace(authority.pebble, port=hanging.getsockname()[1])
         pace = replace(QUICK, network=1.5)
         async with running_service(tmp_path, hung, tls_port=authority.tls_port, pace=pace) as rig:
             rig.want(NAME)
             await rig.wait_for(NAME, lambda standing: standing.is_ordering)
-            thread = rig.manager._entries[NAME].thread
+            (thread,) = rig.manager._worker._threads
             began = time.monotonic()
         assert time.monotonic() - began < 1.2
-        assert thread is not None
         assert thread.daemon
         thread.join(10)
         assert not thread.is_alive()

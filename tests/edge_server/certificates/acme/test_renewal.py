@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from edge_server.certificates.acme.errors import MAX_TEXT, AcmeError, OrderStoppedError, printable
-from edge_server.certificates.acme.quota import MAX_NEW_ORDERS, ORDER_PERIOD, SHARE, WEEK, registered_domain
-from edge_server.certificates.acme.renewal import (
-    FORCED_RENEWAL,
+from edge_server.certificates.acme.quota import (
     MAX_CERTIFICATES,
+    MAX_NEW_ORDERS,
     MAX_PER_OWNER,
+    ORDER_PERIOD,
+    SHARE,
+    WEEK,
+    registered_domain,
+)
+from edge_server.certificates.acme.quota_file import QuotaFile
+from edge_server.certificates.acme.renewal import CertificateManager, RenewalPolicy
+from edge_server.certificates.acme.scheduler import (
+    FORCED_RENEWAL,
     MIN_AGE,
     POLL_INTERVAL,
     RENEWAL_JITTER,
     RENEWAL_POINT,
-    CertificateManager,
-    RenewalPolicy,
 )
-from edge_server.certificates.acme.settings import AcmeSettings
-from edge_server.certificates.acme.store import MAX_FILE, CertificateFiles, IssuedCertificate, folder_name
+from edge_server.certificates.acme.settings import AcmeTimings
+from edge_server.certificates.acme.store import MAX_FILE, CertificateFiles, IssuedCertificate
 from edge_server.certificates.context_store import ContextStore
 from edge_server.storage.steady_clock import CONFIRMATION_TIME
 from tests.edge_server.certificates.acme.conftest import DOMAIN
 from tests.edge_server.certificates.acme.fake_certificates import issue
+from tests.edge_server.certificates.acme.fake_worker import FakeWorker, postpone_advice
 from tests.edge_server.storage.test_steady_clock import BEGIN, SystemClocks
 from tests.harness.manual_clock import ManualClock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from edge_server.certificates.acme.scheduler import ScheduledCertificate
+    from edge_server.certificates.acme.worker import OrderWorker
 
 
 DAY = 86_400.0
@@ -41,41 +52,51 @@ class RenewalRig:
     def __init__(self, state_dir: Path, clock: ManualClock, own: tuple[str, ...] = ()) -> None:
         self.wanted: set[str] = set()
         self.certificates = ContextStore()
-        settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
-        wants = RenewalPolicy(own=own, is_wanted=self.wanted.__contains__)
+        self.directory = state_dir / "acme"
         self.is_settled = True
+        self.timings = AcmeTimings()
+        self.worker = FakeWorker()
+        self.store = CertificateFiles(self.directory / "certificates")
+        self.quota_file = QuotaFile(self.directory / "quota.json")
         self.manager = CertificateManager(
-            settings, state_dir, self.certificates, wants, now=clock, is_settled=lambda: self.is_settled
+            RenewalPolicy(own=own, is_wanted=self.wanted.__contains__),
+            self.timings,
+            self.certificates,
+            cast("OrderWorker", self.worker),
+            certificate_files=self.store,
+            quota_file=self.quota_file,
+            now=clock,
+            is_settled=lambda: self.is_settled,
         )
-        self.store = CertificateFiles(state_dir / "acme" / folder_name(settings.directory) / "certificates")
         self.clock = clock
 
     def want(self, name: str, owner: str = "a") -> bool:
         self.wanted.add(name)
         return self.manager.request(name, owner, alone=False)
 
+    def certificate(self, name: str) -> ScheduledCertificate:
+        return self.manager._scheduler.certificates[name]
+
     def fulfil(self, name: str, outcome: IssuedCertificate | AcmeError | None = None) -> None:
-        self.manager._on_ordered(self.manager._entries[name], outcome or issue(name, now=self.clock()))
+        self.worker.complete(self.manager, name, outcome or issue(name, now=self.clock()))
 
     def due(self) -> list[str]:
-        """Return the names whose orders would begin now."""
-        begun = []
-        self.manager._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
+        """Return the names whose orders would begin now. They count, but stay due."""
         self.manager._start_due()
-        return begun
+        return self.worker.take_started(self.manager)
 
     def order_all(self) -> int:
         """Begin and fulfil what may be ordered now; how many that were."""
         count = 0
-        while begun := self.due():
-            for name in begun:
-                entry = self.manager._entries[name]
-                is_new = self.manager._is_new(entry)
-                self.manager._quota.begin(name, entry.owner, is_new=is_new, now=self.clock.now)
+        while True:
+            self.manager._start_due()
+            started = list(self.worker.orders)
+            if not started:
+                return count
+            for name in started:
                 self.fulfil(name)
-                entry.advice_at = float("inf")
+                postpone_advice(self.manager, name)
                 count += 1
-        return count
 
 
 @pytest.fixture
@@ -94,7 +115,7 @@ async def test_certificate_is_renewed_at_two_thirds_of_its_life(rig: RenewalRig,
     assert standing.renew_at == standing.next_try
     assert standing.renew_at is not None
     assert (RENEWAL_POINT - RENEWAL_JITTER) * 90 * DAY <= standing.renew_at - begin <= RENEWAL_POINT * 90 * DAY
-    rig.manager._entries["a.example.com"].advice_at = float("inf")
+    postpone_advice(rig.manager, "a.example.com")
     clock.now = standing.renew_at - 1
     assert rig.due() == []
     clock.now += 1
@@ -104,7 +125,7 @@ async def test_certificate_is_renewed_at_two_thirds_of_its_life(rig: RenewalRig,
 async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
-    entry = rig.manager._entries["a.example.com"]
+    entry = rig.certificate("a.example.com")
     rig.manager._on_advice(entry, clock.now + 10 * DAY)
     assert entry.renew_at == clock.now + 10 * DAY
     rig.manager._on_advice(entry, clock.now + 1000 * DAY)
@@ -116,22 +137,22 @@ async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(rig: R
 async def test_waits_after_failures_grow_and_have_a_least_and_a_most(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
-    pace = rig.manager._settings.pace
+    pace = rig.timings
     waits = []
     for _ in range(40):
         rig.fulfil("a.example.com", AcmeError("no"))
-        waits.append(rig.manager._entries["a.example.com"].retry_at - clock.now)
+        waits.append(rig.certificate("a.example.com").retry_at - clock.now)
     assert all(pace.min_retry <= wait <= pace.max_retry for wait in waits)
     assert waits[0] <= pace.first_retry
     assert max(waits[-20:]) > 1000
     rig.fulfil("a.example.com", AcmeError("no", retry_after=3 * DAY))
-    assert rig.manager._entries["a.example.com"].retry_at == clock.now + 3 * DAY
+    assert rig.certificate("a.example.com").retry_at == clock.now + 3 * DAY
     assert rig.certificates.covers("a.example.com", h2=True)
 
 
 async def test_unwanted_certificate_is_dropped_at_expiry(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
-    rig.store.keep(issue("a.example.com", now=clock.now))
+    rig.store.save(issue("a.example.com", now=clock.now))
     rig.fulfil("a.example.com")
     rig.wanted.clear()
     clock.now += 80 * DAY
@@ -232,7 +253,7 @@ async def test_new_names_of_all_tokens_leave_orders_to_renewals(rig: RenewalRig,
     assert sum(count for owner, count in took.items() if owner[0] in "abc") == MAX_NEW_ORDERS
     assert renewed == MAX_NEW_ORDERS + 30
     assert all(took[f"r{number}"] == 1 for number in range(30))
-    assert {name for name in old if rig.manager._entries[name].renew_at < clock.now} == set()
+    assert {name for name in old if rig.certificate(name).renew_at < clock.now} == set()
     clock.now += ORDER_PERIOD
     assert rig.order_all() > 100
 
@@ -251,13 +272,13 @@ async def test_requests_are_counted_after_a_restart(rig: RenewalRig, tmp_path: P
     for number in range(40):
         assert rig.want(f"r{number}.example.com")
     rig.order_all()
-    rig.manager._quota.save()
+    rig.quota_file.save()
     later = RenewalRig(tmp_path, clock)
     await later.manager.start()
     assert not later.want("one-more.example.com")
     assert later.want("r7.example.com")
     assert len(later.manager._quota._orders) == 40
-    file = later.manager._quota._file
+    file = later.quota_file._path
     assert file.stat().st_mode & 0o777 == 0o600
     later.manager.leave()
     # Written when the clock was ahead.
@@ -297,7 +318,7 @@ async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(rig: 
     clock.now += 100 * DAY
     assert rig.due() == ["a.example.com"]
     rig.fulfil("a.example.com", issue("a.example.com", now=now))
-    rig.manager._entries["a.example.com"].advice_at = float("inf")
+    postpone_advice(rig.manager, "a.example.com")
     assert rig.due() == []
     clock.now += MIN_AGE * 90 * DAY
     assert rig.due() == ["a.example.com"]
@@ -312,14 +333,13 @@ async def test_unsteady_clock_orders_nothing_twice(tmp_path: Path):
     rig.manager._now = clocks.clock.now
     begun: list[float] = []
 
-    def begin(entry: Any, *, is_order: bool) -> None:
-        entry.advice_at = float("inf")
-        if is_order:
+    class ImmediateWorker(FakeWorker):
+        def start_order(self, names: Sequence[str], on_done: Any, *, is_own: bool) -> None:
             begun.append(clocks.steady)
-            real = BEGIN + clocks.steady - 1000.0
-            rig.manager._on_ordered(entry, issue("a.example.com", now=real))
+            on_done(issue("a.example.com", now=BEGIN + clocks.steady - 1000.0))
+            postpone_advice(rig.manager, "a.example.com")
 
-    rig.manager._begin = begin  # type: ignore[method-assign]
+    ImmediateWorker().install(rig.manager)
     rig.want("a.example.com")
     for _ in range(200):
         rig.manager._start_due()
@@ -347,7 +367,7 @@ async def test_waits_survive_a_clock_change(rig: RenewalRig, clock: ManualClock)
         clock.now += move
         rig.manager.adjust_clock(move)
         assert rig.due() == []
-        assert rig.manager._entries["a.example.com"].due == clock.now + 3600
+        assert rig.certificate("a.example.com").due == clock.now + 3600
     clock.now += 3600
     assert rig.due() == ["a.example.com"]
 
@@ -355,7 +375,7 @@ async def test_waits_survive_a_clock_change(rig: RenewalRig, clock: ManualClock)
 async def test_a_clock_that_is_not_settled_deletes_no_certificate(
     rig: RenewalRig, tmp_path: Path, clock: ManualClock
 ):
-    rig.store.keep(issue("a.example.com", now=clock.now))
+    rig.store.save(issue("a.example.com", now=clock.now))
     clock.now += 1000 * DAY
     rig.is_settled = False
     await rig.manager.load()
@@ -380,7 +400,7 @@ async def test_pending_orders_of_an_identity_are_limited(rig: RenewalRig):
 
 async def test_certificate_counts_for_the_present_owner(rig: RenewalRig, clock: ManualClock):
     """Also one that was stored, of which nothing says whose it was."""
-    rig.store.keep(issue("before.example.com", now=clock.now))
+    rig.store.save(issue("before.example.com", now=clock.now))
     await rig.manager.load()
     assert rig.want("before.example.com", owner="b")
     for number in range(MAX_PER_OWNER - 1):
@@ -402,10 +422,10 @@ async def test_unwanted_certificates_make_room_at_the_limit(rig: RenewalRig):
 async def test_stored_certificates_are_reused_and_damage_is_reported(tmp_path: Path, clock: ManualClock, caplog):
     clock.now = 1_800_000_000.0
     rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
-    rig.store.keep(issue("good.example.com", now=clock.now))
-    rig.store.keep(issue(f"*.{DOMAIN}", DOMAIN, now=clock.now))
-    rig.store.keep(issue("old.example.com", now=clock.now - 100 * DAY))
-    folder = tmp_path / "acme" / folder_name("https://acme.example.net/dir") / "certificates"
+    rig.store.save(issue("good.example.com", now=clock.now))
+    rig.store.save(issue(f"*.{DOMAIN}", DOMAIN, now=clock.now))
+    rig.store.save(issue("old.example.com", now=clock.now - 100 * DAY))
+    folder = rig.directory / "certificates"
     (folder / "cut.example.com.pem").write_bytes((folder / "good.example.com.pem").read_bytes()[:700])
     (folder / "mixed.example.com.pem").write_bytes(
         issue("x.example.com", now=clock.now).key + issue("mixed.example.com", now=clock.now).chain
@@ -426,8 +446,8 @@ async def test_stored_certificates_are_reused_and_damage_is_reported(tmp_path: P
 async def test_stored_certificate_of_another_domain_is_ignored(tmp_path: Path, clock: ManualClock):
     clock.now = 1_800_000_000.0
     rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
-    rig.store.keep(issue("*.before.example.com", "before.example.com", now=clock.now))
-    rig.store.keep(issue(f"*.{DOMAIN}", now=clock.now))  # without the domain itself
+    rig.store.save(issue("*.before.example.com", "before.example.com", now=clock.now))
+    rig.store.save(issue(f"*.{DOMAIN}", now=clock.now))  # without the domain itself
     await rig.manager.load()
     await rig.manager.start()
     assert rig.due() == [f"*.{DOMAIN}"]

@@ -19,6 +19,7 @@ from edge_server.tunnels.registry import random_name
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from tests.edge_server.certificates.acme.conftest import DOMAIN
 from tests.edge_server.certificates.acme.fake_certificates import issue
+from tests.edge_server.certificates.acme.fake_worker import FakeWorker, postpone_advice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -41,8 +42,7 @@ class Owner:
     directory: Path
     name: str
     key: str
-    begun: list[str]
-    """Orders that would have been begun."""
+    worker: FakeWorker
 
     @property
     def host(self) -> str:
@@ -51,9 +51,9 @@ class Owner:
     def due(self) -> list[str]:
         """Return the names whose orders would begin at the end of a certificate's life."""
         assert self.services.acme is not None
-        self.begun.clear()
-        self.services.acme.manager._start_due()
-        return list(self.begun)
+        manager = self.services.acme.manager
+        manager._start_due()
+        return self.worker.take_started(manager)
 
     def revoke(self) -> None:
         assert TokenStore(self.directory).revoke(self.key, int(time.time()))
@@ -103,11 +103,11 @@ async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
 def owner_of(services: EdgeServices, tmp_path: Path) -> OwnerOf:
     async def make(name: str, *, is_held: bool = False) -> Owner:
         assert services.acme is not None
-        manager, begun, now = services.acme.manager, list[str](), time.time()
-        manager._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
+        manager, worker, now = services.acme.manager, FakeWorker(), time.time()
+        worker.install(manager)
         rights = Permissions(domains=("*.example.org",), names=("shop*",), expires=int(now + DAY))
         _, token = TokenStore(tmp_path).create(rights, "", int(now))
-        owner = Owner(services, tmp_path, name, token.key, begun)
+        owner = Owner(services, tmp_path, name, token.key, worker)
         if is_held:
             held = TunnelRecord(name, token.key, 1, TunnelOptions(), 0)
             await services.pending.add(held, None)
@@ -116,9 +116,9 @@ def owner_of(services: EdgeServices, tmp_path: Path) -> OwnerOf:
         owner.refresh()
         assert manager.request(owner.host, token.key, alone=False)
         certificate = issue(owner.host, now=now)
-        manager._store.keep(certificate)
-        manager._on_ordered(manager._entries[owner.host], certificate)
-        manager._entries[owner.host].advice_at = float("inf")
+        manager._certificate_files.save(certificate)
+        worker.complete(manager, owner.host, certificate)
+        postpone_advice(manager, owner.host)
         manager._now = lambda: now + DUE
         return owner
 
@@ -150,7 +150,7 @@ async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
     manager._is_settled = lambda: True
     assert owner.due() == []
     assert not owner.services.certificates.covers(owner.host, h2=False)
-    assert list(manager._store.load()) == []
+    assert list(manager._certificate_files.load()) == []
 
 
 async def test_a_name_that_a_token_was_made_for_is_not_another_ones_any_more(
