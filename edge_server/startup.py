@@ -351,7 +351,7 @@ async def _accept_visitors(
     server = await accept_from(sock, tls_listener)
 
     def stop_accepting() -> None:
-        descriptors.disown(sock)
+        descriptors.clear_close_on_fork(sock)
         server.close()
 
     stack.callback(stop_accepting)

@@ -303,13 +303,13 @@ def make_engine(
     settings = EngineSettings(
         is_server=True,
         alpn=ALPN,
-        replaced_code=SessionCode.OVERLOADED,
+        eviction_code=SessionCode.OVERLOADED,
         trusted=CLIENT_LIMITS,
         reset_key=state.key("reset"),
         certificate=certificate,
         private_key=private_key,
         largest_datagram=udp.largest_datagram,
         congestion=config.congestion,
-        cid_mark=mark,
+        cid_prefix=mark,
     )
     return create_engine(settings, config.engine)

@@ -94,7 +94,7 @@ class Admin:
         """Serve on a listening socket, which belongs to this object from now on."""
         server = await start_server(sock, self._http.connection, backlog=BACKLOG)
         self._open.callback(server.close)
-        self._open.callback(descriptors.disown, sock)
+        self._open.callback(descriptors.clear_close_on_fork, sock)
         self.url = f"http://{format_address(on_this_machine(self._address[0]), sock.getsockname()[1])}/"
         try:
             self._published.callback(ClientEnv(self._directory / URL_FILE, self.url.encode()).withdraw)

@@ -72,7 +72,7 @@ class SessionContext:
 
 
 class ClientSession:
-    """The session of one client (a transport.session.SessionEvents)."""
+    """The session of one client (a transport.session.SessionHandler)."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class ClientSession:
         logger.info("client %s did not reconnect in time", self.identity.key if self.identity else "")
         self.session.end(Closed(CloseCause.TIMEOUT, 0, ""))
 
-    # From the session (transport.session.SessionEvents).
+    # From the session (transport.session.SessionHandler).
 
     def session_up(self) -> None:
         """Do nothing: the handshake is complete, and the client sends its Hello first."""

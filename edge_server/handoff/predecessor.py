@@ -77,7 +77,7 @@ class HandoffListener:
             path.replace(directory / SOCKET)
             self._listener.listen(BACKLOG)
             self._listener.setblocking(False)
-            descriptors.own(self._listener)
+            descriptors.set_close_on_fork(self._listener)
             self._loop.add_reader(self._listener, self._accept)
         except BaseException:
             self._listener.close()
@@ -87,7 +87,7 @@ class HandoffListener:
         """Stop listening."""
         self._tasks.cancel()
         self._loop.remove_reader(self._listener)
-        descriptors.disown(self._listener)
+        descriptors.clear_close_on_fork(self._listener)
         self._listener.close()
         path = self._directory / SOCKET
         with contextlib.suppress(OSError):  # nothing may prevent the stop

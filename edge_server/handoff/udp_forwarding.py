@@ -2,7 +2,7 @@
 
 While the predecessor finishes its visitors, the successor reads the UDP socket and forwards the datagrams that
 belong to connections of the predecessor. The first byte of a connection ID tells to which edge it belongs
-(``EngineSettings.cid_mark``). The predecessor sends through the UDP socket directly. A third edge may take over
+(``EngineSettings.cid_prefix``). The predecessor sends through the UDP socket directly. A third edge may take over
 before the first one has ended: it forwards datagrams to the second edge, which still forwards those of the first.
 """
 

@@ -228,7 +228,7 @@ class PendingConnection(asyncio.Protocol):
         listener = self._listener
         self._raw = transport
         self._host = host_of(transport)
-        descriptors.own(transport.get_extra_info("socket"))
+        descriptors.set_close_on_fork(transport.get_extra_info("socket"))
         self._timer = listener.loop.call_later(listener.deadlines.hello, self._on_timeout)
         if listener.admits(self._host):
             listener.enter(self, self._host)
@@ -264,7 +264,7 @@ class PendingConnection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Give the place back."""
-        descriptors.disown(self._raw.get_extra_info("socket"))
+        descriptors.clear_close_on_fork(self._raw.get_extra_info("socket"))
         self._on_closed()
 
     def abort(self) -> None:

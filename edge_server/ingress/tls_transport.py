@@ -22,7 +22,7 @@ from edge_server.ingress.tls_records import TlsProtocolError
 from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.splice import POLL_INTERVAL, TlsSplice
-from quictunnel.transport.tcp import end_writing, has_told_error, reset
+from quictunnel.transport.tcp import end_writing, has_reported_error, reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -140,7 +140,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Handle the visitor's FIN. Return True to keep the raw transport open."""
         if self._phase is _Phase.HANDSHAKE:
             return False  # the raw transport closes itself
-        if not self._records.finished and has_told_error(self._raw) and not isinstance(self._raw, Remainder):
+        if not self._records.finished and has_reported_error(self._raw) and not isinstance(self._raw, Remainder):
             # The failed write tells whether this is an end; without one it is taken as a reset.
             self._loop.call_later(POLL_INTERVAL, self._raw.abort)
             return True
@@ -164,7 +164,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end to the application, after unread bytes if some are left."""
-        descriptors.disown(self._raw.get_extra_info("socket"))
+        descriptors.clear_close_on_fork(self._raw.get_extra_info("socket"))
         if self._read_remainder(exc):
             return
         if self._eof_due and self._phase is _Phase.OPEN:

@@ -267,7 +267,7 @@ def _of_quic(introspection: Introspection) -> Iterator[tuple[str, dict[Values, f
     yield "quic_rtt_seconds", {("median",): median(trips or [0.0]), ("worst",): max(trips, default=0.0)}
     yield "quic_handshakes_begun_total", {(): engine.handshakes_begun}
     yield "quic_handshakes_refused_total", {(): engine.half_open_refused}
-    yield "quic_strangers_replaced_total", {(): engine.strangers_replaced}
+    yield "quic_strangers_replaced_total", {(): engine.unadmitted_evicted}
     yield (
         "quic_answers_total",
         {

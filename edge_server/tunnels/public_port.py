@@ -20,7 +20,7 @@ class PublicPort:
     """A listening socket. Call :meth:`listen` in any case: it closes the socket if the port was stopped before."""
 
     def __init__(self, sock: socket.socket) -> None:
-        descriptors.own(sock)
+        descriptors.set_close_on_fork(sock)
         self.number: int = sock.getsockname()[1]
         self._socket = sock
         self._server: asyncio.Server | None = None
@@ -41,7 +41,7 @@ class PublicPort:
     def stop(self) -> None:
         """Stop accepting visitors."""
         self._is_stopped = True
-        descriptors.disown(self._socket)
+        descriptors.clear_close_on_fork(self._socket)
         if self._server is not None:
             self._server.close()
 

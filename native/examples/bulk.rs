@@ -134,7 +134,7 @@ fn settings() -> Settings {
         idle_timeout: 30.0,
         handshake_timeout: 10.0,
         max_unadmitted: 16,
-        replaced_code: 0,
+        eviction_code: 0,
         retry: false,
         ack_delay: 0.001,
         reset_key: vec![1; 32],
@@ -146,6 +146,6 @@ fn settings() -> Settings {
         max_probe_timeout: 1.0,
         key_update_packets: 1 << 21,
         congestion: Congestion::Cubic,
-        cid_mark: None,
+        cid_prefix: None,
     }
 }

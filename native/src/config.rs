@@ -57,7 +57,7 @@ pub struct Settings {
     pub idle_timeout: f64,
     pub handshake_timeout: f64,
     pub max_unadmitted: usize,
-    pub replaced_code: u64,
+    pub eviction_code: u64,
     pub retry: bool,
     pub ack_delay: f64,
     pub reset_key: Vec<u8>,
@@ -71,7 +71,7 @@ pub struct Settings {
     pub key_update_packets: u64,
     pub congestion: Congestion,
     /// The first byte of every connection ID that is issued.
-    pub cid_mark: Option<u8>,
+    pub cid_prefix: Option<u8>,
 }
 
 /// The settings in the form in which connections need them.
@@ -186,7 +186,7 @@ fn idle(seconds: f64) -> Option<IdleTimeout> {
 fn endpoint(settings: &Settings) -> Result<EndpointConfig, SettingsError> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &settings.reset_key);
     let mut config = EndpointConfig::new(Arc::new(key.clone()));
-    let mark = settings.cid_mark;
+    let mark = settings.cid_prefix;
     config
         .cid_generator(move || Box::new(HmacCidGenerator::new(&key, mark)))
         // The engine limits them: quinn-proto would send one and drop those of all other peers for a while.

@@ -73,7 +73,7 @@ pub struct Connection {
     /// True if the connection received a datagram in the current batch.
     pub has_received: bool,
     /// True if another peer got its place: the connection is dropped once its close was sent.
-    pub is_replaced: bool,
+    pub is_evicted: bool,
     /// The handshake is complete, and the caller was told so.
     pub is_connected: bool,
     /// True once the caller was told that the connection is closed.
@@ -134,7 +134,7 @@ impl Connection {
             is_queued_to_send: false,
             is_queued_to_poll: false,
             has_received: false,
-            is_replaced: false,
+            is_evicted: false,
             is_connected: false,
             is_closed: false,
             is_in_closed: false,

@@ -40,7 +40,7 @@ pub struct Counters {
     pub resets_sent: u64,
     pub handshakes_begun: u64,
     pub half_open_refused: u64,
-    pub unadmitted_replaced: u64,
+    pub unadmitted_evicted: u64,
     pub datagrams_dropped: u64,
     pub connections_failed: u64,
     pub panics: u64,
@@ -302,8 +302,8 @@ impl Engine {
 
     /// Drop a connection whose place was given to another peer, once its close was sent.
     fn discard_if_replaced(&mut self, key: usize) {
-        let is_replaced = |connection: &Connection| connection.is_replaced;
-        if self.connections.get(&key).is_some_and(is_replaced) {
+        let is_evicted = |connection: &Connection| connection.is_evicted;
+        if self.connections.get(&key).is_some_and(is_evicted) {
             self.flush_events(key);
             self.discard(key);
         }

@@ -163,7 +163,7 @@ impl PyEngine {
         dict.set_item("resets_sent", counters.resets_sent)?;
         dict.set_item("handshakes_begun", counters.handshakes_begun)?;
         dict.set_item("half_open_refused", counters.half_open_refused)?;
-        dict.set_item("strangers_replaced", counters.unadmitted_replaced)?;
+        dict.set_item("strangers_replaced", counters.unadmitted_evicted)?;
         dict.set_item("datagrams_dropped", counters.datagrams_dropped)?;
         dict.set_item("connections_failed", counters.connections_failed)?;
         dict.set_item("panics", counters.panics)?;
@@ -378,7 +378,7 @@ fn settings_of(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
         idle_timeout: item("idle_timeout")?.extract()?,
         handshake_timeout: item("handshake_timeout")?.extract()?,
         max_unadmitted: item("max_strangers")?.extract()?,
-        replaced_code: item("replaced_code")?.extract()?,
+        eviction_code: item("replaced_code")?.extract()?,
         retry: item("retry")?.extract()?,
         ack_delay: item("ack_delay")?.extract()?,
         reset_key: item("reset_key")?.extract()?,
@@ -388,7 +388,7 @@ fn settings_of(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
         send_buffer: item("send_buffer")?.extract()?,
         largest_datagram: item("largest_datagram")?.extract()?,
         max_probe_timeout: item("max_probe_timeout")?.extract()?,
-        cid_mark: item("cid_mark")?.extract()?,
+        cid_prefix: item("cid_mark")?.extract()?,
         key_update_packets: item("key_update_packets")?.extract()?,
         congestion: match congestion.as_str() {
             "cubic" => Congestion::Cubic,

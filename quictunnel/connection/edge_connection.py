@@ -224,7 +224,7 @@ class EdgeConnection:
         """True if this connection resumes an earlier session."""
         return self.welcome is not None and self.welcome.resumed
 
-    # Called by the session (transport.session.SessionEvents).
+    # Called by the session (transport.session.SessionHandler).
 
     def session_up(self) -> None:
         """Send Hello."""

@@ -65,7 +65,7 @@ class Inspector:
         try:
             self._background.call(self._start(port))
         except BaseException:
-            descriptors.disown(self._socket)
+            descriptors.clear_close_on_fork(self._socket)
             self._socket.close()
             self._background.stop()
             raise
@@ -103,7 +103,7 @@ class Inspector:
     async def _stop(self) -> None:
         self._site.close()
         await self._replays.close()
-        descriptors.disown(self._socket)
+        descriptors.clear_close_on_fork(self._socket)
         self._server.close()
         await self._http.drain(DRAIN_TIMEOUT)
 
@@ -142,5 +142,5 @@ def _listen(host: str, port: int) -> socket.socket:
             "another port, or 0 for any."
         ) from None
     sock.setblocking(False)
-    descriptors.own(sock)
+    descriptors.set_close_on_fork(sock)
     return sock

@@ -175,13 +175,13 @@ class Origin:
         loop = asyncio.get_running_loop()
         # Created here and registered, because a dial may take minutes and a child may be forked meanwhile.
         sock = unpatched.new_socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        descriptors.own(sock)
+        descriptors.set_close_on_fork(sock)
         try:
             sock.setblocking(False)
             await loop.sock_connect(sock, (host, self.port))
             _, splice = await loop.create_connection(lambda: self.splice(stream), sock=sock)
         except BaseException:
-            descriptors.disown(sock)
+            descriptors.clear_close_on_fork(sock)
             sock.close()
             raise
         return splice

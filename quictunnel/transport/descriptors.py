@@ -23,42 +23,42 @@ class Socket(Protocol):
     def fileno(self) -> int: ...
 
 
-_owned: dict[int, int] = {}
+_inodes: dict[int, int] = {}
 """Descriptors with the inode of their sockets, by which a reused number is recognised. Plain numbers, because
 every visitor has an entry."""
 _handles: weakref.WeakValueDictionary[int, socket.SocketType] = weakref.WeakValueDictionary()
 """Python socket objects of some of them, which must not close the descriptor again when they are collected."""
 
 
-def own(sock: Socket | None) -> None:
+def set_close_on_fork(sock: Socket | None) -> None:
     """Register a socket, of which a forked child then closes its copy. It may be a transport's view of its socket.
 
-    Call :func:`disown` before it is closed. Otherwise the inode shows that its number was reused."""
+    Call :func:`clear_close_on_fork` before it is closed. Otherwise the inode shows that its number was reused."""
     if sock is None or sock.fileno() < 0:
         return
     inner = getattr(sock, "_sock", sock)  # asyncio has a wrapper, uvloop an object without the descriptor
     _handles.pop(sock.fileno(), None)
     if isinstance(inner, socket.SocketType):
         _handles[sock.fileno()] = inner
-    _owned[sock.fileno()] = os.fstat(sock.fileno()).st_ino
+    _inodes[sock.fileno()] = os.fstat(sock.fileno()).st_ino
 
 
-def disown(sock: Socket | None) -> None:
+def clear_close_on_fork(sock: Socket | None) -> None:
     """Remove a socket that is about to be closed. May be called again."""
     if sock is not None:
-        _owned.pop(sock.fileno(), None)
+        _inodes.pop(sock.fileno(), None)
         _handles.pop(sock.fileno(), None)
 
 
 def _close_in_child() -> None:
-    for descriptor, inode in _owned.items():
+    for descriptor, inode in _inodes.items():
         with contextlib.suppress(OSError):  # closed already
             if os.fstat(descriptor).st_ino == inode:
                 handle = _handles.get(descriptor)
                 if handle is not None:
                     handle.detach()
                 os.close(descriptor)
-    _owned.clear()
+    _inodes.clear()
     _handles.clear()
 
 

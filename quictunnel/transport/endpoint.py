@@ -1,11 +1,11 @@
 """Driver of an engine on asyncio: one socket, one timer, one transmission per iteration of the loop.
 
-Each connection has a sink (:class:`ConnectionEvents`) that is called with its events, in order. An exception in a
-sink closes its connection only. QUIC libraries and sessions are unknown here.
+Each connection has a handler (:class:`ConnectionHandler`) that is called with its events, in order. An exception
+in a handler closes its connection only. QUIC libraries and sessions are unknown here.
 
 Everything runs on the loop's thread. The order within an iteration: read batches, pass them to the engine, call
-the sinks, end the batch for each sink that was called; then transmit, once, what was queued by all of them and by
-other code.
+the handlers, end the batch for each handler that was called; then transmit, once, what was queued by all of them
+and by other code.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ GRANULARITY = 0.001
 FAULT_LOG_INTERVAL = 1.0
 
 
-class ConnectionEvents(Protocol):
+class ConnectionHandler(Protocol):
     """Callbacks of a connection. The methods mirror the events of ``engine``."""
 
     def connected(self) -> None:
@@ -105,12 +105,12 @@ class Endpoint:
         engine: Engine,
         socket: DatagramSocket,
         *,
-        on_connection: Callable[[Connection], ConnectionEvents] | None = None,
+        on_connection: Callable[[Connection], ConnectionHandler] | None = None,
     ) -> None:
-        """Start on the running loop. ``on_connection`` returns the sink of a connection that a peer has opened;
+        """Start on the running loop. ``on_connection`` returns the handler of a connection that a peer has opened;
         without it such connections are closed."""
         self.faults = 0
-        """Number of exceptions of sinks and of the engine, whose interface allows none."""
+        """Number of exceptions of handlers and of the engine, whose interface allows none."""
         self._engine = engine
         self._socket = socket
         self._on_connection = on_connection
@@ -118,7 +118,7 @@ class Endpoint:
         # uvloop's clock is constant during an iteration and has whole milliseconds only, too coarse for round
         # trips and pacing. Both clocks are the system's monotonic one.
         self._now = self._loop.time if isinstance(self._loop, asyncio.BaseEventLoop) else time.monotonic
-        self._sinks: dict[Connection, ConnectionEvents] = {}
+        self._handlers: dict[Connection, ConnectionHandler] = {}
         self._closed_traffic = Traffic()
         self._flush_due: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -152,12 +152,12 @@ class Endpoint:
     @property
     def connections(self) -> tuple[Connection, ...]:
         """Return the established connections."""
-        return tuple(self._sinks)
+        return tuple(self._handlers)
 
     def traffic(self) -> Traffic:
         """Return the counts of all connections. Asks the engine for those of each open one."""
         traffic = replace(self._closed_traffic)
-        for connection in self._sinks:
+        for connection in self._handlers:
             traffic.add(connection.stats())
         return traffic
 
@@ -167,11 +167,11 @@ class Endpoint:
         """Trace every connection from now on, including the open ones. With None, stop all traces but those of
         :meth:`trace_one`."""
         if tracer is not None or isinstance(self._engine, TracingEngine):
-            self._tracing().trace_all(tracer, self._sinks, self._now())
+            self._tracing().trace_all(tracer, self._handlers, self._now())
 
     def trace_one(self, connection: Connection, tracer: Tracer) -> Trace:
         """Trace one connection until its end. Return its trace, which may exist already. Raises NotTracedError."""
-        return self._tracing().trace_one(connection, tracer, self._sinks, self._now())
+        return self._tracing().trace_one(connection, tracer, self._handlers, self._now())
 
     def untrace_one(self, connection: Connection) -> None:
         """Undo :meth:`trace_one`."""
@@ -184,7 +184,7 @@ class Endpoint:
 
     def _tracing(self) -> TracingEngine:
         if not isinstance(self._engine, TracingEngine):
-            self._engine = TracingEngine(self._engine, self._trace_no_more)
+            self._engine = TracingEngine(self._engine, self._stop_tracing)
         return self._engine
 
     def _end_trace(self, connection: Connection) -> None:
@@ -192,13 +192,13 @@ class Endpoint:
         if isinstance(self._engine, TracingEngine):
             self._engine.forget(connection)
 
-    def _trace_no_more(self) -> None:
+    def _stop_tracing(self) -> None:
         if isinstance(self._engine, TracingEngine):
             self._engine = self._engine.inner
 
     # For the modules above.
 
-    def connect(self, address: Address, server_name: str, sink: ConnectionEvents) -> Connection:
+    def connect(self, address: Address, server_name: str, handler: ConnectionHandler) -> Connection:
         """Open a connection. ``address`` is numeric, of the socket's family and in the form of ``getaddrinfo``,
         because datagrams of the peer are matched by it."""
         if self._is_closing:
@@ -206,7 +206,7 @@ class Endpoint:
         if len(address) != len(self.local_address):
             raise ValueError(f"cannot reach {address[0]} from a socket at {self.local_address[0]}")
         connection = self._engine.connect(address, server_name, self._now())
-        self._sinks[connection] = sink
+        self._handlers[connection] = handler
         self.wake()
         return connection
 
@@ -228,7 +228,7 @@ class Endpoint:
         self._take(old)  # datagrams that arrived before the change are still valid
         old.close()
         new.attach(self._loop, self._readable)
-        for connection in self._sinks:
+        for connection in self._handlers:
             if connection.is_client:
                 connection.migrate()
         self.wake()
@@ -238,7 +238,7 @@ class Endpoint:
         9000 section 10.2.1), then :meth:`abort`. Cancellation aborts at once."""
         self._is_closing = True
         try:
-            for connection in tuple(self._sinks):
+            for connection in tuple(self._handlers):
                 connection.close(code, reason)
             self._flush()
             if self._engine.has_connections() and not self._is_closed:
@@ -248,7 +248,7 @@ class Endpoint:
             self.abort()
 
     def abort(self) -> None:
-        """End now, without CONNECTION_CLOSE: peers detect it by their idle timeout. Call the remaining sinks'
+        """End now, without CONNECTION_CLOSE: peers detect it by their idle timeout. Call the remaining handlers'
         ``closed``."""
         if self._is_closed:
             return
@@ -260,12 +260,12 @@ class Endpoint:
         self._socket.close()
         if isinstance(self._engine, TracingEngine):
             self._engine.close()
-            self._trace_no_more()
+            self._stop_tracing()
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
-        while self._sinks:
-            connection, sink = self._sinks.popitem()
-            self._tell_closed(connection, sink, Closed(CloseCause.LOCAL, SessionCode.DONE, ""))
+        while self._handlers:
+            connection, handler = self._handlers.popitem()
+            self._report_closed(connection, handler, Closed(CloseCause.LOCAL, SessionCode.DONE, ""))
 
     # Callbacks of the loop.
 
@@ -324,7 +324,7 @@ class Endpoint:
         self._timer_at = max(deadline, now + steps * GRANULARITY)
         self._timer = self._loop.call_at(self._timer_at, self._timer_fired)
 
-    # Between the engine and the sinks.
+    # Between the engine and the handlers.
 
     def _take(self, socket: DatagramSocket) -> bool:
         """Pass one batch to the engine. Return False if there was none."""
@@ -339,7 +339,7 @@ class Endpoint:
     def _dispatch(self) -> None:
         events: list[tuple[Connection, Event]] = []
         try:
-            # A copy: sinks cause further events, which belong to the next iteration. Events returned before an
+            # A copy: handlers cause further events, which belong to the next iteration. Events returned before an
             # exception are dispatched as well, or bytes of other connections would be missing.
             events.extend(self._engine.poll())
         except Exception as error:  # noqa: BLE001  the timer and other connections must continue
@@ -348,70 +348,70 @@ class Endpoint:
         for connection, event in events:
             touched[connection] = None
             try:
-                self._tell(connection, event)
+                self._deliver(connection, event)
             except Exception as error:  # noqa: BLE001  it must affect its connection only
-                self._sink_failed(connection, error)
+                self._handler_failed(connection, error)
         for connection in touched:
-            sink = self._sinks.get(connection)
-            if sink is not None:
+            handler = self._handlers.get(connection)
+            if handler is not None:
                 try:
-                    sink.turn_ended()
+                    handler.turn_ended()
                 except Exception as error:  # noqa: BLE001  as above
-                    self._sink_failed(connection, error)
+                    self._handler_failed(connection, error)
 
-    def _tell(self, connection: Connection, event: Event) -> None:
-        sink = self._sinks.get(connection)
-        if sink is None and isinstance(event, Connected) and not connection.is_client:
-            sink = self._accept(connection)
-        if sink is None:  # refused, or failed before
+    def _deliver(self, connection: Connection, event: Event) -> None:
+        handler = self._handlers.get(connection)
+        if handler is None and isinstance(event, Connected) and not connection.is_client:
+            handler = self._accept(connection)
+        if handler is None:  # refused, or failed before
             if isinstance(event, Closed):
                 self._end_trace(connection)
             return
         match event:
             case Data(stream, chunks, end):
-                sink.data(stream, chunks, end=end)
+                handler.data(stream, chunks, end=end)
             case Writable(stream):
-                sink.writable(stream)
+                handler.writable(stream)
             case Connected():
-                sink.connected()
+                handler.connected()
             case Reset(stream, code):
-                sink.reset(stream, code)
+                handler.reset(stream, code)
             case Stopped(stream, code):
-                sink.stopped(stream, code)
+                handler.stopped(stream, code)
             case StreamsAvailable():
-                sink.streams_available()
+                handler.streams_available()
             case Closed():
                 self._end_trace(connection)
                 self._forget(connection)
-                self._tell_closed(connection, sink, event)
+                self._report_closed(connection, handler, event)
 
-    def _accept(self, connection: Connection) -> ConnectionEvents | None:
+    def _accept(self, connection: Connection) -> ConnectionHandler | None:
         if self._is_closing or self._on_connection is None:
             connection.close(SessionCode.GOING_AWAY)
             return None
-        sink = self._sinks[connection] = self._on_connection(connection)
-        return sink
+        handler = self._handlers[connection] = self._on_connection(connection)
+        return handler
 
-    def _tell_closed(self, connection: Connection, sink: ConnectionEvents, closed: Closed) -> None:
+    def _report_closed(self, connection: Connection, handler: ConnectionHandler, closed: Closed) -> None:
         try:
-            sink.closed(closed.cause, closed.code, closed.reason)
+            handler.closed(closed.cause, closed.code, closed.reason)
         except Exception as error:  # noqa: BLE001  it must affect its connection only
             self._report(error, f"The end of the connection with {connection.address[0]} was not handled")
 
-    def _forget(self, connection: Connection) -> ConnectionEvents | None:
-        sink = self._sinks.pop(connection, None)
-        if sink is not None:
+    def _forget(self, connection: Connection) -> ConnectionHandler | None:
+        handler = self._handlers.pop(connection, None)
+        if handler is not None:
             self._closed_traffic.add(connection.stats())
-        return sink
+        return handler
 
-    def _sink_failed(self, connection: Connection, error: Exception) -> None:
-        """Close a connection whose sink raised. The sink gets ``closed`` and no other call."""
+    def _handler_failed(self, connection: Connection, error: Exception) -> None:
+        """Close a connection whose handler raised. The handler gets ``closed`` and no other call."""
         self._report(error, f"The connection with {connection.address[0]} is closed because of an internal error")
-        sink = self._forget(connection)
+        handler = self._forget(connection)
         connection.close(SessionCode.INTERNAL)
         self.wake()
-        if sink is not None:
-            self._tell_closed(connection, sink, Closed(CloseCause.INTERNAL, SessionCode.INTERNAL, ""))
+        if handler is not None:
+            self._report_closed(connection, handler, Closed(CloseCause.INTERNAL, SessionCode.INTERNAL, ""))
 
     def _report(self, error: Exception, what: str) -> None:
         self.faults += 1

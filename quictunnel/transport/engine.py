@@ -194,10 +194,10 @@ class EngineSettings:
     and on the connecting side unless the caller cancels earlier."""
     max_unadmitted: int = 256
     """Connections on the accepting side that have not been admitted, handshakes included; 100 KiB each. (The
-    aioquic engine has 128 at most.) At the limit, a new
-    handshake takes the place of one from the address network that holds the most."""
-    replaced_code: int = 0
-    """Application error code of a connection that is closed to make room for another."""
+    aioquic engine has 128 at most.) At the limit, a new handshake evicts one from the address network that holds
+    the most."""
+    eviction_code: int = 0
+    """Application error code of a connection that is evicted at the limit."""
     retry: bool = True
     """The accepting side validates addresses with Retry (RFC 9000 section 8.1.2)."""
     reset_key: bytes = b""
@@ -228,7 +228,7 @@ class EngineSettings:
     congestion: str = "auto"
     """Congestion control: ``cubic``, ``bbr``, or ``auto`` for the engine's best. An engine without a choice keeps
     its own and logs that."""
-    cid_mark: int | None = None
+    cid_prefix: int | None = None
     """First byte of every connection ID that the engine issues, by which processes that share a socket recognise
     their packets (as in QUIC-LB, draft-ietf-quic-load-balancers, section 5.2: unencrypted). None: random."""
 
@@ -344,8 +344,8 @@ class EngineCounters:
     """First packets of peers, their addresses proven, that were answered with a handshake."""
     half_open_refused: int = 0
     """Handshakes that were dropped, because their own network held as many places as any."""
-    strangers_replaced: int = 0
-    """Connections that made room, because their network held the most places."""
+    unadmitted_evicted: int = 0
+    """Unadmitted connections that were evicted at the limit, because their network held the most places."""
     datagrams_dropped: int = 0
     connections_failed: int = 0
     by_cause: dict[CloseCause, int] = field(default_factory=dict)

@@ -43,7 +43,7 @@ the edge's packets are then lost until it receives one from the new port, and a 
 nothing while nothing arrives."""
 
 
-class StreamEvents(Protocol):
+class StreamHandler(Protocol):
     """Receiver of the events of one QUIC stream."""
 
     def data(self, chunks: list[bytes], *, end: bool) -> None:
@@ -59,7 +59,7 @@ class StreamEvents(Protocol):
         """Continue to write: the engine accepts bytes of the stream again."""
 
 
-class LinkEvents(Protocol):
+class LinkHandler(Protocol):
     """Callbacks of a link."""
 
     def link_up(self) -> None:
@@ -68,7 +68,7 @@ class LinkEvents(Protocol):
     def link_message(self, message: AnyMessage) -> None:
         """Handle a control message that the state allows. May raise ProtocolError."""
 
-    def link_stream(self, quic_stream: int) -> StreamEvents:
+    def link_stream(self, quic_stream: int) -> StreamHandler:
         """Return the receiver of a stream that the peer opened. May raise ProtocolError."""
 
     def link_streams_available(self) -> None:
@@ -81,12 +81,12 @@ class LinkEvents(Protocol):
         """Handle the end of the link. No call follows."""
 
 
-class IgnoredLinkEvents:
+class IgnoringLinkHandler:
     """Events of a link that was given up: all of them are ignored."""
 
     def link_up(self) -> None: ...
     def link_message(self, message: AnyMessage) -> None: ...
-    def link_stream(self, quic_stream: int) -> StreamEvents:
+    def link_stream(self, quic_stream: int) -> StreamHandler:
         del quic_stream
         return _IGNORED
 
@@ -98,8 +98,8 @@ class IgnoredLinkEvents:
 class Link:
     """QUIC connection as a session uses it. All methods are called on the loop's thread."""
 
-    def __init__(self, side: Side, events: LinkEvents, wake: Callable[[], None]) -> None:
-        self.streams: dict[int, StreamEvents] = {}
+    def __init__(self, side: Side, events: LinkHandler, wake: Callable[[], None]) -> None:
+        self.streams: dict[int, StreamHandler] = {}
         self.is_up = False
         self.is_down = False
         self._is_closing = False
@@ -135,7 +135,7 @@ class Link:
         assert self._connection is not None
         return self._connection
 
-    def serve(self, events: LinkEvents) -> None:
+    def serve(self, events: LinkHandler) -> None:
         """Replace the callbacks: a session that lost its link continues on this one."""
         self._events = events
 
@@ -158,7 +158,7 @@ class Link:
             return
         self._push_control()
 
-    def open(self, events: StreamEvents) -> int | None:
+    def open(self, events: StreamHandler) -> int | None:
         """Open a QUIC stream. Return None while the peer's limit is reached."""
         quic_stream = None if self._is_closing else self.connection.open()
         if quic_stream is not None:
@@ -166,7 +166,7 @@ class Link:
         return quic_stream
 
     def close(self, code: SessionCode, reason: str = "") -> None:
-        """End the link; :meth:`LinkEvents.link_down` follows."""
+        """End the link; :meth:`LinkHandler.link_down` follows."""
         if not self.is_down and self._connection is not None:
             self._is_closing = True
             self._connection.close(code, reason)
@@ -182,7 +182,7 @@ class Link:
         self.rtt = stats.rtt
         return stats
 
-    # From the endpoint (transport.endpoint.ConnectionEvents).
+    # From the endpoint (transport.endpoint.ConnectionHandler).
 
     def connected(self) -> None:
         """Open the control stream (client) and report the link."""
@@ -261,7 +261,7 @@ class Link:
 
     # Inside.
 
-    def _receiver(self, stream: int) -> StreamEvents:
+    def _receiver(self, stream: int) -> StreamHandler:
         receiver = self.streams.get(stream)
         if receiver is None:
             if not self._is_new(stream):
@@ -341,7 +341,7 @@ class Link:
         self._check_later()
 
 
-class _IgnoredStreamEvents:
+class _IgnoringStreamHandler:
     """Receiver of a stream that is over: ignores events that are still in flight."""
 
     def data(self, chunks: list[bytes], *, end: bool) -> None: ...
@@ -350,10 +350,10 @@ class _IgnoredStreamEvents:
     def writable(self) -> None: ...
 
 
-_IGNORED: Final = _IgnoredStreamEvents()
+_IGNORED: Final = _IgnoringStreamHandler()
 
 
-class _PendingStreamEvents:
+class _PendingStreamHandler:
     """Receiver of a stream between its opening and its registration; no event can arrive in between."""
 
     def data(self, chunks: list[bytes], *, end: bool) -> None: ...
@@ -362,5 +362,5 @@ class _PendingStreamEvents:
     def writable(self) -> None: ...
 
 
-PENDING: Final = _PendingStreamEvents()
+PENDING: Final = _PendingStreamHandler()
 """Argument of :meth:`Link.open` for a caller that registers the stream immediately afterwards."""

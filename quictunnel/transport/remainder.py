@@ -55,7 +55,7 @@ class Remainder(asyncio.Transport):
         except OSError:
             return None  # out of descriptors: what was not read is lost with the connection
         kept.setblocking(False)
-        descriptors.own(kept)
+        descriptors.set_close_on_fork(kept)
         return cls(kept, protocol, error)
 
     def resume_reading(self) -> None:
@@ -101,7 +101,7 @@ class Remainder(asyncio.Transport):
     def _close(self, error: Exception | None) -> None:
         if not self._is_closing:
             self._is_closing = True
-            descriptors.disown(self._sock)
+            descriptors.clear_close_on_fork(self._sock)
             self._sock.close()
             self._loop.call_soon(self._protocol.connection_lost, error)
 

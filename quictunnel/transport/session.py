@@ -6,7 +6,7 @@ and :meth:`Session.resume` continues on another link. Both ends first send the o
 
 The same class serves both ends. It owns what its streams share: the pool of windows, the batching of credit
 (:class:`CreditSender`) and the exchange of offsets on a new link (:class:`ResumeExchange`). Leases, visitors and
-origins belong to its owner, which it calls through :class:`SessionEvents`.
+origins belong to its owner, which it calls through :class:`SessionHandler`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.credit_sender import CreditSender
 from quictunnel.transport.incoming_stream import IncomingStream
-from quictunnel.transport.link import PENDING, IgnoredLinkEvents, Link
+from quictunnel.transport.link import PENDING, IgnoringLinkHandler, Link
 from quictunnel.transport.resume_exchange import ResumeExchange
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, stream_code
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.transport.engine import Closed, Stats
-    from quictunnel.transport.link import StreamEvents
+    from quictunnel.transport.link import StreamHandler
     from quictunnel.wire.messages import AnyMessage
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ Twice the pool from which honest receivers open larger windows, so they never re
 and consumes nothing would otherwise pin the largest window with every stream."""
 
 
-class SessionEvents(Protocol):
+class SessionHandler(Protocol):
     """Callbacks of a session. Each may raise ProtocolError, which ends the session."""
 
     def session_up(self) -> None:
@@ -72,7 +72,7 @@ class SessionEvents(Protocol):
 class Session:
     """Session of a client and an edge. All methods are called on the loop's thread."""
 
-    def __init__(self, side: Side, events: SessionEvents, wake: Callable[[], None]) -> None:
+    def __init__(self, side: Side, events: SessionHandler, wake: Callable[[], None]) -> None:
         self.link = Link(side, self, wake)
         self.pool = WindowPool()
         self.peer_window = 0
@@ -134,11 +134,11 @@ class Session:
         """Send a message on the control stream."""
         self.link.send(message)
 
-    def resume(self, link: Link, events: SessionEvents) -> None:
+    def resume(self, link: Link, events: SessionHandler) -> None:
         """Continue on this link, whose other end knows the session. A former link is closed: the later one
         wins."""
         old, self.link, self._events = self.link, link, events
-        old.serve(IgnoredLinkEvents())
+        old.serve(IgnoringLinkHandler())
         old.streams.clear()
         if not old.is_down:
             old.close(SessionCode.REPLACED)
@@ -180,14 +180,14 @@ class Session:
         return stream
 
     def close(self, code: SessionCode, reason: str = "") -> None:
-        """End the session now; :meth:`SessionEvents.session_down` follows."""
+        """End the session now; :meth:`SessionHandler.session_down` follows."""
         self.link.close(code, reason)
 
     def stats(self) -> Stats:
         """Return the figures of the link's connection."""
         return self.link.stats()
 
-    # From the link (transport.link.LinkEvents).
+    # From the link (transport.link.LinkHandler).
 
     def link_up(self) -> None:
         """Report the established link to the owner."""
@@ -208,7 +208,7 @@ class Session:
         else:
             self._events.session_message(message)
 
-    def link_stream(self, quic_stream: int) -> StreamEvents:
+    def link_stream(self, quic_stream: int) -> StreamHandler:
         """Return the receiver of a stream that the edge opened. Raises ProtocolError at the edge."""
         if self._side is Side.EDGE:
             raise ProtocolError("only an edge opens streams for visitors")

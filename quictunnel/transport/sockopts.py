@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 # At 100 Mbit/s this is 320 ms of traffic: what may pile up while the loop is busy elsewhere. It is also the
 # most that Linux distributions allow unprivileged programs after the usual tuning.
 BUFFER_BYTES = 4 * 1024 * 1024
-# Below this, systems that refuse a size outright (macOS does, instead of capping it) are asked no further.
-SMALLEST_BUFFER_ASKED = 256 * 1024
+# Below this, systems that refuse a size outright (macOS does, instead of capping it) get no further attempt.
+MIN_REQUESTED_BUFFER = 256 * 1024
 
 LINUX = sys.platform == "linux"
 
@@ -49,10 +49,10 @@ _DONT_FRAGMENT: dict[str, dict[int, list[tuple[int, int, int]]]] = {
 
 def forbid_fragments(sock: socket.socket) -> bool:
     """Set the DF bit of sent datagrams (RFC 9000 section 14). Return False if the system cannot."""
-    wishes = list(_DONT_FRAGMENT.get(sys.platform, {}).get(sock.family, []))
-    if wishes and is_dual(sock):
-        wishes += _DONT_FRAGMENT[sys.platform][socket.AF_INET]
-    return bool(wishes) and all(_ask(sock, *wish) for wish in wishes)
+    options = list(_DONT_FRAGMENT.get(sys.platform, {}).get(sock.family, []))
+    if options and is_dual(sock):
+        options += _DONT_FRAGMENT[sys.platform][socket.AF_INET]
+    return bool(options) and all(_try_option(sock, *option) for option in options)
 
 
 def separate_families(sock: socket.socket, separate: bool) -> None:
@@ -85,7 +85,7 @@ def enlarge_buffers(sock: socket.socket, size: int) -> tuple[int, int]:
 
 def enable_gro(sock: socket.socket) -> bool:
     """Let the kernel join datagrams of one flow into one read (Linux 5.0)."""
-    return LINUX and _ask(sock, SOL_UDP, UDP_GRO, 1)
+    return LINUX and _try_option(sock, SOL_UDP, UDP_GRO, 1)
 
 
 def supports_gso(sock: socket.socket) -> bool:
@@ -99,7 +99,7 @@ def supports_gso(sock: socket.socket) -> bool:
     return True
 
 
-def _ask(sock: socket.socket, level: int, option: int, value: int) -> bool:
+def _try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:
     try:
         sock.setsockopt(level, option, value)
     except OSError:  # refused or unknown: the caller goes on without it
@@ -109,30 +109,30 @@ def _ask(sock: socket.socket, level: int, option: int, value: int) -> bool:
 
 def _enlarge(sock: socket.socket, forced: int, ordinary: int, size: int) -> int:
     # The forced option ignores the system's cap and needs CAP_NET_ADMIN, which containers rarely have.
-    if not (LINUX and _ask(sock, socket.SOL_SOCKET, forced, size)):
-        asked = size
-        while not _ask(sock, socket.SOL_SOCKET, ordinary, asked) and asked > SMALLEST_BUFFER_ASKED:
-            asked //= 2
+    if not (LINUX and _try_option(sock, socket.SOL_SOCKET, forced, size)):
+        requested = size
+        while not _try_option(sock, socket.SOL_SOCKET, ordinary, requested) and requested > MIN_REQUESTED_BUFFER:
+            requested //= 2
     granted = sock.getsockopt(socket.SOL_SOCKET, ordinary)
-    # Linux grants twice what is asked, for its own bookkeeping, and reports the doubled figure.
+    # Linux grants twice what is requested, for its own bookkeeping, and reports the doubled figure.
     return granted // 2 if LINUX else granted
 
 
-def buffers_remedy(asked: int) -> str:
+def buffers_remedy(requested: int) -> str:
     """Return the command that raises the system's limit on socket buffers."""
     return {
-        "linux": f"sysctl -w net.core.rmem_max={asked} net.core.wmem_max={asked}",
-        "darwin": f"sysctl -w kern.ipc.maxsockbuf={2 * asked}",
+        "linux": f"sysctl -w net.core.rmem_max={requested} net.core.wmem_max={requested}",
+        "darwin": f"sysctl -w kern.ipc.maxsockbuf={2 * requested}",
     }.get(sys.platform, "your system's limit on socket buffers")
 
 
 @functools.cache  # a client that redials makes many sockets; their owner needs to hear it once
-def _report_small_buffers(asked: int, received: int, sent: int) -> None:
+def _report_small_buffers(requested: int, received: int, sent: int) -> None:
     log.info(
         "UDP socket buffers are %d KiB to receive and %d KiB to send, not %d KiB; fast tunnels may lose packets. "
         "To raise them: %s",
         received // 1024,
         sent // 1024,
-        asked // 1024,
-        buffers_remedy(asked),
+        requested // 1024,
+        buffers_remedy(requested),
     )

@@ -158,7 +158,7 @@ class Splice(asyncio.BaseProtocol):
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
         tcp.tune(transport)
-        descriptors.own(transport.get_extra_info("socket"))
+        descriptors.set_close_on_fork(transport.get_extra_info("socket"))
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         # Called once, and not kept: its closure would use memory as long as the visitor stays.
         on_made, self._on_made = self._on_made, None
@@ -204,7 +204,7 @@ class Splice(asyncio.BaseProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
-            descriptors.disown(self._transport.get_extra_info("socket"))
+            descriptors.clear_close_on_fork(self._transport.get_extra_info("socket"))
         if self._reads_remainder(exc):
             return
         stream = self._stream
@@ -396,7 +396,11 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
         self.received(bytes(_reading.buffer[:nbytes]))
 
     def eof_received(self) -> bool:
-        if not self._finished and tcp.has_told_error(self.transport) and not isinstance(self.transport, Remainder):
+        if (
+            not self._finished
+            and tcp.has_reported_error(self.transport)
+            and not isinstance(self.transport, Remainder)
+        ):
             # A failed write, reported soon, tells whether this is an end. Without one it is taken for a reset.
             asyncio.get_running_loop().call_later(POLL_INTERVAL, self.transport.abort)
             return True

@@ -283,7 +283,7 @@ class Stream:
                 self._session.aborted_while_away(self)
             self._over()
 
-    # From the link (transport.link.StreamEvents).
+    # From the link (transport.link.StreamHandler).
 
     def data(self, chunks: list[bytes], *, end: bool) -> None:
         """Handle bytes of the peer, and its end. Raises ProtocolError."""

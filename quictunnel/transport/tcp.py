@@ -82,7 +82,7 @@ def reset(transport: asyncio.Transport) -> None:
 def reset_after_delivery(transport: asyncio.Transport) -> None:
     """Reset the connection as soon as the other end's kernel has all bytes written. An earlier reset would destroy
     them. Nothing is read meanwhile unless the caller reads."""
-    unsent = undelivered(transport)
+    unsent = undelivered_bytes(transport)
     if unsent:
         now = asyncio.get_running_loop().time()
         _linger(transport, unsent, now + LINGER_TIMEOUT, MIN_POLL_INTERVAL)
@@ -94,7 +94,7 @@ def _linger(transport: asyncio.Transport, before: int, deadline: float, interval
     if transport.is_closing():
         return
     loop = asyncio.get_running_loop()
-    unsent = undelivered(transport)
+    unsent = undelivered_bytes(transport)
     if unsent < before:
         deadline = loop.time() + LINGER_TIMEOUT
     if unsent and loop.time() < deadline:
@@ -103,7 +103,7 @@ def _linger(transport: asyncio.Transport, before: int, deadline: float, interval
         reset(transport)
 
 
-def undelivered(transport: asyncio.Transport) -> int:
+def undelivered_bytes(transport: asyncio.Transport) -> int:
     """Return the number of bytes written that the other end's kernel has not acknowledged. Where the system does
     not report it, return the number that is still in this process."""
     left = transport.get_write_buffer_size()
@@ -128,7 +128,7 @@ def is_gone(transport: asyncio.BaseTransport) -> bool:
     return bool(_state(transport) & select.POLLERR)
 
 
-def has_told_error(transport: asyncio.BaseTransport) -> bool:
+def has_reported_error(transport: asyncio.BaseTransport) -> bool:
     """Return True if the connection broke and the kernel has reported that, which it does once.
 
     On a connection that this side has not ended, an EOF then is ambiguous: after a reset whose error was reported
@@ -157,10 +157,10 @@ async def start_server(
         factory: makes the protocol of each connection.
         backlog: length of the kernel's queue.
     """
-    descriptors.own(sock)
+    descriptors.set_close_on_fork(sock)
     with contextlib.ExitStack() as undo:
         undo.callback(sock.close)
-        undo.callback(descriptors.disown, sock)
+        undo.callback(descriptors.clear_close_on_fork, sock)
         # Created first and started then: asyncio waits for a turn of the loop after the start, and a server whose
         # creation was cancelled meanwhile would go on accepting without an owner.
         server = await asyncio.get_running_loop().create_server(

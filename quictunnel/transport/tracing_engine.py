@@ -229,7 +229,7 @@ class TracingEngine:
 
     def _is_seen(self, address: Address) -> bool:
         """Return True if datagrams of this address are recorded."""
-        connection = self._whose(address)
+        connection = self._connection_at(address)
         return self._default_tracer is not None if connection is None else connection in self._traces
 
     def _datagrams(
@@ -247,7 +247,7 @@ class TracingEngine:
             self._note(address, f"transport:packet_{direction}", {"header": header, "is_coalesced": True})
 
     def _note(self, address: Address, name: str, data: dict[str, Any]) -> None:
-        connection = self._whose(address)
+        connection = self._connection_at(address)
         if connection is not None:
             self._touched[connection] = None
             self._traces[connection].note(self._now, name, data)
@@ -259,7 +259,7 @@ class TracingEngine:
         if len(self._early) > MAX_EARLY:
             self._early.popitem(last=False)
 
-    def _whose(self, address: Address) -> Connection | None:
+    def _connection_at(self, address: Address) -> Connection | None:
         connection = self._by_address.get(address)
         if connection is None:
             # A traced connection may have migrated to this address.

@@ -121,7 +121,7 @@ class UdpSocket:
             whole: the system does not fragment its datagrams, so that the path MTU can be discovered.
         """
         sock.setblocking(False)
-        descriptors.own(sock)
+        descriptors.set_close_on_fork(sock)
         self._sock = sock
         self._gro = gro and sockopts.enable_gro(sock)
         self._gso = gso and sockopts.supports_gso(sock)
@@ -204,7 +204,7 @@ class UdpSocket:
 
     def close(self) -> None:
         self.detach()
-        descriptors.disown(self._sock)
+        descriptors.clear_close_on_fork(self._sock)
         self._sock.close()
 
     async def _read(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:

@@ -43,7 +43,7 @@ HUGE_FRAME = (1 << 31).to_bytes(4, "big")
 
 
 class Peer:
-    """End of a connection that records received messages and sends what the test asks for (a ConnectionEvents)."""
+    """End of a connection that records received messages and sends what the test asks for (ConnectionHandler)."""
 
     def __init__(self) -> None:
         self.connection: Connection

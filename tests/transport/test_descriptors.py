@@ -27,7 +27,7 @@ def is_open(number):
 
 ours, peer = socket.socketpair()
 others = socket.socketpair()
-descriptors.own(ours)
+descriptors.set_close_on_fork(ours)
 """
 
 
@@ -44,7 +44,7 @@ numbers = ours.fileno(), others[0].fileno()
 in_child(lambda: [is_open(number) for number in numbers] == [False, True])
 ours.sendall(b"still here")
 assert peer.recv(100) == b"still here"
-descriptors.disown(ours)
+descriptors.clear_close_on_fork(ours)
 ours.close()
 assert peer.recv(100) == b""
 """)
@@ -57,7 +57,7 @@ if not child:
     time.sleep(60)
 peer.settimeout(10)
 time.sleep(0.2)  # for the child to run at all; without it the test is only easier
-descriptors.disown(ours)
+descriptors.clear_close_on_fork(ours)
 ours.close()
 assert peer.recv(1) == b""
 os.kill(child, 9)
@@ -96,18 +96,18 @@ import asyncio, {loop}
 class Echo(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
-        descriptors.own(transport.get_extra_info("socket"))
+        descriptors.set_close_on_fork(transport.get_extra_info("socket"))
     def data_received(self, data):
         self.transport.write(data)
     def connection_lost(self, _error):
-        descriptors.disown(self.transport.get_extra_info("socket"))
+        descriptors.clear_close_on_fork(self.transport.get_extra_info("socket"))
 
 async def main():
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Echo, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     for _ in range(3):
-        in_child(lambda: not any(map(is_open, [n for n in descriptors._owned])))
+        in_child(lambda: not any(map(is_open, [n for n in descriptors._inodes])))
         writer.write(b"echo")
         assert await asyncio.wait_for(reader.readexactly(4), 10) == b"echo"
     writer.close()
@@ -116,7 +116,7 @@ async def main():
 
 with asyncio.Runner(loop_factory={loop}.new_event_loop) as runner:
     runner.run(main())
-assert not descriptors._owned.keys() - {{ours.fileno()}}
+assert not descriptors._inodes.keys() - {{ours.fileno()}}
 """)
 
 
@@ -127,7 +127,7 @@ import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 pairs = [socket.socketpair() for _ in range(1000)]
 for pair in pairs:
-    descriptors.own(pair[0])
+    descriptors.set_close_on_fork(pair[0])
 began = time.perf_counter()
 in_child(lambda: not any(is_open(pair[0].fileno()) for pair in pairs if pair[0].fileno() >= 0))
 took = time.perf_counter() - began

@@ -59,7 +59,7 @@ async def test_writes_of_one_turn_leave_together(bed: Bed) -> None:
     assert bed.peer.receive()[0].payload == b"x" * 10
 
 
-async def test_events_reach_their_sinks_in_order(bed: Bed) -> None:
+async def test_events_reach_their_handlers_in_order(bed: Bed) -> None:
     one, other = ScriptedConnection(THERE, is_client=False), ScriptedConnection(ELSEWHERE, is_client=False)
     bed.engine.events = [
         (one, Connected()),
@@ -191,7 +191,7 @@ async def test_a_flood_leaves_turns_for_others(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("fault", ["connected", "data", "turn_ended"])
-async def test_a_sinks_fault_costs_its_own_connection(
+async def test_a_handlers_fault_costs_its_own_connection(
     bed: Bed, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     good, good_sink = bed.accepted()
@@ -297,7 +297,7 @@ async def test_close_waits_until_connection_close_is_sent(bed: Bed) -> None:
     assert bed.network.sockets == [bed.peer]
 
 
-async def test_close_is_bounded_and_tells_sinks_that_are_left(bed: Bed) -> None:
+async def test_close_is_bounded_and_tells_the_remaining_handlers(bed: Bed) -> None:
     _, sink = bed.accepted()
     bed.engine.alive = True
     start = bed.loop.time()
@@ -335,7 +335,7 @@ async def test_closing_endpoint_accepts_no_connection(bed: Bed) -> None:
 async def test_abort_ends_everything_at_once_also_from_within_a_sink(bed: Bed) -> None:
     _, sink = bed.accepted()
     bad, _ = bed.accepted()
-    bed.endpoint._sinks[bad].writable = lambda stream: bed.endpoint.abort()
+    bed.endpoint._handlers[bad].writable = lambda stream: bed.endpoint.abort()
     bed.engine.deadline = bed.loop.time() + 5
     bed.engine.events = [(bad, Writable(0)), (bad, Data(0, [b"x"], False))]
     bed.peer.send([datagrams(1)])

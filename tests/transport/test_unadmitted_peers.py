@@ -28,7 +28,7 @@ class FloodRig:
     """An edge with few places, and clients at whatever address; nothing takes time but :attr:`now`."""
 
     def __init__(self, paths: dict[str, Path], name: str, **settings: object) -> None:
-        more = {"max_unadmitted": PLACES, "replaced_code": OVERLOADED} | settings
+        more = {"max_unadmitted": PLACES, "eviction_code": OVERLOADED} | settings
         self.edge: Engine = create_engine(settings_for("edge", paths, **more), name)
         self.now = 1.0
         self.accepted: list[Connection] = []
@@ -118,7 +118,7 @@ def test_flood_from_one_host_keeps_no_other_out(rig: FloodRig, turns: int):
     honest = [rig.client(f"198.51.{number}.7", turns=4) for number in range(PLACES // 2)]
     assert all(client.is_connected and client.end is None for client in honest)
     assert rig.pending_handshakes == PLACES
-    assert rig.edge.counters.strangers_replaced == PLACES // 2
+    assert rig.edge.counters.unadmitted_evicted == PLACES // 2
     if turns > 2:
         for client in flood[: PLACES // 2]:  # the oldest
             rig.exchange(client)
@@ -195,7 +195,7 @@ def test_a_replaced_handshake_leaves_nothing(rig: FloodRig):
 
 def enter(peers: UnadmittedPeers[int], number: int, host: str, now: float) -> object:
     entry = peers.enter(number, (host, 1), now)
-    return entry.replaced if entry.has_place else "refused"
+    return entry.evicted if entry.has_place else "refused"
 
 
 def test_many_hosts_of_one_network_are_one_flood():

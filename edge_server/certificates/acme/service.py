@@ -96,7 +96,7 @@ class AcmeService:
         if self.listening is not None:
             server = await start_server(self.listening, self._responder, backlog=BACKLOG)
             self._http.callback(server.close)
-            self._http.callback(descriptors.disown, self.listening)
+            self._http.callback(descriptors.clear_close_on_fork, self.listening)
         await self.manager.start(supervisor)
 
     def leave(self) -> None:

@@ -139,14 +139,14 @@ impl Engine {
 
     /// Close the connection of an unadmitted peer, because another peer gets its place.
     fn replace(&mut self, number: u64) {
-        self.counters.unadmitted_replaced += 1;
+        self.counters.unadmitted_evicted += 1;
         let Some(key) = self.numbers.get(&number).copied() else {
             return;
         };
-        let code = self.config.settings.replaced_code;
+        let code = self.config.settings.eviction_code;
         self.with_connection(key, |connection, _| {
-            connection.is_replaced = true;
-            connection.close(Cause::Local, code, b"There is no room for strangers".into());
+            connection.is_evicted = true;
+            connection.close(Cause::Local, code, b"The server is at capacity".into());
         });
         self.process(key);
         self.queue_to_send(key);

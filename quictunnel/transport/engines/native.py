@@ -154,7 +154,8 @@ class NativeEngine:
         """The engine's counters."""
         counts = self._engine.counters()
         counts.pop("panics")
-        return EngineCounters(**counts, by_cause=self._by_cause)
+        evicted = counts.pop("strangers_replaced")
+        return EngineCounters(**counts, unadmitted_evicted=evicted, by_cause=self._by_cause)
 
     def connect(self, address: Address, server_name: str, now: float) -> NativeConnection:
         """Begin a client connection. Raises ConfigError for an invalid server name."""
@@ -272,7 +273,7 @@ def _translated(settings: EngineSettings, random: Callable[[int], bytes]) -> dic
         "idle_timeout": settings.idle_timeout,
         "handshake_timeout": settings.handshake_timeout,
         "max_strangers": settings.max_unadmitted,
-        "replaced_code": settings.replaced_code,
+        "replaced_code": settings.eviction_code,
         "retry": settings.retry,
         "ack_delay": settings.ack_delay,
         "reset_key": settings.reset_key or random(32),
@@ -283,7 +284,7 @@ def _translated(settings: EngineSettings, random: Callable[[int], bytes]) -> dic
         "largest_datagram": settings.largest_datagram or settings.datagram_size,
         "max_probe_timeout": settings.max_probe_timeout,
         "key_update_packets": settings.key_update_packets,
-        "cid_mark": settings.cid_mark,
+        "cid_mark": settings.cid_prefix,
         "congestion": DEFAULT_CONGESTION if settings.congestion == "auto" else settings.congestion,
     }
 

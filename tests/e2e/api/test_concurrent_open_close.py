@@ -210,7 +210,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
 
 
 class NullEvents:
-    """Receiver of connection events that ignores all of them (a ConnectionEvents)."""
+    """Receiver of connection events that ignores all of them (a ConnectionHandler)."""
 
     def connection_message(self, connection, message):
         pass

@@ -65,7 +65,7 @@ with EmbeddedEdge(admin=True) as edge, quictunnel.Client.from_config(edge.client
         assert listening() == ours
         socket.create_connection(tunnel.tcp_socket).close()
 from quictunnel.transport import descriptors
-assert not descriptors._owned, descriptors._owned
+assert not descriptors._inodes, descriptors._inodes
 """
 
 

@@ -95,7 +95,7 @@ class Pump:
 
 
 class Half:
-    """Session of one side, and the events that it reports (SessionEvents)."""
+    """Session of one side, and the events that it reports (SessionHandler)."""
 
     def __init__(self, side: Side) -> None:
         self.side = side

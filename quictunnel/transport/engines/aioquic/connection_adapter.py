@@ -36,9 +36,24 @@ class AioquicConnection:
     """Connection of an :class:`AioquicEngine`. Implements :class:`quictunnel.transport.engine.Connection`."""
 
     __slots__ = (
-        "_engine", "address", "admitted", "cids", "close_echo", "closes_due", "closes_seen", "connected",
-        "deadline", "gone", "is_client", "is_replaced", "number", "quic", "reported", "reset_token", "scheduled",
-        "told_closed",
+        "_engine",
+        "address",
+        "admitted",
+        "cids",
+        "close_echo",
+        "closes_due",
+        "closes_seen",
+        "connected",
+        "deadline",
+        "gone",
+        "is_client",
+        "is_close_reported",
+        "is_evicted",
+        "number",
+        "quic",
+        "reported",
+        "reset_token",
+        "scheduled",
     )  # fmt: skip
 
     def __init__(self, engine: ConnectionOwner, quic: TunnelConnection, address: Address, deadline: float) -> None:
@@ -57,10 +72,10 @@ class AioquicConnection:
         """Time of this connection's entry in the engine's timer heap."""
         self.number = -1
         """Number of its place among unauthenticated connections, on the server side."""
-        self.is_replaced = False
+        self.is_evicted = False
         """True if another connection took its place: it is forgotten once its close is sent."""
         self.connected = False
-        self.told_closed = False
+        self.is_close_reported = False
         self.gone = False
         self.reported = False
         self.close_echo: list[bytes] = []
@@ -70,14 +85,14 @@ class AioquicConnection:
 
     def open(self) -> int | None:
         """Open a stream and return its number, or None if the peer allows no more now."""
-        if self.told_closed or not self.connected:
+        if self.is_close_reported or not self.connected:
             self.quic.table.refuse_open()
             return None
         return self.quic.table.open()
 
     def write(self, stream: int, data: bytes | memoryview) -> int:
         """Queue data on a stream and return how many bytes were taken."""
-        if self.told_closed:
+        if self.is_close_reported:
             return 0
         taken = self.quic.table.write(stream, data)
         if taken:
@@ -105,26 +120,26 @@ class AioquicConnection:
 
     def admit(self) -> None:
         """Raise the limits of a peer that has authenticated."""
-        if not self.admitted and not self.told_closed:
+        if not self.admitted and not self.is_close_reported:
             self.admitted = True
             self.quic.admit()
             self._engine.admit(self)
 
     def ping(self) -> None:
         """Send a PING to elicit an acknowledgement."""
-        if not self.told_closed:
+        if not self.is_close_reported:
             self.quic.ask_for_answer()
             self._engine.touch(self)
 
     def migrate(self) -> None:
         """Continue on the socket's new local address (RFC 9000 section 9)."""
-        if self.is_client and self.connected and not self.told_closed:
+        if self.is_client and self.connected and not self.is_close_reported:
             self.quic.migrate()
             self._engine.touch(self)
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection with an application error code."""
-        if not self.told_closed:
+        if not self.is_close_reported:
             self._engine.end(self, CloseCause.LOCAL, code, printable(reason))
 
     def stats(self) -> Stats:

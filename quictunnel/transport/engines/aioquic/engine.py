@@ -91,7 +91,7 @@ class AioquicEngine:
         self._unadmitted: UnadmittedPeers[int] = UnadmittedPeers(min(settings.max_unadmitted, MAX_UNADMITTED))
         self._by_number: dict[int, AioquicConnection] = {}
         """Connections by the number of their place among unauthenticated ones."""
-        self._remains: OrderedDict[AioquicConnection, None] = OrderedDict()
+        self._closed_connections: OrderedDict[AioquicConnection, None] = OrderedDict()
         self._touched: dict[AioquicConnection, None] = {}
         self._eventful: dict[AioquicConnection, None] = {}
         self._replies: list[Transmit] = []
@@ -110,7 +110,7 @@ class AioquicEngine:
         )
         connection = self._register(quic, address, now)
         quic.connect(address, now)
-        self._settle(connection)
+        self._apply_effects(connection)
         return connection
 
     def receive(self, batch: Sequence[Received], now: float) -> None:
@@ -126,7 +126,7 @@ class AioquicEngine:
                 is_long = datagram[0] & 0x80
                 connection = self._routes.long(datagram) if is_long else self._routes.short(datagram)
                 if connection is None:
-                    connection = self._meet(datagram, address, now)
+                    connection = self._handle_unrouted(datagram, address, now)
                     if connection is None:
                         continue
                 if connection is not owner or address != source:
@@ -156,7 +156,7 @@ class AioquicEngine:
                 connection.quic.handle_timer(now)
             except Exception as error:  # noqa: BLE001  # contained: it ends this connection only
                 self._fail(connection, error)
-            self._settle(connection)
+            self._apply_effects(connection)
             if not connection.gone:
                 self._touched[connection] = None
 
@@ -194,8 +194,8 @@ class AioquicEngine:
             if closing:
                 connection.close_echo = [datagram for datagram, _ in datagrams]
             _group(datagrams, bursts)
-            self._settle(connection)
-            if connection.is_replaced:
+            self._apply_effects(connection)
+            if connection.is_evicted:
                 self._forget(connection)
             if not connection.gone:
                 self._schedule(connection)
@@ -203,7 +203,7 @@ class AioquicEngine:
 
     def has_connections(self) -> bool:
         """Return True while a connection is open or closing."""
-        return any(not c.told_closed or c.quic.is_closing() for c in self._connections)
+        return any(not c.is_close_reported or c.quic.is_closing() for c in self._connections)
 
     # For connections
 
@@ -223,7 +223,7 @@ class AioquicEngine:
         quic.cause = quic.cause or cause
         quic.close(error_code=code, frame_type=None, reason_phrase=reason)
         self._touched[connection] = None
-        self._settle(connection)
+        self._apply_effects(connection)
 
     # Private
 
@@ -239,7 +239,7 @@ class AioquicEngine:
     ) -> None:
         if connection.gone:
             return
-        if connection.told_closed:
+        if connection.is_close_reported:
             connection.quic.amplification.heard(address, sum(map(len, datagrams)))
             self._repeat_close(connection, len(datagrams))
             return
@@ -248,7 +248,7 @@ class AioquicEngine:
         except Exception as error:  # noqa: BLE001  # contained: it ends this connection only
             self._fail(connection, error)
             return
-        self._settle(connection)
+        self._apply_effects(connection)
         if not connection.gone:
             self._touched[connection] = None
 
@@ -262,7 +262,7 @@ class AioquicEngine:
             if connection.quic.amplification.allows(connection.address, len(datagram)):
                 self._reply(datagram, connection.address)
 
-    def _settle(self, connection: AioquicConnection) -> None:
+    def _apply_effects(self, connection: AioquicConnection) -> None:
         """Apply the effects of processing to routes, events and the connection table."""
         quic = connection.quic
         if quic.has_inherited_events():
@@ -276,8 +276,8 @@ class AioquicEngine:
         address = quic.get_peer_address()
         if address is not None:
             connection.address = address
-        if quic.has_ended() and not connection.told_closed:
-            self._tell_closed(connection)
+        if quic.has_ended() and not connection.is_close_reported:
+            self._report_closed(connection)
         if quic.table.events:
             self._eventful[connection] = None
         if quic.is_over():
@@ -287,16 +287,16 @@ class AioquicEngine:
         connection.connected = True
         connection.deadline = None
 
-    def _tell_closed(self, connection: AioquicConnection) -> None:
+    def _report_closed(self, connection: AioquicConnection) -> None:
         quic = connection.quic
         event = quic.close_event()
         cause = quic.cause or CloseCause.PROTOCOL
         if not connection.connected and cause not in (CloseCause.LOCAL, CloseCause.RESET, CloseCause.INTERNAL):
             cause = CloseCause.HANDSHAKE
-        connection.told_closed = True
+        connection.is_close_reported = True
         connection.deadline = None
         self._unadmitted.leave(connection.number)
-        self._remember(connection)
+        self._retain_closed(connection)
         self.counters.by_cause[cause] = self.counters.by_cause.get(cause, 0) + 1
         if not connection.connected and not connection.is_client:
             self.counters.connections_failed += 1
@@ -305,22 +305,22 @@ class AioquicEngine:
         quic.table.events.append(Closed(cause, int(code), printable(reason)))
         self._eventful[connection] = None
 
-    def _remember(self, connection: AioquicConnection) -> None:
-        self._remains[connection] = None
-        if len(self._remains) > MAX_CLOSED:
-            self._forget(next(iter(self._remains)))
+    def _retain_closed(self, connection: AioquicConnection) -> None:
+        self._closed_connections[connection] = None
+        if len(self._closed_connections) > MAX_CLOSED:
+            self._forget(next(iter(self._closed_connections)))
 
-    def _replace(self, connection: AioquicConnection) -> None:
+    def _evict(self, connection: AioquicConnection) -> None:
         """Close an unauthenticated connection to free its place, and forget it once its close is sent."""
-        self.counters.strangers_replaced += 1
-        self.end(connection, CloseCause.LOCAL, self._settings.replaced_code, "The server is at capacity")
-        connection.is_replaced = True
+        self.counters.unadmitted_evicted += 1
+        self.end(connection, CloseCause.LOCAL, self._settings.eviction_code, "The server is at capacity")
+        connection.is_evicted = True
 
     def _give_up_handshake(self, connection: AioquicConnection) -> None:
         quic = connection.quic
         quic.cause = CloseCause.HANDSHAKE
         quic.close(QuicErrorCode.CONNECTION_REFUSED, QuicFrameType.PADDING, "The handshake took too long")
-        self._tell_closed(connection)
+        self._report_closed(connection)
         if quic.knows_address():
             # The peer may believe that it is connected, if its last flight was lost.
             self._touched[connection] = None
@@ -329,14 +329,14 @@ class AioquicEngine:
 
     def _fail(self, connection: AioquicConnection, error: Exception) -> None:
         """Log an internal error and close its connection. A connection that is closing already is forgotten."""
-        if connection.told_closed:
+        if connection.is_close_reported:
             self._forget(connection)
             return
         logger.error("QUIC connection ended by an internal error: %.200s", printable(repr(error)))
         quic = connection.quic
         quic.cause = quic.cause or CloseCause.INTERNAL
         quic.close(QuicErrorCode.INTERNAL_ERROR, QuicFrameType.PADDING, "")
-        self._tell_closed(connection)
+        self._report_closed(connection)
         self._touched[connection] = None
 
     def _forget(self, connection: AioquicConnection) -> None:
@@ -344,7 +344,7 @@ class AioquicEngine:
         self._connections.pop(connection, None)
         self._unadmitted.leave(connection.number)
         self._by_number.pop(connection.number, None)
-        self._remains.pop(connection, None)
+        self._closed_connections.pop(connection, None)
         self._touched.pop(connection, None)
         self._routes.forget(connection)
 
@@ -368,10 +368,10 @@ class AioquicEngine:
         if len(self._replies) < MAX_REPLIES:
             self._replies.append(Transmit([datagram], len(datagram), address))
 
-    def _meet(self, datagram: bytes, address: Address, now: float) -> AioquicConnection | None:
+    def _handle_unrouted(self, datagram: bytes, address: Address, now: float) -> AioquicConnection | None:
         """Handle a datagram of no connection: drop it, answer it statelessly, or begin a connection."""
         if not datagram[0] & 0x80:
-            self._meet_short(datagram, address, now)
+            self._handle_unrouted_short(datagram, address, now)
             return None
         header = parse_long_header(datagram)
         if (
@@ -390,15 +390,15 @@ class AioquicEngine:
         if not header.is_initial or len(header.destination) > LARGEST_CID or len(header.source) > LARGEST_CID:
             self.counters.datagrams_dropped += 1
             return None
-        return self._meet_initial(datagram, header, address, now)
+        return self._handle_initial(datagram, header, address, now)
 
-    def _meet_short(self, datagram: bytes, address: Address, now: float) -> None:
+    def _handle_unrouted_short(self, datagram: bytes, address: Address, now: float) -> None:
         dead = self._routes.reset_by(datagram)
         if dead is not None:
-            if not dead.told_closed:
+            if not dead.is_close_reported:
                 dead.quic.cause = CloseCause.RESET
                 dead.quic.close(QuicErrorCode.NO_ERROR, QuicFrameType.PADDING, "The peer forgot this connection")
-                self._tell_closed(dead)
+                self._report_closed(dead)
             self._forget(dead)
             return
         self.counters.datagrams_dropped += 1
@@ -408,7 +408,7 @@ class AioquicEngine:
                 self.counters.resets_sent += 1
                 self._reply(answer, address)
 
-    def _meet_initial(
+    def _handle_initial(
         self, datagram: bytes, header: LongHeader, address: Address, now: float
     ) -> AioquicConnection | None:
         original, retry_cid = header.destination, None
@@ -431,8 +431,8 @@ class AioquicEngine:
         if not entry.has_place:
             self.counters.half_open_refused += 1
             return None
-        if entry.replaced is not None:
-            self._replace(self._by_number[entry.replaced])
+        if entry.evicted is not None:
+            self._evict(self._by_number[entry.evicted])
         self.counters.handshakes_begun += 1
         quic = TunnelConnection(
             configuration=self._configuration,

@@ -117,14 +117,14 @@ class TunnelConnection(ConnectionBase):
     def _choose_cids(self) -> None:
         """Replace aioquic's connection IDs and reset tokens by the engine's."""
         first = self._host_cids[0]
-        first.cid = self.host_cid = self._local_initial_source_connection_id = self._fresh_cid()
+        first.cid = self.host_cid = self._local_initial_source_connection_id = self._new_cid()
         if self._is_client:
             self._peer_cid.cid = self._original_destination_connection_id = self.random(CID_SIZE)
         else:
             first.stateless_reset_token = self._make_token(first.cid)
 
-    def _fresh_cid(self) -> bytes:
-        mark = self._settings.cid_mark
+    def _new_cid(self) -> bytes:
+        mark = self._settings.cid_prefix
         return self.random(CID_SIZE) if mark is None else bytes((mark,)) + self.random(CID_SIZE - 1)
 
     def _apply_limits(self) -> None:
@@ -324,7 +324,7 @@ class TunnelConnection(ConnectionBase):
 
     def _replenish_connection_ids(self) -> None:
         while len(self._host_cids) < min(CIDS_OFFERED, self._remote_active_connection_id_limit):
-            cid = self._fresh_cid()
+            cid = self._new_cid()
             self._host_cids.append(
                 QuicConnectionId(
                     cid=cid, sequence_number=self._host_cid_seq, stateless_reset_token=self._make_token(cid)

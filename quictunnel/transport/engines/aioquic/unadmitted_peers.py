@@ -1,10 +1,10 @@
 """Places for unauthenticated connections: handshakes in progress, and connections without an accepted token.
 
-When all places are taken, a newcomer of another network replaces a connection of the network with the most places
-(a /24 of IPv4, a /48 of IPv6), and within it of the host (an IPv4 address, a /64) with the most. The oldest one is
-replaced, because an honest peer needs its place for a few round trips and a flood keeps all it can get. Between
-equal numbers, and within one host, a place is kept for :data:`MIN_PLACE_TIME` at least; the newcomer is refused
-meanwhile.
+When all places are taken, a new connection of another network evicts a connection of the network with the most
+places (a /24 of IPv4, a /48 of IPv6), and within it of the host (an IPv4 address, a /64) with the most. The oldest
+one is evicted, because an honest peer needs its place for a few round trips and a flood keeps all it can get.
+Between equal numbers, and within one host, a place is kept for :data:`MIN_PLACE_TIME` at least; the new connection
+is refused meanwhile.
 
 A handshake costs a thousand times as much as its refusal. So a place that was left without authentication becomes
 free :data:`MIN_PLACE_TIME` after it was taken, and not before: in that time there are no more handshakes than
@@ -62,8 +62,8 @@ class Entry(NamedTuple, Generic[Peer]):
     """Result for a new connection."""
 
     has_place: bool
-    replaced: Peer | None = None
-    """The connection to close, whose place the newcomer takes."""
+    evicted: Peer | None = None
+    """The connection to close, whose place the new connection takes."""
 
 
 class UnadmittedPeers(Generic[Peer]):
@@ -84,18 +84,18 @@ class UnadmittedPeers(Generic[Peer]):
 
     def enter(self, peer: Peer, address: Address | None, now: float) -> Entry[Peer]:
         """Take a place for a connection. ``address`` is None for a peer whose address is not validated."""
-        self._free_what_was_left(now)
+        self._free_ended(now)
         source = UNPROVEN if address is None else source_of(address[0])
         self._add(peer, source, now)
         if len(self._places) <= self._limit:
             return Entry(has_place=True)
-        loser = self._first_to_go()
-        if not self._must_go(loser, source, now):
+        candidate = self._eviction_candidate()
+        if not self._is_evictable(candidate, source, now):
             self._remove(peer)
             return Entry(has_place=False)
-        is_over = loser in self._left
-        self._remove(loser)
-        return Entry(has_place=True, replaced=None if is_over else loser)
+        is_over = candidate in self._left
+        self._remove(candidate)
+        return Entry(has_place=True, evicted=None if is_over else candidate)
 
     def admit(self, peer: Peer) -> None:
         """Release the place of a connection that has authenticated."""
@@ -106,22 +106,22 @@ class UnadmittedPeers(Generic[Peer]):
         if peer in self._places:
             self._left[peer] = None
 
-    def _must_go(self, loser: Peer, newcomer: Source, now: float) -> bool:
-        """Return True if ``loser`` must give its place to a newcomer, which is already counted."""
-        theirs, since = self._places[loser]
+    def _is_evictable(self, candidate: Peer, new: Source, now: float) -> bool:
+        """Return True if ``candidate`` must give its place to the new connection, which is already counted."""
+        theirs, since = self._places[candidate]
         if now - since >= MIN_PLACE_TIME:
             return True
-        if theirs.network != newcomer.network:
-            return self._networks.sizes[theirs.network] > self._networks.sizes[newcomer.network]
+        if theirs.network != new.network:
+            return self._networks.sizes[theirs.network] > self._networks.sizes[new.network]
         hosts = self._hosts[theirs.network]
-        return hosts.sizes[theirs.host] > hosts.sizes[newcomer.host]
+        return hosts.sizes[theirs.host] > hosts.sizes[new.host]
 
-    def _first_to_go(self) -> Peer:
+    def _eviction_candidate(self) -> Peer:
         """Return the oldest connection of the largest host in the largest network."""
         host = self._hosts[self._networks.largest].largest
         return next(iter(self._by_host[host]))
 
-    def _free_what_was_left(self, now: float) -> None:
+    def _free_ended(self, now: float) -> None:
         # They ended in another order than they began, so one may wait for another, for less than MIN_PLACE_TIME.
         while self._left:
             peer = next(iter(self._left))

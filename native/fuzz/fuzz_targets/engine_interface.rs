@@ -1,6 +1,6 @@
-//! Everything that may cross the native engine's interface, in any order: calls for connections and streams that are there
-//! or not, datagrams of a peer that are whole, changed or made up, time. Nothing panics, and no engine forgets what it
-//! owes: what one side was told has arrived is what the other has written.
+//! Fuzz target of the engine's public interface: calls in any order, for connections and streams that exist or do not;
+//! datagrams of a peer, intact, altered or invented; and time. Nothing panics, and neither end reads more
+//! bytes than the other has written.
 
 #![no_main]
 
@@ -16,10 +16,10 @@ const EDGE: ([u8; 4], u16) = ([192, 0, 2, 1], 4433);
 const CLIENT: ([u8; 4], u16) = ([198, 51, 100, 7], 50_000);
 const UNKNOWN_PEER: ([u8; 4], u16) = ([203, 0, 113, 9], 1234);
 /// Steps of an input; more of them only make it slow.
-const MOST: usize = 300;
+const MAX_STEPS: usize = 300;
 const BLOCK: usize = 4096;
 
-/// Certificates are made once: they are nothing that an input could change.
+/// Certificates are created once, because no input can change them.
 fn settings(is_server: bool) -> Settings {
     static MADE: OnceLock<(Vec<u8>, Vec<u8>, Vec<u8>)> = OnceLock::new();
     let (certificate, private_key, authority) = MADE.get_or_init(|| {
@@ -39,7 +39,7 @@ fn settings(is_server: bool) -> Settings {
         idle_timeout: 30.0,
         handshake_timeout: 10.0,
         max_unadmitted: 16,
-        replaced_code: 0,
+        eviction_code: 0,
         retry: false,
         ack_delay: 0.001,
         reset_key: vec![1; 32],
@@ -51,11 +51,11 @@ fn settings(is_server: bool) -> Settings {
         max_probe_timeout: 1.0,
         key_update_packets: 1000,
         congestion: Congestion::Cubic,
-        cid_mark: Some(7),
+        cid_prefix: Some(7),
     }
 }
 
-struct Side {
+struct EngineEnd {
     engine: Engine,
     address: SocketAddr,
     connections: Vec<u64>,
@@ -63,7 +63,7 @@ struct Side {
     read: usize,
 }
 
-impl Side {
+impl EngineEnd {
     fn new(is_server: bool, address: SocketAddr) -> Self {
         let engine = Engine::new(settings(is_server)).expect("the settings are good");
         Self { engine, address, connections: vec![1 << 40], written: 0, read: 0 }
@@ -121,7 +121,7 @@ fn change(data: &mut [u8], script: &mut Script) {
 }
 
 /// One call of a driver's, whether it makes sense or not.
-fn call(side: &mut Side, script: &mut Script, block: &Bytes) {
+fn call(side: &mut EngineEnd, script: &mut Script, block: &Bytes) {
     let number = side.connections[script.byte() % side.connections.len()];
     let stream = script.byte() as u64;
     let engine = &mut side.engine;
@@ -146,11 +146,11 @@ fn call(side: &mut Side, script: &mut Script, block: &Bytes) {
 fuzz_target!(|input: &[u8]| {
     let mut script = Script(input);
     let block = Bytes::from(vec![7; BLOCK]);
-    let mut sides = [Side::new(true, EDGE.into()), Side::new(false, CLIENT.into())];
+    let mut sides = [EngineEnd::new(true, EDGE.into()), EngineEnd::new(false, CLIENT.into())];
     let number = sides[1].engine.connect(EDGE.into(), NAME, 0.0).expect("a client connects");
     sides[1].connections.push(number);
     let mut now = 0.0;
-    for _ in 0..MOST {
+    for _ in 0..MAX_STEPS {
         if script.0.is_empty() {
             break;
         }
