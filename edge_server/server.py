@@ -149,9 +149,9 @@ class RunningEdge:
     def _release(self) -> None:
         """Stop accepting visitors and clients, and release what the successor uses from now on."""
         self.clients.is_draining = True
-        self.snapshot.leave()
+        self.snapshot.stop_writing()
         if self.admin is not None:
-            self.admin.leave()
+            self.admin.release_address()
         if self.services.acme is not None:
             self.services.acme.leave()
         self.stop_accepting()

@@ -154,7 +154,7 @@ class EdgeServices:
         router = self.make_router()
         return TlsListener(
             router.route,
-            origin=router.origin,
+            redirect_target=router.redirect_target,
             max_pending=self.admission.max_handshakes,
             admits=self.admission.admits,
             shortage=self.admission.shortage,

@@ -89,10 +89,10 @@ class AuthMiddleware(WebGuard):
             return False
         return True
 
-    def is_own(self, origin: str, scheme: str, host: str) -> bool:
+    def is_own(self, origin_header: str, scheme: str, host: str) -> bool:
         """Return True if the request comes from this server's own page."""
         # A proxy in front may add TLS; host and port are the same, so it is this server's page.
-        return super().is_own(origin, scheme, host) or origin == f"https://{host}"
+        return super().is_own(origin_header, scheme, host) or origin_header == f"https://{host}"
 
     def wants_token(self, path: str) -> bool:
         """Return True if this path requires the token."""

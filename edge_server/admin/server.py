@@ -116,7 +116,7 @@ class Admin:
         self._waiting.add(task)
         self._open.callback(task.cancel)
 
-    def leave(self) -> None:
+    def release_address(self) -> None:
         """Release the address to a successor; open pages reconnect there."""
         self._open.close()
 

@@ -92,7 +92,7 @@ class SessionTable(Generic[SessionT]):
             return True
         if self._away_of.get(owner):
             self._give_up_oldest(owner)
-        elif self.shares.left <= 0 and self._away and self.shares.held_by(owner) < ALWAYS:
+        elif self.shares.available <= 0 and self._away and self.shares.held_by(owner) < ALWAYS:
             self._give_up_oldest(self._most_away())
         if self.shares.may_take(owner):
             return True
@@ -156,7 +156,7 @@ class SessionTable(Generic[SessionT]):
         self._by_digest.pop(session.digest, None)
         if session in self._counted:  # also a superseded one, which is not in the index any more
             self._counted.remove(session)
-            self.shares.give_back(_owner(session))
+            self.shares.release(_owner(session))
 
     def _most_away(self) -> str:
         """Return the token with the most sessions without a link."""

@@ -69,8 +69,8 @@ class _Frozen:
 class NameSnapshot:
     """The snapshot of the held names: read at the start, then written until the edge hands over or stops.
 
-    Call :meth:`restore`, then :meth:`start`, and at the end either :meth:`leave` (handover) or :meth:`freeze` and
-    :meth:`close` (stop).
+    Call :meth:`restore`, then :meth:`start`, and at the end either :meth:`stop_writing` (handover) or
+    :meth:`freeze` and :meth:`close` (stop).
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class NameSnapshot:
         """Begin to write the held names whenever they change."""
         self._task = self._supervisor.keep_running(self._run, WORK)
 
-    def leave(self) -> None:
+    def stop_writing(self) -> None:
         """Stop writing, because a successor writes the table from now on."""
         if self._task is not None:
             self._task.cancel()

@@ -18,7 +18,7 @@ from edge_server.ingress.ip_filter import IpFilter
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
 from edge_server.resources.descriptor_budget import REMEDY, DescriptorBudget, ShortageLog, descriptor_limit
 from edge_server.resources.fair_places import FairPlaces
-from edge_server.resources.peer_network import network_of, peer_prefix
+from edge_server.resources.peer_network import network_prefix, peer_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,7 +90,7 @@ class Admission:
         """Return True unless the address is banned."""
         return self._banned.admits(host)
 
-    def enter(self, owner: str, tunnel_name: str, host: str, limit: int | None = None) -> bool:
+    def acquire(self, owner: str, tunnel_name: str, host: str, limit: int | None = None) -> bool:
         """Take a place for a visitor; return False, and count it as refused, if there is none.
 
         Args:
@@ -99,7 +99,7 @@ class Admission:
             host: address of the visitor.
             limit: visitors that the owner may have at once; None: no limit.
         """
-        address, network = peer_prefix(host), network_of(host)
+        address, network = peer_prefix(host), network_prefix(host)
         fair = max(self._min_places, SHARE * (self.cap - self.active))
         held = max(
             self._by_owner[owner],
@@ -122,14 +122,14 @@ class Admission:
         self._by_network[network] += 1
         return True
 
-    def leave(self, owner: str, tunnel_name: str, host: str) -> None:
-        """Give back a place; the arguments are those of :meth:`enter`."""
+    def release(self, owner: str, tunnel_name: str, host: str) -> None:
+        """Give back a place; the arguments are those of :meth:`acquire`."""
         self.active -= 1
         for count, key in (
             (self._by_owner, owner),
             (self._by_tunnel, tunnel_name),
             (self._by_address, peer_prefix(host)),
-            (self._by_network, network_of(host)),
+            (self._by_network, network_prefix(host)),
         ):
             count[key] -= 1
             if not count[key]:
@@ -138,7 +138,7 @@ class Admission:
     def wait(self, waiting: WaitingVisitor, host: str, owner: str, tunnel_name: str) -> WaitingVisitor | None:
         """Let an admitted visitor wait for the client. Return the visitor that has to stop waiting for it, or
         None."""
-        evicted = self.waiting.enter(waiting, host, owner=owner, tunnel_name=tunnel_name)
+        evicted = self.waiting.acquire(waiting, host, owner=owner, tunnel_name=tunnel_name)
         if evicted is not None:
             what = "too many visitors wait for a disconnected client, one was refused"
             self.shortage.report(what, self._describe_waiting)

@@ -65,12 +65,12 @@ class RequestReader:
         return None
 
 
-def redirect(origin: str, request: Request) -> bytes:
-    """Return a response that redirects a visitor to the same path of an ``https://`` origin, with its method and
-    body (RFC 9110 section 15.4.9). It is not cacheable: a later edge at this name may use another port."""
+def redirect(base_url: str, request: Request) -> bytes:
+    """Return a response that redirects a visitor to the same path below an ``https://`` base URL, with its method
+    and body (RFC 9110 section 15.4.9). It is not cacheable: a later edge at this name may use another port."""
     return (
         b"HTTP/1.1 308 Permanent Redirect\r\nLocation: %b%b\r\nCache-Control: no-store\r\n"
-        b"Content-Length: 0\r\nConnection: close\r\n\r\n" % (origin.encode("ascii"), request.target)
+        b"Content-Length: 0\r\nConnection: close\r\n\r\n" % (base_url.encode("ascii"), request.target)
     )
 
 

@@ -16,7 +16,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.resources.peer_network import network_of, peer_prefix
+from edge_server.resources.peer_network import network_prefix, peer_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class ConnectionRateLimiter:
         self._seen += 1
         holders = {
             f"from {peer_prefix(host)}": ADDRESS_SHARE,
-            f"within {network_of(host)}": ADDRESS_SHARE,
+            f"within {network_prefix(host)}": ADDRESS_SHARE,
             f"of {owner}": SHARE,
             f"to {tunnel_name}": SHARE,
         }

@@ -211,7 +211,7 @@ class TcpPorts:
         before = self._owner.pop(port, None)
         if before is None:
             return
-        self.shares.give_back(before)
+        self.shares.release(before)
         if self._quarantined.pop(port, None) is not None:
             quarantined = self._quarantined_of[before]
             del quarantined[port]

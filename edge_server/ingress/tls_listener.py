@@ -79,7 +79,7 @@ RouteResult = Route | Alert | Overload
 
 @dataclass(frozen=True, slots=True)
 class RedirectTarget:
-    """The HTTPS origin to which a visitor without TLS is redirected: ``https://name``, with the port unless it is
+    """The base URL to which a visitor without TLS is redirected: ``https://name``, with the port unless it is
     443."""
 
     url: str
@@ -96,18 +96,27 @@ class Deadlines:
 
 
 class HandshakeOutcome(enum.Enum):
-    """Result of a new TLS connection. A fixed set, so that the counters are bounded."""
+    """Result of a new TLS connection; the value is its label in metrics. A fixed set, so that the counters are
+    bounded."""
 
-    WELCOME = "handshake complete"
-    REFUSED = "no route"
-    BAD_HELLO = "malformed ClientHello"
-    NOT_TLS = "not TLS"
-    PLAIN_HTTP = "HTTP without TLS"
-    REDIRECTED = "HTTP without TLS, for an existing tunnel"
-    SLOW = "took too long"
-    LEFT = "left or failed the handshake"
-    CROWDED = "evicted at capacity"
-    BANNED = "from a banned address"
+    ACCEPTED = "welcome"
+    """The handshake is complete."""
+    REFUSED = "refused"
+    """There is no route."""
+    BAD_HELLO = "bad_hello"
+    """The ClientHello is malformed."""
+    NOT_TLS = "not_tls"
+    PLAIN_HTTP = "plain_http"
+    """HTTP without TLS."""
+    REDIRECTED = "redirected"
+    """HTTP without TLS, for an existing tunnel."""
+    TIMED_OUT = "slow"
+    CLIENT_CLOSED = "left"
+    """The visitor disconnected or failed the handshake."""
+    OVERLOADED = "crowded"
+    """Evicted at capacity."""
+    BANNED = "banned"
+    """From a banned address."""
 
 
 class TlsListener:
@@ -121,7 +130,7 @@ class TlsListener:
         self,
         route: Callable[[ClientHello, str], RouteResult],
         *,
-        origin: Callable[[str, str], RedirectTarget | Overload | None] = lambda _name, _host: None,
+        redirect_target: Callable[[str, str], RedirectTarget | Overload | None] = lambda _name, _host: None,
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
         max_pending: int = MAX_HANDSHAKES,
@@ -132,7 +141,8 @@ class TlsListener:
 
         Args:
             route: resolves a ClientHello and an address.
-            origin: resolves the host name and the address of a visitor without TLS; None where the name is
+            redirect_target: resolves the host name and the address of a visitor without TLS; None where the name
+            is
                 not served.
             loop: by default the running one.
             deadlines: of the handshake.
@@ -141,7 +151,7 @@ class TlsListener:
             shortage: logs evictions.
         """
         self.route = route
-        self.origin = origin
+        self.redirect_target = redirect_target
         self.loop = loop or asyncio.get_running_loop()
         self.deadlines = deadlines or Deadlines()
         self.admits = admits
@@ -158,9 +168,9 @@ class TlsListener:
         """Return a protocol for one accepted connection."""
         return PendingConnection(self)
 
-    def enter(self, connection: PendingConnection | ClosingConnection, host: str) -> None:
+    def acquire(self, connection: PendingConnection | ClosingConnection, host: str) -> None:
         """Take a place; if there is none, evict a connection of the largest holder."""
-        evicted = self.pending.enter(connection, host)
+        evicted = self.pending.acquire(connection, host)
         if evicted is not None:
             evicted.evict()
             if self._shortage is not None:
@@ -192,7 +202,7 @@ class ClosingConnection:
         self._listener = listener
         self._raw = raw
         LingeringClose(raw, alert, loop=listener.loop, on_closed=self._on_closed)
-        listener.enter(self, host_of(raw))
+        listener.acquire(self, host_of(raw))
 
     def evict(self) -> None:
         """Reset the connection, because its place was evicted."""
@@ -201,7 +211,7 @@ class ClosingConnection:
     abort = evict
 
     def _on_closed(self) -> None:
-        self._listener.pending.leave(self)
+        self._listener.pending.release(self)
 
 
 class PendingConnection(asyncio.Protocol):
@@ -219,7 +229,7 @@ class PendingConnection(asyncio.Protocol):
         self._hello: ClientHello | None = None
         self._request: RequestReader | None = None
         """Parser for a visitor that does not speak TLS."""
-        self._outcome = HandshakeOutcome.LEFT
+        self._outcome = HandshakeOutcome.CLIENT_CLOSED
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place and start the deadline; reset a banned address."""
@@ -231,7 +241,7 @@ class PendingConnection(asyncio.Protocol):
         descriptors.set_close_on_fork(transport.get_extra_info("socket"))
         self._timer = listener.loop.call_later(listener.deadlines.hello, self._on_timeout)
         if listener.admits(self._host):
-            listener.enter(self, self._host)
+            listener.acquire(self, self._host)
         else:
             self._outcome = HandshakeOutcome.BANNED
             reset(transport)
@@ -273,7 +283,7 @@ class PendingConnection(asyncio.Protocol):
 
     def evict(self) -> None:
         """Reset the connection, because its place was evicted."""
-        self._outcome = HandshakeOutcome.CROWDED
+        self._outcome = HandshakeOutcome.OVERLOADED
         reset(self._raw)
 
     def _read_request(self, reader: RequestReader, data: bytes | bytearray) -> None:
@@ -286,14 +296,14 @@ class PendingConnection(asyncio.Protocol):
             self._redirect(request)
 
     def _redirect(self, request: Request) -> None:
-        origin = self._listener.origin(request.host, self._host)
-        if origin is None:
+        target = self._listener.redirect_target(request.host, self._host)
+        if target is None:
             self._refuse(HandshakeOutcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
-        elif isinstance(origin, Overload):
+        elif isinstance(target, Overload):
             self.evict()
         else:
-            self._listener.pending.assign(self, owner=origin.owner, tunnel_name=origin.tunnel_name)
-            self._refuse(HandshakeOutcome.REDIRECTED, plain_http.redirect(origin.url, request), is_upload=True)
+            self._listener.pending.assign(self, owner=target.owner, tunnel_name=target.tunnel_name)
+            self._refuse(HandshakeOutcome.REDIRECTED, plain_http.redirect(target.url, request), is_upload=True)
 
     def _apply_route(self, answer: RouteResult) -> None:
         if isinstance(answer, Alert):
@@ -331,7 +341,7 @@ class PendingConnection(asyncio.Protocol):
 
     def _handshake_done(self, complete: bool) -> None:
         if complete:
-            self._outcome = HandshakeOutcome.WELCOME
+            self._outcome = HandshakeOutcome.ACCEPTED
         self._on_closed()
 
     def _refuse(self, outcome: HandshakeOutcome, response: bytes, *, is_upload: bool = False) -> None:
@@ -342,12 +352,12 @@ class PendingConnection(asyncio.Protocol):
         )
 
     def _on_timeout(self) -> None:
-        self._outcome = HandshakeOutcome.SLOW
+        self._outcome = HandshakeOutcome.TIMED_OUT
         reset(self._raw)
 
     def _on_closed(self) -> None:
         self._timer.cancel()
-        self._listener.pending.leave(self)
+        self._listener.pending.release(self)
         self._listener.outcomes[self._outcome] += 1
 
 

@@ -40,9 +40,9 @@ class MetricInfo:
 
 
 _DIRECTIONS: Final = {"direction": ("in", "out")}
-_ENDINGS: Final = {"ending": tuple(ending.name.lower() for ending in EndReason)}
+_ENDINGS: Final = {"ending": tuple(ending.label for ending in EndReason)}
 _KINDS: Final = {"kind": get_args(Kind)}
-_OUTCOMES: Final = {"outcome": tuple(outcome.name.lower() for outcome in HandshakeOutcome)}
+_OUTCOMES: Final = {"outcome": tuple(outcome.value for outcome in HandshakeOutcome)}
 _CAUSES: Final = {"cause": tuple(cause.name.lower() for cause in CloseCause)}
 
 METRICS: Final[dict[str, MetricInfo]] = {
@@ -214,7 +214,7 @@ def _of_visitors(introspection: Introspection) -> Iterator[tuple[str, dict[Value
         now[visit.kind] += 1
     yield "visitors", {(kind,): number for kind, number in now.items()}
     yield "visitors_begun_total", {(kind,): visitor_log.came[kind] for kind in get_args(Kind)}
-    yield "visitors_ended_total", {(ending.name.lower(),): visitor_log.endings[ending] for ending in EndReason}
+    yield "visitors_ended_total", {(ending.label,): visitor_log.endings[ending] for ending in EndReason}
     yield "visitor_bytes_total", {("in",): visitor_log.bytes_in, ("out",): visitor_log.bytes_out}
     yield "visitor_places", {(): admission.cap}
     yield (
@@ -227,7 +227,7 @@ def _of_visitors(introspection: Introspection) -> Iterator[tuple[str, dict[Value
     )
     yield "newcomers_waiting", {(): len(listener.pending)}
     yield "newcomer_places", {(): listener.pending.limit}
-    yield "newcomers_total", {(outcome.name.lower(),): listener.outcomes[outcome] for outcome in HandshakeOutcome}
+    yield "newcomers_total", {(outcome.value,): listener.outcomes[outcome] for outcome in HandshakeOutcome}
 
 
 def _of_clients(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:

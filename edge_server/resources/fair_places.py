@@ -2,7 +2,7 @@
 
 "Largest" is determined twice. First by address network: while one network (a /24, a /48) holds more than its
 share, it loses a place, and within it the address (an IPv4 address, a /64) that holds the most. That is a flood
-from one origin, whatever its target. Otherwise by token: the token whose tunnels hold the most loses a place, and
+from one source, whatever its target. Otherwise by token: the token whose tunnels hold the most loses a place, and
 within it the tunnel, the network and the address that hold the most. That is a distributed flood against one
 target. In both cases the oldest place is evicted, because an honest visitor needs its place for a round trip or
 two and a flood keeps as many as it can. If that place is the only one of its network, was taken a moment ago, and
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
-from edge_server.resources.peer_network import network_of, peer_prefix
+from edge_server.resources.peer_network import network_prefix, peer_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,13 +146,13 @@ class FairPlaces(Generic[Holder]):
     def __contains__(self, holder: object) -> bool:
         return holder in self._places
 
-    def enter(self, holder: Holder, host: str, *, owner: str = "", tunnel_name: str = "") -> Holder | None:
+    def acquire(self, holder: Holder, host: str, *, owner: str = "", tunnel_name: str = "") -> Holder | None:
         """Take a place for an address and for a tunnel of a token.
 
         Returns:
             The holder that lost its place for it, which may be the new one; None if there was room.
         """
-        self._add(holder, _Place((network_of(host), peer_prefix(host)), (owner, tunnel_name), self._clock()))
+        self._add(holder, _Place((network_prefix(host), peer_prefix(host)), (owner, tunnel_name), self._clock()))
         if (
             self.limit_per_tunnel is not None
             and self._by_target.member(owner, tunnel_name).size > self.limit_per_tunnel
@@ -164,7 +164,7 @@ class FairPlaces(Generic[Holder]):
             return None
         if self._is_protected(evicted, holder):
             evicted = holder
-        self.leave(evicted)
+        self.release(evicted)
         self.evictions += 1
         return evicted
 
@@ -175,7 +175,7 @@ class FairPlaces(Generic[Holder]):
         place = self._places[holder] = place._replace(target=(owner, tunnel_name))
         self._by_target.add(holder, place.target + place.source)
 
-    def leave(self, holder: Holder) -> None:
+    def release(self, holder: Holder) -> None:
         """Give a place back. Calling it again has no effect."""
         place = self._places.pop(holder, None)
         if place is not None:

@@ -47,7 +47,7 @@ class _OwnerMemory:
         if more > 0:
             self._shares.take(self._owner, more)
         else:
-            self._shares.give_back(self._owner, -more)
+            self._shares.release(self._owner, -more)
 
     @property
     def is_used_up(self) -> bool:

@@ -41,7 +41,7 @@ def peer_prefix(host: str) -> str:
 
 
 @lru_cache(CACHE_SIZE)
-def network_of(host: str) -> str:
+def network_prefix(host: str) -> str:
     """Return the network of a peer, all of which one attacker may hold: an IPv4 /24 or an IPv6 /48; empty if
     ``host`` is not an address."""
     return _prefix(host, NETWORK_V4, NETWORK_V6)

@@ -29,7 +29,7 @@ class Shares:
         self._held: Counter[str] = Counter()
 
     @property
-    def left(self) -> int:
+    def available(self) -> int:
         """Units that are free; negative after :meth:`take` without :meth:`may_take`."""
         return self.size - self.used
 
@@ -39,7 +39,7 @@ class Shares:
 
     def max_for(self, holder: str) -> int:
         """Return the largest amount that :meth:`may_take` allows a holder to take now."""
-        left, held = max(0, self.left), self._held[holder]
+        left, held = max(0, self.available), self._held[holder]
         # held + n - 1 < share * (left - (n - 1)), solved for n.
         by_share = (self._share * left - held + self._share) // (self._share + 1) if left else 0
         return max(0, min(left, max(by_share, self._minimum - held)))
@@ -55,7 +55,7 @@ class Shares:
             self.used += amount
             self._held[holder] += amount
 
-    def give_back(self, holder: str, amount: int = 1) -> None:
+    def release(self, holder: str, amount: int = 1) -> None:
         """Return ``amount`` units of a holder."""
         self.used -= amount
         self._held[holder] -= amount

@@ -190,7 +190,7 @@ class NameOwnership:
             for key, event in events.items():
                 if self._events[key] is event:
                     del self._events[key]
-                    self._waiting.give_back(event.owner)
+                    self._waiting.release(event.owner)
                 else:
                     self._events[key] = self._events[key].without(event)
 

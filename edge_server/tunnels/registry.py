@@ -161,7 +161,7 @@ class Registry:
         self._held[owner] += now.leases - before.leases
         if not self._held[owner]:
             del self._held[owner]
-        self.shares.give_back(owner, before.weight)
+        self.shares.release(owner, before.weight)
         self.shares.take(owner, now.weight)
         if "." not in tunnel.name:
             return

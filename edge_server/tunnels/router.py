@@ -87,7 +87,7 @@ class Router:
         """Return the protocol for a visitor of a host name with TLS passthrough."""
         return TcpSplice(lambda splice: self._arrive(splice, Ingress(tls=False, authority=name)))
 
-    def origin(self, name: str, host: str) -> RedirectTarget | Overload | None:
+    def redirect_target(self, name: str, host: str) -> RedirectTarget | Overload | None:
         """Return the redirect to HTTPS for a visitor from ``host`` without TLS; None where :meth:`route`
         refuses."""
         tunnel = self._find(name, host)

@@ -159,7 +159,7 @@ class Tunnel:
                 ingress is BY_PORT
                 and not self._admission.rate_limiter.admit(host, owner=self.owner, tunnel_name=self.name)
             )
-            or not self._admission.enter(self.owner, self.name, host, self.max_visitors)
+            or not self._admission.acquire(self.owner, self.name, host, self.max_visitors)
         ):
             splice.refuse()
             return
@@ -227,7 +227,7 @@ class Tunnel:
         self.waiting.discard(splice)
         visit = self.visitors.pop(splice)
         visit.set_carrier(None)
-        self._admission.leave(self.owner, self.name, visit.host)
+        self._admission.release(self.owner, self.name, visit.host)
         self.past_in += visit.bytes_in
         self.past_out += visit.bytes_out
         self._visitor_log.end(visit, splice)

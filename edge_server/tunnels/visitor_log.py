@@ -51,26 +51,31 @@ BY_PORT: Final = Ingress(tls=False)
 
 
 class EndReason(enum.Enum):
-    """Reason for the end of a visitor connection. The set is fixed, so that counters by reason are bounded."""
+    """Reason for the end of a visitor connection: its label in metrics and in the log, and a description. The set
+    is fixed, so that counters by reason are bounded."""
 
-    DONE = "both sides finished"
-    LEFT = "the origin finished, then the visitor closed"
+    COMPLETED = ("done", "both sides finished")
+    VISITOR_CLOSED = ("left", "the origin finished, then the visitor closed")
     """The visitor closed without a half-close before, as many programs do after the response, such as curl."""
-    VISITOR = "the visitor closed early"
-    ORIGIN = "the origin closed early"
-    REFUSED = "the origin could not be reached"
-    STALLED = "one side read nothing for too long"
-    CLOSED = "the tunnel was closed, or lost its client"
-    SENT_AWAY = "refused: no client accepted it"
+    VISITOR_ABORTED = ("visitor", "the visitor closed early")
+    ORIGIN_ABORTED = ("origin", "the origin closed early")
+    ORIGIN_UNREACHABLE = ("refused", "the origin could not be reached")
+    STALLED = ("stalled", "one side read nothing for too long")
+    TUNNEL_CLOSED = ("closed", "the tunnel was closed, or lost its client")
+    REJECTED = ("sent_away", "refused: no client accepted it")
+
+    def __init__(self, label: str, description: str) -> None:
+        self.label = label
+        self.description = description
 
 
 _BY_CODE: Final = {
-    StreamCode.ABORTED: EndReason.ORIGIN,
-    StreamCode.REFUSED: EndReason.REFUSED,
-    StreamCode.UNREACHABLE: EndReason.REFUSED,
-    StreamCode.UNKNOWN_LEASE: EndReason.CLOSED,
+    StreamCode.ABORTED: EndReason.ORIGIN_ABORTED,
+    StreamCode.REFUSED: EndReason.ORIGIN_UNREACHABLE,
+    StreamCode.UNREACHABLE: EndReason.ORIGIN_UNREACHABLE,
+    StreamCode.UNKNOWN_LEASE: EndReason.TUNNEL_CLOSED,
     StreamCode.STALLED: EndReason.STALLED,
-    StreamCode.CLOSING: EndReason.CLOSED,
+    StreamCode.CLOSING: EndReason.TUNNEL_CLOSED,
 }
 
 
@@ -275,7 +280,7 @@ class VisitorLog:
             visit.bytes_in,
             visit.bytes_out,
             seconds,
-            ending.value,
+            ending.description,
         )
         # logger.info would search the stack for the caller, which takes a third of the time.
         record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, _LINE, values, None)
@@ -296,15 +301,15 @@ class VisitorLog:
             "bytes_out": visit.bytes_out,
             "seconds": round(seconds, 6),
             "first_byte": None if visit.first_byte is None else round(visit.first_byte, 6),
-            "ending": ending.name.lower(),
+            "ending": ending.label,
         }
 
 
 def _ending(splice: Splice) -> EndReason:
     if splice.is_complete:
-        return EndReason.DONE
+        return EndReason.COMPLETED
     if splice.lost is not None:
         return _BY_CODE[splice.lost]
     if splice.is_refused:
-        return EndReason.SENT_AWAY
-    return EndReason.LEFT if splice.has_delivered_all else EndReason.VISITOR
+        return EndReason.REJECTED
+    return EndReason.VISITOR_CLOSED if splice.has_delivered_all else EndReason.VISITOR_ABORTED

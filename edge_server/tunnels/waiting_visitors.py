@@ -60,7 +60,7 @@ class WaitingVisitors:
         waiting = self._waiting.pop(splice, None)
         if waiting is not None:
             waiting.timer.cancel()
-            self._admission.waiting.leave(waiting)
+            self._admission.waiting.release(waiting)
 
     def release(self) -> list[Released]:
         """Remove and return all visitors."""

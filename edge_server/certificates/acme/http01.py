@@ -84,7 +84,7 @@ class _Http01Connection(asyncio.Protocol):
         """Take a place and start the deadline."""
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports are asyncio's by behaviour
         self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self.abort)
-        evicted = self._responder.connections.enter(self, host_of(transport))
+        evicted = self._responder.connections.acquire(self, host_of(transport))
         if evicted is not None:
             evicted.abort()
 
@@ -112,7 +112,7 @@ class _Http01Connection(asyncio.Protocol):
     def _on_closed(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._responder.connections.leave(self)
+        self._responder.connections.release(self)
 
 
 def _response(status: str, body: bytes, *, kind: str = "text/plain", more: str = "") -> bytes:

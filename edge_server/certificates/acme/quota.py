@@ -153,7 +153,7 @@ class Quota:
             shares.take(each.owner)
         if shares.may_take(owner):
             return ""
-        if shares.left <= 0:
+        if shares.available <= 0:
             return f"the limit of {MAX_NEW_NAMES} new names of {domain} in a week is reached"
         return f"its share of the {MAX_NEW_NAMES} new names of {domain} in a week is used up"
 
@@ -175,7 +175,7 @@ class Quota:
         while self._orders and self._orders[0].at <= now - ORDER_PERIOD:
             order = self._orders.popleft()
             if order.is_new:
-                self._new_orders.give_back(order.owner)
+                self._new_orders.release(order.owner)
         if now >= self._cleaned_at + CLEANUP_INTERVAL:
             self._cleaned_at = now
             for requested in tuple(self._requested.values()):

@@ -104,7 +104,7 @@ async def test_full_table_evicts_a_session_that_is_away(rig: SessionTableRig, mo
     for number in range(45):
         rig.connect(f"t{number}")
         rig.connect(f"t{number}")
-    assert rig.table.shares.left == 0
+    assert rig.table.shares.available == 0
     assert rig.try_connect("new") is None
     first, second = rig.sessions["t7"]
     only = rig.sessions["t3"][0]

@@ -117,7 +117,7 @@ async def test_the_edge_writes_until_another_takes_over(runs: EdgeRuns, monkeypa
         assert await written.get() == 0
         edge.client(runs.owner()).got()
         assert await written.get() == 1
-    edge.snapshot.leave()
+    edge.snapshot.stop_writing()
     await edge.snapshot.close()
     edge.client(runs.owner()).got()
     assert len(runs.written()) == 1

@@ -184,7 +184,7 @@ class ListenerRig:
         self.make_app: Callable[[], App] = App
         self.hellos: list[ClientHello] = []
 
-    def origin(self, name: str, _host: str) -> RedirectTarget | None:
+    def redirect_target(self, name: str, _host: str) -> RedirectTarget | None:
         return RedirectTarget(f"https://{name}:{self.port}") if name == NAME else None
 
     def route(self, hello: ClientHello, _host: str = "") -> Route | Alert:
@@ -205,7 +205,7 @@ class ListenerRig:
         return app
 
     async def open(self, **settings: Any) -> None:
-        self.listener = TlsListener(self._ask, origin=self.origin, **settings)
+        self.listener = TlsListener(self._ask, redirect_target=self.redirect_target, **settings)
         loop = asyncio.get_running_loop()
         self.server = await loop.create_server(self.listener, "127.0.0.1", 0)
         self.port: int = self.server.sockets[0].getsockname()[1]

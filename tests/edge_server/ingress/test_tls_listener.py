@@ -194,8 +194,8 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
         (b"SSH-2.0-x\r\n", HandshakeOutcome.NOT_TLS),
         (b"\0" * 2000, HandshakeOutcome.NOT_TLS),
         (b"\x16\x03\x01\xff\xff", HandshakeOutcome.BAD_HELLO),
-        (b"", HandshakeOutcome.LEFT),
-        (b"\x16\x03\x01", HandshakeOutcome.LEFT),
+        (b"", HandshakeOutcome.CLIENT_CLOSED),
+        (b"\x16\x03\x01", HandshakeOutcome.CLIENT_CLOSED),
     ],
 )
 async def test_other_protocols_are_closed(rig: ListenerRig, first: bytes, outcome: HandshakeOutcome) -> None:
@@ -219,7 +219,7 @@ async def test_a_visitor_that_leaves_in_its_handshake(rig: ListenerRig) -> None:
     await visitor.flush()
     await rig.eventually(lambda: rig.hellos != [])
     visitor.sock.close()
-    await wait_for_outcome(rig, HandshakeOutcome.LEFT)
+    await wait_for_outcome(rig, HandshakeOutcome.CLIENT_CLOSED)
     assert rig.apps == []
 
 
@@ -231,7 +231,7 @@ async def test_a_handshake_that_fails_is_no_exception(rig: ListenerRig) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         await distrusting.handshake()
     await distrusting.flush()
-    await wait_for_outcome(rig, HandshakeOutcome.LEFT)
+    await wait_for_outcome(rig, HandshakeOutcome.CLIENT_CLOSED)
     assert rig.apps == []
 
 
@@ -254,7 +254,7 @@ async def test_a_request_without_an_end_is_cut(rig: ListenerRig, hurry: Callable
     sock = await stay(rig, "half a request", "127.0.0.1")
     with pytest.raises(ConnectionResetError):
         await asyncio.get_running_loop().sock_recv(sock, 1)
-    await wait_for_outcome(rig, HandshakeOutcome.SLOW)
+    await wait_for_outcome(rig, HandshakeOutcome.TIMED_OUT)
 
 
 async def test_a_dripping_hello_is_cut(rig: ListenerRig, hurry: Callable[..., None]) -> None:
@@ -264,7 +264,7 @@ async def test_a_dripping_hello_is_cut(rig: ListenerRig, hurry: Callable[..., No
         visitor.tls.do_handshake()
     with pytest.raises(ConnectionError):
         await drip(visitor.sock, visitor.outgoing.read())
-    await wait_for_outcome(rig, HandshakeOutcome.SLOW)
+    await wait_for_outcome(rig, HandshakeOutcome.TIMED_OUT)
     assert rig.hellos == []
 
 
@@ -277,7 +277,7 @@ async def test_a_stalled_handshake_is_cut(rig: ListenerRig, hurry: Callable[...,
     await visitor.fill()  # the server's flight, which is left without an answer
     with pytest.raises(ConnectionResetError):
         await visitor.fill()
-    await wait_for_outcome(rig, HandshakeOutcome.SLOW)
+    await wait_for_outcome(rig, HandshakeOutcome.TIMED_OUT)
 
 
 async def test_many_slow_handshakes_do_not_delay_another(rig: ListenerRig, hurry: Callable[..., None]) -> None:
@@ -286,8 +286,8 @@ async def test_many_slow_handshakes_do_not_delay_another(rig: ListenerRig, hurry
     for _ in range(200):
         await loop.sock_sendall(await rig.connect(), b"\x16")
     await rig.pair()
-    await wait_for_outcome(rig, HandshakeOutcome.SLOW, 200)
-    assert rig.listener.outcomes[HandshakeOutcome.WELCOME] == 1
+    await wait_for_outcome(rig, HandshakeOutcome.TIMED_OUT, 200)
+    assert rig.listener.outcomes[HandshakeOutcome.ACCEPTED] == 1
 
 
 STATES = ("silent", "half a hello", "handshake", "refused", "half a request", "redirected", "broken")
@@ -373,7 +373,7 @@ async def test_no_handshake_is_evicted_while_there_is_room(rig: ListenerRig) -> 
     for _ in range(40):
         await stay(rig, "handshake", "127.0.0.1")
     await rig.pair()
-    assert rig.listener.pending.evictions == rig.listener.outcomes[HandshakeOutcome.CROWDED] == 0
+    assert rig.listener.pending.evictions == rig.listener.outcomes[HandshakeOutcome.OVERLOADED] == 0
 
 
 async def test_evicted_handshake_is_reset_and_counted(rig: ListenerRig) -> None:
@@ -384,10 +384,10 @@ async def test_evicted_handshake_is_reset_and_counted(rig: ListenerRig) -> None:
     others = [await rig.connect() for _ in range(2)]
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
-    assert rig.listener.outcomes == {HandshakeOutcome.CROWDED: 1}
+    assert rig.listener.outcomes == {HandshakeOutcome.OVERLOADED: 1}
     for other in others:
         other.close()
-    await wait_for_outcome(rig, HandshakeOutcome.LEFT, 2)
+    await wait_for_outcome(rig, HandshakeOutcome.CLIENT_CLOSED, 2)
 
 
 async def test_full_table_of_many_networks_resets_newcomers(rig: ListenerRig) -> None:
@@ -405,7 +405,7 @@ async def test_full_table_of_many_networks_resets_newcomers(rig: ListenerRig) ->
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
     second.close()
-    await wait_for_outcome(rig, HandshakeOutcome.LEFT)
+    await wait_for_outcome(rig, HandshakeOutcome.CLIENT_CLOSED)
 
 
 async def test_low_number_of_places_is_logged(rig: ListenerRig, caplog: pytest.LogCaptureFixture) -> None:
@@ -424,7 +424,7 @@ async def test_connection_over_capacity_is_reset(rig: ListenerRig) -> None:
     visitor = await rig.visitor()
     with pytest.raises(ConnectionResetError):
         await visitor.handshake()
-    assert rig.listener.outcomes == {HandshakeOutcome.CROWDED: 1}
+    assert rig.listener.outcomes == {HandshakeOutcome.OVERLOADED: 1}
 
 
 async def test_a_visitor_who_left_before_it_was_refused_is_no_exception(rig: ListenerRig) -> None:

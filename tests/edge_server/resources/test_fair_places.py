@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from edge_server.resources.fair_places import MIN_PER_NETWORK, NETWORK_SHARE, FairPlaces
-from edge_server.resources.peer_network import network_of, peer_prefix
+from edge_server.resources.peer_network import network_prefix, peer_prefix
 from tests.harness.manual_clock import ManualClock
 
 
@@ -23,16 +23,16 @@ def networks(count: int) -> list[str]:
 
 def test_no_place_is_taken_while_there_is_room():
     full = places(100)
-    assert [full.enter(f"visitor {number}", "10.0.0.1") for number in range(100)] == [None] * 100
+    assert [full.acquire(f"visitor {number}", "10.0.0.1") for number in range(100)] == [None] * 100
     assert (len(full), full.evictions) == (100, 0)
 
 
 def test_leaving_holder_frees_its_place():
     full = places(1)
-    full.enter("first", "10.0.0.1")
-    full.leave("first")
-    full.leave("first")
-    assert full.enter("second", "10.0.1.1") is None
+    full.acquire("first", "10.0.0.1")
+    full.release("first")
+    full.release("first")
+    assert full.acquire("second", "10.0.1.1") is None
     assert "first" not in full
     assert list(full) == ["second"]
 
@@ -43,21 +43,21 @@ def test_the_network_that_holds_the_most_gives_way(flood: str):
     lasts, and newcomers find one."""
     full = places(64)
     for number, host in enumerate(networks(20)):
-        full.enter(f"honest {number}", host)
+        full.acquire(f"honest {number}", host)
     for number in range(500):
-        loser = full.enter(f"flood {number}", flood.format(number % 250))
+        loser = full.acquire(f"flood {number}", flood.format(number % 250))
         assert loser is None or loser.startswith("flood")
     for number, host in enumerate(networks(40)[20:]):
-        assert (full.enter(f"late {number}", host) or "").startswith("flood")
+        assert (full.acquire(f"late {number}", host) or "").startswith("flood")
     assert sum(not each.startswith("flood") for each in full) == 40
-    assert full.largest_network() == (network_of(flood.format(0)), 24)
+    assert full.largest_network() == (network_prefix(flood.format(0)), 24)
 
 
 def test_neighbour_of_a_flood_keeps_its_place():
     full = places(16)
-    full.enter("neighbour", "10.9.9.1")
+    full.acquire("neighbour", "10.9.9.1")
     for number in range(100):
-        full.enter(f"flood {number}", "10.9.9.9")
+        full.acquire(f"flood {number}", "10.9.9.9")
     assert "neighbour" in full
 
 
@@ -65,17 +65,17 @@ def test_within_an_address_the_oldest_gives_way():
     """A flood keeps its places for as long as it can, an honest visitor for a round trip or two."""
     full = places(3)
     for number in range(3):
-        full.enter(f"{number}", "10.9.9.9")
-    assert [full.enter(f"{number}", "10.9.9.9") for number in range(3, 6)] == ["0", "1", "2"]
+        full.acquire(f"{number}", "10.9.9.9")
+    assert [full.acquire(f"{number}", "10.9.9.9") for number in range(3, 6)] == ["0", "1", "2"]
 
 
 def test_distributed_flood_of_a_token_costs_others_nothing():
     """Also a browser of theirs, which has six connections from one address."""
     full = places(256)
     for number in range(6):
-        full.enter(f"browser {number}", "192.0.2.1", owner="victim", tunnel_name="site")
+        full.acquire(f"browser {number}", "192.0.2.1", owner="victim", tunnel_name="site")
     for number, host in enumerate(networks(2000)):
-        full.enter(f"flood {number}", host, owner="famous", tunnel_name=f"{number % 50}")
+        full.acquire(f"flood {number}", host, owner="famous", tunnel_name=f"{number % 50}")
     assert sum(each.startswith("browser") for each in full) == 6
 
 
@@ -83,22 +83,22 @@ def test_flood_from_one_network_spares_the_flooded_token():
     """A tunnel that is popular holds more than the flood, from many networks: the flood makes room."""
     full = places(256)
     for number, host in enumerate(networks(150)):
-        full.enter(f"popular {number}", host, owner="popular", tunnel_name="site")
+        full.acquire(f"popular {number}", host, owner="popular", tunnel_name="site")
     for number in range(500):
-        full.enter(f"flood {number}", "198.51.100.7", owner="other", tunnel_name="other")
+        full.acquire(f"flood {number}", "198.51.100.7", owner="other", tunnel_name="other")
     assert sum(each.startswith("popular") for each in full) == 150
 
 
 def test_at_most_so_many_at_one_lease():
     full = places(100, limit_per_tunnel=5)
     for number in range(20):
-        full.enter(f"flood {number}", "198.51.100.7", owner="one", tunnel_name="one")
-    assert [full.enter(f"honest {n}", f"10.0.{n}.1", owner="one", tunnel_name="one") for n in range(2)] == [
+        full.acquire(f"flood {number}", "198.51.100.7", owner="one", tunnel_name="one")
+    assert [full.acquire(f"honest {n}", f"10.0.{n}.1", owner="one", tunnel_name="one") for n in range(2)] == [
         "flood 15",
         "flood 16",
     ]
     assert len(full) == 5
-    assert full.enter("elsewhere", "198.51.100.7", owner="one", tunnel_name="two") is None
+    assert full.acquire("elsewhere", "198.51.100.7", owner="one", tunnel_name="two") is None
 
 
 def test_an_only_place_is_kept_for_a_while():
@@ -106,10 +106,10 @@ def test_an_only_place_is_kept_for_a_while():
     clock = ManualClock()
     full: FairPlaces[str] = FairPlaces(3, protected_for=1.0, clock=clock)
     for host in networks(3):
-        full.enter(host, host)
-    assert full.enter("too soon", "192.0.2.1") == "too soon"
+        full.acquire(host, host)
+    assert full.acquire("too soon", "192.0.2.1") == "too soon"
     clock.now += 1.0
-    assert full.enter("later", "192.0.2.1") == networks(3)[0]
+    assert full.acquire("later", "192.0.2.1") == networks(3)[0]
 
 
 def test_another_token_does_not_wait_for_that():
@@ -117,26 +117,26 @@ def test_another_token_does_not_wait_for_that():
     others."""
     full = places(16)
     for number, host in enumerate(networks(40)):
-        full.enter(f"famous {number}", host, owner="famous", tunnel_name="site")
+        full.acquire(f"famous {number}", host, owner="famous", tunnel_name="site")
     for number in range(8):
-        assert (full.enter(f"{number}", "192.0.2.1", owner="other", tunnel_name="") or "").startswith("famous")
+        assert (full.acquire(f"{number}", "192.0.2.1", owner="other", tunnel_name="") or "").startswith("famous")
 
 
 def test_owner_of_a_place_may_be_set_later():
     full = places(64)
     for number, host in enumerate(networks(64)):
-        full.enter(host, host)
+        full.acquire(host, host)
         full.assign(host, owner="famous" if number % 2 else f"owner {number}", tunnel_name="")
     full._clock.now += 1.0
-    assert full.enter("newcomer", "192.0.2.1") == networks(2)[1]
+    assert full.acquire("newcomer", "192.0.2.1") == networks(2)[1]
 
 
 def test_holders_that_left_are_forgotten():
     full = places(8)
     for number, host in enumerate(networks(100)):
-        full.enter(host, host, owner=f"{number}", tunnel_name=f"{number}")
+        full.acquire(host, host, owner=f"{number}", tunnel_name=f"{number}")
     for each in full:
-        full.leave(each)
+        full.release(each)
     for groups in (full._by_source, full._by_target):
         assert (groups.size, groups._members, groups._by_size, groups._largest) == (0, {}, {}, 0)
 
@@ -176,8 +176,8 @@ def test_as_if_everybody_were_looked_at(seed: int):
     for number in range(2000):
         host = f"10.0.{min(chance.randrange(12), chance.randrange(12))}.{chance.randrange(3)}"
         owner, tunnel_name = f"{min(chance.randrange(9), chance.randrange(9))}", f"{chance.randrange(2)}"
-        naive.all[number] = (network_of(host), peer_prefix(host), owner, tunnel_name)
-        loser = full.enter(number, host, owner=owner, tunnel_name=tunnel_name)
+        naive.all[number] = (network_prefix(host), peer_prefix(host), owner, tunnel_name)
+        loser = full.acquire(number, host, owner=owner, tunnel_name=tunnel_name)
         if len(naive.all) > naive.limit:
             assert loser in naive.may_go()
             del naive.all[loser]
@@ -185,7 +185,7 @@ def test_as_if_everybody_were_looked_at(seed: int):
             assert loser is None
         if chance.random() < 0.3:
             leaver = chance.choice(list(naive.all))
-            full.leave(leaver)
+            full.release(leaver)
             del naive.all[leaver]
         if naive.all and chance.random() < 0.3:
             mover = chance.choice(list(naive.all))
@@ -198,10 +198,10 @@ def test_entry_costs_the_same_among_thousands():
     def cost(limit: int) -> float:
         full: FairPlaces[int] = FairPlaces(limit, protected_for=1.0, clock=ManualClock())
         for number in range(limit):
-            full.enter(number, f"10.{number & 63}.{number >> 6 & 63}.{number >> 12}")
+            full.acquire(number, f"10.{number & 63}.{number >> 6 & 63}.{number >> 12}")
         began = time.process_time()
         for number in range(limit, limit + 1000):
-            full.enter(number, f"10.{number & 63}.{number >> 6 & 63}.1")
+            full.acquire(number, f"10.{number & 63}.{number >> 6 & 63}.1")
         return time.process_time() - began
 
     assert min(cost(2048) / cost(64) for _ in range(3)) < 4

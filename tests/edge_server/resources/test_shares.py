@@ -29,7 +29,7 @@ def test_holder_gets_eight_ninths_of_the_rest():
 def test_a_holder_that_gives_back_may_take_again():
     shares = Shares(90)
     took = take_all(shares, "a")
-    shares.give_back("a", 10)
+    shares.release("a", 10)
     assert take_all(shares, "a") == 10
     assert shares.held_by("a") == took
 
@@ -37,7 +37,7 @@ def test_a_holder_that_gives_back_may_take_again():
 def test_so_many_everybody_may_have_as_long_as_there_are_any():
     shares = Shares(40, minimum=16)
     assert [take_all(shares, holder) for holder in "abc"] == [36, 4, 0]
-    shares.give_back("a", 30)
+    shares.release("a", 30)
     assert take_all(shares, "c") >= 16
 
 
@@ -58,9 +58,9 @@ def test_batch_equals_single_grants():
 def test_grants_beyond_the_share_are_counted():
     shares = Shares(10)
     shares.take("a", 12)
-    assert shares.left == -2
+    assert shares.available == -2
     assert shares.max_for("a") == shares.max_for("b") == 0
-    shares.give_back("a", 12)
+    shares.release("a", 12)
     assert shares.used == 0
     assert not shares._held
 

@@ -74,7 +74,7 @@ async def test_a_label_alone_is_no_host_name(services: EdgeServices, domain: str
     Client(services, ANY).got(2, name="secret")
     for name in (label, "secret", f"secret.{domain}.{domain}", domain, f"a.secret.{domain}"):
         assert route(services, name) is Alert.UNRECOGNIZED_NAME
-        assert services.make_router().origin(name, "192.0.2.1") is None
+        assert services.make_router().redirect_target(name, "192.0.2.1") is None
     assert isinstance(route(services, f"secret.{domain}"), Route)
 
 
@@ -110,19 +110,21 @@ async def test_plain_http_is_redirected_to_the_tunnel(services: EdgeServices, po
     client = Client(services, ANY)
     client.got(1, name="web", allow=("192.0.2.0/24",))
     client.got(2, domain="shop.example.org", passthrough=True)
-    origin = services.make_router().origin
-    assert origin("web.example.com", "192.0.2.1") == RedirectTarget(f"https://web.example.com{said}", "a", "web")
-    assert origin("shop.example.org", "198.51.100.1") == RedirectTarget(
+    redirect_target = services.make_router().redirect_target
+    assert redirect_target("web.example.com", "192.0.2.1") == RedirectTarget(
+        f"https://web.example.com{said}", "a", "web"
+    )
+    assert redirect_target("shop.example.org", "198.51.100.1") == RedirectTarget(
         f"https://shop.example.org{said}", "a", "shop.example.org"
     )
     # As over TLS: who may not come does not learn that there is something.
-    assert origin("web.example.com", "198.51.100.1") is None
-    assert origin("other.example.com", "192.0.2.1") is None
+    assert redirect_target("web.example.com", "198.51.100.1") is None
+    assert redirect_target("other.example.com", "192.0.2.1") is None
 
 
 async def test_plain_http_counts_for_the_rate_limit(services: EdgeServices):
     services.admission.rate_limiter.budget = 0
-    assert services.make_router().origin("web.example.com", "192.0.2.1") is OVERLOADED
+    assert services.make_router().redirect_target("web.example.com", "192.0.2.1") is OVERLOADED
     assert route(services, "web.example.com") is OVERLOADED
 
 

@@ -112,7 +112,7 @@ async def test_visitors_are_refused_after_the_last_release(services: EdgeService
     assert (len(tunnel.waiting), len(services.admission.waiting)) == (0, 0)
     with contextlib.suppress(ConnectionResetError):
         assert await asyncio.get_running_loop().sock_recv(visitor, 1) == b""
-    assert services.visitor_log.endings == {EndReason.SENT_AWAY: 1}
+    assert services.visitor_log.endings == {EndReason.REJECTED: 1}
     visitor.close()
 
 
@@ -183,7 +183,7 @@ async def test_visitor_without_a_client_in_time_is_logged_as_refused(services: E
         async with asyncio.timeout(10):
             while services.visitor_log.now:  # noqa: ASYNC110 - what is waited for is the kernel's doing
                 await asyncio.sleep(0.005)
-    assert services.visitor_log.endings == {EndReason.SENT_AWAY: 1}
+    assert services.visitor_log.endings == {EndReason.REJECTED: 1}
     assert caplog.records[-1].fields["ending"] == "sent_away"
     assert 0.02 <= caplog.records[-1].fields["seconds"] < 10
     visitor.close()
