@@ -68,10 +68,10 @@ class Account:
         """Select this account for further requests; register one if there is none."""
         key = self.key
         with self._lock:
-            uri = self._known()
+            uri = self._read_uri()
             if uri is None:
                 uri = self._register(acme, key)
-                self._remember(uri)
+                self._write_uri(uri)
         acme.net.account = messages.RegistrationResource(uri=uri, body=messages.Registration())
 
     def forget(self) -> None:
@@ -79,7 +79,7 @@ class Account:
         self._uri_file.unlink(missing_ok=True)
 
     @property
-    def remedy(self) -> str:
+    def replacement_hint(self) -> str:
         """Advice for the case that the server no longer accepts the account."""
         return f"For another account remove {self._key_file} and {self._uri_file.name}."
 
@@ -107,7 +107,7 @@ class Account:
         logger.info("registered an ACME account at %s: %s", self._settings.directory, printable(uri))
         return uri
 
-    def _known(self) -> str | None:
+    def _read_uri(self) -> str | None:
         try:
             uri = json.loads(_read(self._uri_file))["uri"]
         except FileNotFoundError:
@@ -118,7 +118,7 @@ class Account:
             return None  # the server knows the key, and sends the URL again
         return uri if isinstance(uri, str) else None
 
-    def _remember(self, uri: str) -> None:
+    def _write_uri(self, uri: str) -> None:
         try:
             replace_file(self._uri_file, json.dumps({"uri": uri}).encode())
         except OSError as error:

@@ -70,9 +70,9 @@ class ChallengeStore:
             self._http.pop(name_or_token, None)
 
 
-def _evict_oldest(answers: dict[str, ssl.SSLContext] | dict[str, str]) -> None:
-    while len(answers) >= MAX_CHALLENGES:
-        del answers[next(iter(answers))]
+def _evict_oldest(responses: dict[str, ssl.SSLContext] | dict[str, str]) -> None:
+    while len(responses) >= MAX_CHALLENGES:
+        del responses[next(iter(responses))]
 
 
 def challenge_context(name: str, key_authorization: str) -> ssl.SSLContext:

@@ -41,7 +41,7 @@ HOOK_TIMEOUT: Final = 120.0
 MAX_CHECKS: Final = 10
 """Queries, half a second apart, whether the server that accepted a record serves it."""
 MAX_ALIASES: Final = 8
-"""CNAME records to follow in a chain: delegations have one or two, and resolvers of authorities give up soon after
+"""CNAME records to follow in a chain: delegations have one or two, and resolvers of CAs give up soon after
 that."""
 TTL: Final = 60
 """Seconds for which resolvers may cache the record."""
@@ -72,7 +72,7 @@ def zone_of(settings: AcmeSettings, is_stopping: Callable[[float], bool]) -> Zon
 class Updates:
     """A zone with dynamic updates (RFC 2136), signed by TSIG (RFC 8945).
 
-    The name of a record may be an alias (CNAME) into that zone, which an authority follows (RFC 8555 section 8.4).
+    The name of a record may be an alias (CNAME) into that zone, which a CA follows (RFC 8555 section 8.4).
     The zone of the domain itself then needs no change.
     """
 
@@ -131,11 +131,11 @@ class Updates:
 
     def _alias_of(self, name: dns.name.Name) -> dns.name.Name | None:
         """Return the target of an alias; None if the name is not one. Within the zone its own server is asked,
-        whose answers are current; elsewhere the resolver."""
+        whose records are current; elsewhere the resolver."""
         if not name.is_subdomain(self._zone):
             return self._resolved(name)
-        answer = self._query(dns.message.make_query(name, "CNAME"))
-        found = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
+        response = self._query(dns.message.make_query(name, "CNAME"))
+        found = response.get_rrset(response.answer, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
         if found is None:
             return None
         # A record from a wildcard (*.DOMAIN) is replaced by the one that is added. The prerequisite of an update
@@ -176,18 +176,18 @@ class Updates:
         return dns.update.UpdateMessage(self._zone, keyring=key)
 
     def _send(self, update: dns.update.UpdateMessage, target: dns.name.Name) -> None:
-        answer = self._query(update)
-        if answer.rcode() != dns.rcode.NOERROR:
+        response = self._query(update)
+        if response.rcode() != dns.rcode.NOERROR:
             host, port = self._settings.server
-            why = dns.rcode.to_text(answer.rcode())
+            why = dns.rcode.to_text(response.rcode())
             raise AcmeError(
                 f"The name server {host}:{port} refused to update {_text(target)} ({why}); check that the key may "
                 "update that zone."
             )
 
     def _is_served(self, target: dns.name.Name, value: str) -> bool:
-        answer = self._query(dns.message.make_query(target, "TXT"))
-        found = answer.get_rrset(answer.answer, target, dns.rdataclass.IN, dns.rdatatype.TXT)
+        response = self._query(dns.message.make_query(target, "TXT"))
+        found = response.get_rrset(response.answer, target, dns.rdataclass.IN, dns.rdatatype.TXT)
         return found is not None and any(b"".join(record.strings) == value.encode() for record in found)
 
     def _query(self, message: dns.message.Message) -> dns.message.Message:

@@ -51,7 +51,7 @@ class Http01Responder:
         for connection in self.connections:
             connection.abort()
 
-    def answer(self, head: bytes) -> bytes:
+    def response_to(self, head: bytes) -> bytes:
         """Return the whole response to a request's head."""
         text = head.decode("latin-1")
         asked = _LINE.fullmatch(text.partition("\r\n")[0])
@@ -92,7 +92,7 @@ class _Http01Connection(asyncio.Protocol):
         """Respond once the head is complete or too large."""
         self._head += data
         if b"\r\n\r\n" in self._head:
-            self._respond(self._responder.answer(bytes(self._head)))
+            self._respond(self._responder.response_to(bytes(self._head)))
         elif len(self._head) > MAX_REQUEST:
             self._respond(_response("431 Request Header Fields Too Large", b""))
 
@@ -104,10 +104,10 @@ class _Http01Connection(asyncio.Protocol):
         """Reset the connection."""
         reset(self._transport)
 
-    def _respond(self, answer: bytes) -> None:
+    def _respond(self, response: bytes) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        LingeringClose(self._transport, answer, loop=asyncio.get_running_loop(), on_closed=self._on_closed)
+        LingeringClose(self._transport, response, loop=asyncio.get_running_loop(), on_closed=self._on_closed)
 
     def _on_closed(self) -> None:
         if self._timer is not None:

@@ -57,7 +57,7 @@ class AcmeHttpClient(client.ClientNetwork):
         Args:
             key: of the account.
             timeout: seconds for one request as a whole.
-            ca: PEM file of the authority that signs the server's certificate; None: the system's.
+            ca: PEM file of the CA that signs the server's certificate; None: the system's.
             check: called before each request; may raise to abort.
         """
         super().__init__(key, alg=ES256, user_agent=SOFTWARE, timeout=max(1, int(timeout)))
@@ -87,16 +87,16 @@ class AcmeHttpClient(client.ClientNetwork):
     def _send_request(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:
         self._check()
         self.retry_after = 0.0
-        answer = super()._send_request(method, url, *args, **kwargs)
-        if not answer.ok:
-            self.retry_after = parse_retry_after(answer.headers.get("Retry-After", ""), _server_time(answer))
-        return answer
+        response = super()._send_request(method, url, *args, **kwargs)
+        if not response.ok:
+            self.retry_after = parse_retry_after(response.headers.get("Retry-After", ""), _server_time(response))
+        return response
 
 
-def _server_time(answer: requests.Response) -> float:
+def _server_time(response: requests.Response) -> float:
     """Return the server's clock from its Date header, to which a date in Retry-After refers; ours without one."""
     try:
-        return parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        return parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):
         return time.time()
 
@@ -127,22 +127,22 @@ class _Adapter(HTTPAdapter):
         options |= {"stream": True, "timeout": self._timeout}
         if self._ca is not None:
             options["verify"] = str(self._ca)
-        answer = super().send(request, **options)
+        response = super().send(request, **options)
         try:
-            body = self._read(answer, deadline)
+            body = self._read(response, deadline)
         except urllib3.exceptions.HTTPError as error:  # requests would translate it if it read the body itself
             raise AcmeError(
                 f"The ACME server closed the connection within a response: {printable(error)}."
             ) from None
         finally:
-            answer.raw.close()
+            response.raw.close()
         # requests reads the body again from memory.
-        answer.raw = cast("Any", io.BytesIO(body))
-        return answer
+        response.raw = cast("Any", io.BytesIO(body))
+        return response
 
-    def _read(self, answer: requests.Response, deadline: float) -> bytes:
+    def _read(self, response: requests.Response, deadline: float) -> bytes:
         body = bytearray()
-        while chunk := answer.raw.read1(CHUNK_SIZE, decode_content=True):
+        while chunk := response.raw.read1(CHUNK_SIZE, decode_content=True):
             body += chunk
             if len(body) > MAX_RESPONSE:
                 raise AcmeError(f"The ACME server sent a response of more than {MAX_RESPONSE} bytes.")

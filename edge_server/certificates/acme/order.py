@@ -136,7 +136,9 @@ class Orders:
             )
         if error.code == "unauthorized":
             # Sent for accounts that were deactivated or revoked, by either side.
-            return AcmeError(f"The ACME server rejects the account: {what}. {self._account.remedy}", retry_after)
+            return AcmeError(
+                f"The ACME server rejects the account: {what}. {self._account.replacement_hint}", retry_after
+            )
         if error.code == "rateLimited":
             return AcmeError(f"The ACME server applied a rate limit: {what}.", retry_after)
         return AcmeError(f"The ACME server refused: {what}.", retry_after)
@@ -162,7 +164,7 @@ class Orders:
             for body in bodies:
                 acme.answer_challenge(body, body.chall.response(acme.net.key))
             self._wait(acme, order, deadline)
-        return IssuedCertificate.of(self._finalize(acme, order, deadline), key, names)
+        return IssuedCertificate.from_pem(self._finalize(acme, order, deadline), key, names)
 
     def _publish_response(
         self, cleanup: contextlib.ExitStack, authorization: messages.AuthorizationResource, challenge: str
@@ -221,9 +223,9 @@ class Orders:
                 except messages.Error as error:
                     if error.code != "orderNotReady":
                         raise
-            answer = acme.net.post(order.uri, None, new_nonce_url=nonces)
-            order = order.update(body=messages.Order.from_json(answer.json()))
-            pause = max(pause, _retry_after(answer))
+            response = acme.net.post(order.uri, None, new_nonce_url=nonces)
+            order = order.update(body=messages.Order.from_json(response.json()))
+            pause = max(pause, _retry_after(response))
 
     def _wait(self, acme: client.ClientV2, order: messages.OrderResource, deadline: float) -> None:
         """Poll until every name is validated. Raises AcmeError and errors.ValidationError."""
@@ -231,10 +233,10 @@ class Orders:
         while pending:
             still_pending, pause = [], self._settings.pace.poll
             for each in pending:
-                authorization, answer = acme.poll(each)
+                authorization, response = acme.poll(each)
                 if authorization.body.status == messages.STATUS_PENDING:
                     still_pending.append(each)
-                    pause = max(pause, _retry_after(answer))
+                    pause = max(pause, _retry_after(response))
                 elif authorization.body.status != messages.STATUS_VALID:
                     raise errors.ValidationError([authorization])
             pending = still_pending
@@ -246,8 +248,8 @@ class Orders:
                     raise OrderStoppedError
 
 
-def _retry_after(answer: requests.Response) -> float:
-    text = answer.headers.get("Retry-After", "")
+def _retry_after(response: requests.Response) -> float:
+    text = response.headers.get("Retry-After", "")
     return min(float(text), MAX_POLL_INTERVAL) if text.isascii() and text.isdigit() else 0.0
 
 

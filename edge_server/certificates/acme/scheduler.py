@@ -175,14 +175,14 @@ class RenewalScheduler:
         certificate.failures, certificate.last_error, certificate.retry_at = 0, "", 0.0
         certificate.backoff.reset()
         age = RENEWAL_POINT - self._random.uniform(0.0, RENEWAL_JITTER)
-        certificate.renew_at = issued.not_before + issued.life * age
+        certificate.renew_at = issued.not_before + issued.lifetime * age
         certificate.advice_at = now + self._random.uniform(0.0, self._timings.advice)
 
     def on_issued(self, certificate: ScheduledCertificate, issued: IssuedCertificate, now: float) -> None:
         """Schedule the renewal of a certificate that was issued just now."""
         certificate.running = None
         self.on_loaded(certificate, issued, now)
-        certificate.renew_at = max(certificate.renew_at, now + issued.life * MIN_AGE)
+        certificate.renew_at = max(certificate.renew_at, now + issued.lifetime * MIN_AGE)
 
     def on_stopped(self, certificate: ScheduledCertificate) -> None:
         """Note the end of an order that was aborted, which counts neither as a success nor as a failure."""
@@ -202,7 +202,7 @@ class RenewalScheduler:
         certificate.running = None
         certificate.advice_at = now + self._timings.advice * (1.0 if when is not None else ADVICE_RETRY)
         if when is not None and certificate.issued is not None:
-            latest = certificate.issued.not_after - certificate.issued.life * FORCED_RENEWAL
+            latest = certificate.issued.not_after - certificate.issued.lifetime * FORCED_RENEWAL
             certificate.renew_at = min(when, latest)
 
     def adjust_clock(self, forward: float) -> None:

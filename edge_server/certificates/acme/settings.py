@@ -52,7 +52,7 @@ class DnsUpdates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountBinding:
-    """An existing account of the operator at the authority (RFC 8555 section 7.3.4)."""
+    """An existing account of the operator at the CA (RFC 8555 section 7.3.4)."""
 
     key_id: str
     secret: Path
@@ -61,7 +61,7 @@ class AccountBinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcmeTimings:
-    """Intervals and timeouts in seconds. Not options: these suit public authorities, and tests have others."""
+    """Intervals and timeouts in seconds. Not options: these suit public CAs, and tests have others."""
 
     first_retry: float = 120.0
     """Upper bound of the first wait after a failure. Let's Encrypt lets a name fail five times an hour."""
@@ -84,7 +84,7 @@ class AcmeSettings:
     email: str
     directory: str = LETS_ENCRYPT
     ca: Path | None = None
-    """Authority that signs the directory's certificate, where the system's do not."""
+    """CA that signs the directory's certificate, where the system's do not."""
     challenge: str = TLS_ALPN
     """Challenge for the edge's own names. Custom domains never use dns-01: their zones belong to others."""
     http: tuple[str, int] | None = None
@@ -130,7 +130,7 @@ DEPENDENT_OPTIONS: Final = (
 )  # fmt: skip
 """Options that require ``acme``."""
 PRIVATE_SUFFIXES: Final = frozenset(("localhost", "test", "invalid", "local", "internal", "example"))
-"""Top-level names for which no public authority issues certificates (RFC 6761, RFC 6762)."""
+"""Top-level names for which no public CA issues certificates (RFC 6761, RFC 6762)."""
 
 
 def settings_of(options: AcmeOptions) -> AcmeSettings | None:

@@ -30,7 +30,7 @@ _KEY_ENDS: Final = b"-----END PRIVATE KEY-----\n"
 
 @dataclass(frozen=True, slots=True)
 class IssuedCertificate:
-    """An issued certificate. Created by :meth:`of`, which checks that its parts match."""
+    """An issued certificate. Created by :meth:`from_pem`, which checks that its parts match."""
 
     names: tuple[str, ...]
     """Names in the order of the request; the first one is the identifier."""
@@ -41,7 +41,7 @@ class IssuedCertificate:
     not_after: float
 
     @classmethod
-    def of(cls, chain: bytes, key: bytes, names: Sequence[str]) -> IssuedCertificate:
+    def from_pem(cls, chain: bytes, key: bytes, names: Sequence[str]) -> IssuedCertificate:
         """Check a chain and a key in PEM. Raises AcmeError if the chain is invalid, does not cover the names, or
         belongs to another key."""
         if len(chain) + len(key) > MAX_FILE:
@@ -62,7 +62,7 @@ class IssuedCertificate:
         )
 
     @property
-    def life(self) -> float:
+    def lifetime(self) -> float:
         """Lifetime in seconds."""
         return self.not_after - self.not_before
 
@@ -92,7 +92,7 @@ class CertificateFiles:
                     pem = file.read(MAX_FILE + 1)
                 key, end, chain = pem.partition(_KEY_ENDS)
                 names = _names_in(chain, called=path.stem.replace("_", "*"))
-                yield IssuedCertificate.of(chain, key + end, names)
+                yield IssuedCertificate.from_pem(chain, key + end, names)
             except (AcmeError, OSError) as error:
                 logger.warning("%s does not contain a certificate with its key and is ignored: %s", path, error)
 

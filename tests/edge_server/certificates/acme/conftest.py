@@ -1,4 +1,4 @@
-"""A certificate manager with the listeners that validators connect to, and an authority that it asks."""
+"""A certificate manager with the listeners that validators connect to, and a CA that it asks."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ class AcmeRig:
     async def wait_for(self, name: str, check: Callable[[CertificateStatus], bool]) -> CertificateStatus:
         """Wait until the status of a name satisfies ``check``; return the status."""
         async with asyncio.timeout(PATIENCE):
-            while (standing := self.manager.status(name)) is None or not check(standing):  # noqa: ASYNC110 - a look
+            while (status := self.manager.status(name)) is None or not check(status):  # noqa: ASYNC110 - a look
                 await asyncio.sleep(0.01)
-        return standing
+        return status
 
     async def wait_until_held(self, name: str) -> CertificateStatus:
-        return await self.wait_for(name, lambda standing: standing.not_after is not None)
+        return await self.wait_for(name, lambda status: status.not_after is not None)
 
     def is_idle(self, name: str) -> bool:
         """Return True if nothing is due soon, because the certificate is new."""
-        standing = self.manager.status(name)
-        return standing is not None and (standing.next_try or 0) > time.time() + 1000
+        status = self.manager.status(name)
+        return status is not None and (status.next_try or 0) > time.time() + 1000
 
     async def serial(self, name: str, trusted: Path) -> int:
-        """Of the certificate that a visitor is met with, who trusts that authority alone."""
+        """Of the certificate that a visitor is met with, who trusts that CA alone."""
         context = ssl.create_default_context(cafile=str(trusted))
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", self.tls_port, ssl=context, server_hostname=name
@@ -104,7 +104,7 @@ def route(hello: ClientHello, _: str, rig: AcmeRig) -> Route | Alert:
 @contextlib.asynccontextmanager
 async def running_service(
     state_dir: Path,
-    authority: Pebble | FaultyProxy,
+    server: Pebble | FaultyProxy,
     *,
     tls_port: int,
     own: tuple[str, ...] = (),
@@ -112,9 +112,9 @@ async def running_service(
     **more: Any,
 ) -> AsyncIterator[AcmeRig]:
     """``more``: of the settings."""
-    ca = authority.ca if isinstance(authority, Pebble) else authority.pebble.ca
+    root = server.ca if isinstance(server, Pebble) else server.pebble.ca
     settings = AcmeSettings(
-        **{"email": "you@example.com", "directory": authority.directory, "ca": ca, "pace": pace, **more}
+        **{"email": "you@example.com", "directory": server.directory, "ca": root, "pace": pace, **more}
     )
     certificates, wanted = ContextStore(), set[str]()
     service = AcmeService(
@@ -146,7 +146,7 @@ def dns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Names]:
 
 
 @dataclass(frozen=True)
-class Authority:
+class AcmeCa:
     """A pebble for the tests of a module, which prove names one after the other at the same ports."""
 
     pebble: Pebble
@@ -157,14 +157,14 @@ class Authority:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory, dns: Names) -> Iterator[Authority]:
+def ca(tmp_path_factory: pytest.TempPathFactory, dns: Names) -> Iterator[AcmeCa]:
     directory = tmp_path_factory.mktemp("pebble")
     ports = free_port(), free_port()
     with (
         pebble(directory, dns=dns.dns, tls_port=ports[0], http_port=ports[1]) as found,
         running_proxy(found, directory) as proxy,
     ):
-        yield Authority(found, proxy, *ports, found.roots(directory / "roots.pem"))
+        yield AcmeCa(found, proxy, *ports, found.roots(directory / "roots.pem"))
 
 
-__all__ = ["DOMAIN", "QUICK", "AcmeRig", "Authority", "replace", "running_service"]
+__all__ = ["DOMAIN", "QUICK", "AcmeCa", "AcmeRig", "replace", "running_service"]

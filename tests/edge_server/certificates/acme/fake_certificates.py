@@ -14,15 +14,15 @@ from cryptography.hazmat.primitives.serialization import (
 
 from edge_server.certificates.acme.store import IssuedCertificate
 
-AUTHORITY = trustme.CA()
+CA = trustme.CA()
 
 
 def issue(*names: str, now: float, days: float = 90) -> IssuedCertificate:
     begin = dt.datetime.fromtimestamp(now, dt.UTC)
-    leaf = AUTHORITY.issue_cert(*names, not_before=begin, not_after=begin + dt.timedelta(days=days))
+    leaf = CA.issue_cert(*names, not_before=begin, not_after=begin + dt.timedelta(days=days))
     chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
     # trustme writes the traditional form, orders write PKCS 8.
     key = load_pem_private_key(leaf.private_key_pem.bytes(), None).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
-    return IssuedCertificate.of(chain, key, names)
+    return IssuedCertificate.from_pem(chain, key, names)

@@ -1,4 +1,4 @@
-"""Debian's pebble and pebble-challtestsrv, as an authority of the test's own; nothing leaves loopback."""
+"""Debian's pebble and pebble-challtestsrv, as a CA of the test's own; nothing leaves loopback."""
 
 from __future__ import annotations
 

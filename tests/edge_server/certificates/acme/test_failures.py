@@ -1,4 +1,4 @@
-"""Tests of failures between an edge and its authority: the present certificate stays, the log and the state say
+"""Tests of failures between an edge and its CA: the present certificate stays, the log and the state say
 why, and the order is repeated until it works. With a real ACME server, behind a proxy that can refuse."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from josepy.jwk import JWKEC
 
 from edge_server.certificates.acme.scheduler import MAX_TRIES
 from edge_server.certificates.acme.store import folder_name
-from tests.edge_server.certificates.acme.conftest import QUICK, AcmeRig, Authority, running_service
+from tests.edge_server.certificates.acme.conftest import QUICK, AcmeCa, AcmeRig, running_service
 from tests.edge_server.certificates.acme.pebble import FaultyProxy, Names, pebble
 from tests.harness.programs import free_port
 
@@ -33,8 +33,8 @@ ORDER = "/order-plz"
 
 
 @pytest.fixture
-def proxy(authority: Authority) -> FaultyProxy:
-    proxy = authority.proxy
+def proxy(ca: AcmeCa) -> FaultyProxy:
+    proxy = ca.proxy
     proxy.refusals.clear()
     proxy.own.clear()
     proxy.change = None
@@ -43,7 +43,7 @@ def proxy(authority: Authority) -> FaultyProxy:
 
 
 def advise(proxy: FaultyProxy) -> None:
-    """Let the authority advise to renew the certificate that is there now, and no later one (RFC 9773)."""
+    """Let the CA advise to renew the certificate that is there now, and no later one (RFC 9773)."""
     first: list[str] = []
 
     def window(path: str) -> bytes:
@@ -60,37 +60,35 @@ def advise(proxy: FaultyProxy) -> None:
 
 
 @contextlib.asynccontextmanager
-async def renewing(
-    proxy: FaultyProxy, authority: Authority, state_dir: Path
-) -> AsyncIterator[tuple[AcmeRig, int]]:
+async def renewing(proxy: FaultyProxy, ca: AcmeCa, state_dir: Path) -> AsyncIterator[tuple[AcmeRig, int]]:
     """Rig that has a certificate and is about to renew it, with the serial of the present one."""
     pace = replace(QUICK, advice=0.1)
-    async with running_service(state_dir, proxy, tls_port=authority.tls_port, pace=pace) as rig:
+    async with running_service(state_dir, proxy, tls_port=ca.tls_port, pace=pace) as rig:
         rig.want(NAME)
         await rig.wait_until_held(NAME)
-        yield rig, await rig.serial(NAME, authority.roots)
+        yield rig, await rig.serial(NAME, ca.roots)
 
 
-async def is_renewed(rig: AcmeRig, authority: Authority, old: int) -> None:
-    await rig.wait_for(NAME, lambda standing: standing.failures == 0 and rig.is_idle(NAME))
-    assert await rig.serial(NAME, authority.roots) != old
+async def is_renewed(rig: AcmeRig, ca: AcmeCa, old: int) -> None:
+    await rig.wait_for(NAME, lambda status: status.failures == 0 and rig.is_idle(NAME))
+    assert await rig.serial(NAME, ca.roots) != old
 
 
 async def test_a_rate_limit_is_kept_to(
-    proxy: FaultyProxy, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    proxy: FaultyProxy, ca: AcmeCa, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.DEBUG)
-    async with renewing(proxy, authority, tmp_path) as (rig, old):
+    async with renewing(proxy, ca, tmp_path) as (rig, old):
         proxy.refuse(ORDER, 429, "rateLimited", "too many orders this week", Retry_After="2")
         advise(proxy)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
+        status = await rig.wait_for(NAME, lambda status: status.failures > 0)
         refused_at = time.time()
-        assert standing.last_error == "The ACME server applied a rate limit: too many orders this week."
-        assert standing.next_try is not None
-        assert 1.0 < standing.next_try - refused_at <= 2.0
-        assert standing.not_after is not None
-        assert await rig.serial(NAME, authority.roots) == old
-        await is_renewed(rig, authority, old)
+        assert status.last_error == "The ACME server applied a rate limit: too many orders this week."
+        assert status.next_try is not None
+        assert 1.0 < status.next_try - refused_at <= 2.0
+        assert status.not_after is not None
+        assert await rig.serial(NAME, ca.roots) == old
+        await is_renewed(rig, ca, old)
         assert time.time() >= refused_at + 1.0
     line = next(record.getMessage() for record in caplog.records if "too many orders" in record.getMessage())
     assert line.startswith(f"no new certificate for {NAME} (try 1): ")
@@ -99,18 +97,18 @@ async def test_a_rate_limit_is_kept_to(
     assert "protected" not in caplog.text  # no dialogues, with what proves a name in them
 
 
-async def test_an_account_that_was_deactivated(proxy: FaultyProxy, authority: Authority, tmp_path: Path):
-    async with renewing(proxy, authority, tmp_path) as (rig, old):
+async def test_an_account_that_was_deactivated(proxy: FaultyProxy, ca: AcmeCa, tmp_path: Path):
+    async with renewing(proxy, ca, tmp_path) as (rig, old):
         folder = tmp_path / "acme" / folder_name(proxy.directory)
         deactivate(proxy, folder)
         advise(proxy)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 1)
-        assert "rejects the account" in standing.last_error
-        assert f"For another account remove {folder / 'account.key'} and account.json." in standing.last_error
-        assert await rig.serial(NAME, authority.roots) == old
+        status = await rig.wait_for(NAME, lambda status: status.failures > 1)
+        assert "rejects the account" in status.last_error
+        assert f"For another account remove {folder / 'account.key'} and account.json." in status.last_error
+        assert await rig.serial(NAME, ca.roots) == old
         (folder / "account.key").unlink()
         (folder / "account.json").unlink()
-        await is_renewed(rig, authority, old)
+        await is_renewed(rig, ca, old)
 
 
 def deactivate(proxy: FaultyProxy, folder: Path) -> None:
@@ -126,25 +124,25 @@ def deactivate(proxy: FaultyProxy, folder: Path) -> None:
     network.session.close()
 
 
-async def test_an_account_that_the_authority_has_revoked(proxy: FaultyProxy, authority: Authority, tmp_path: Path):
-    async with renewing(proxy, authority, tmp_path) as (rig, old):
+async def test_an_account_that_the_authority_has_revoked(proxy: FaultyProxy, ca: AcmeCa, tmp_path: Path):
+    async with renewing(proxy, ca, tmp_path) as (rig, old):
         proxy.refuse(ORDER, 403, "unauthorized", "account has been revoked")
         advise(proxy)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
-        assert "account has been revoked" in standing.last_error
-        assert await rig.serial(NAME, authority.roots) == old
-        await is_renewed(rig, authority, old)
+        status = await rig.wait_for(NAME, lambda status: status.failures > 0)
+        assert "account has been revoked" in status.last_error
+        assert await rig.serial(NAME, ca.roots) == old
+        await is_renewed(rig, ca, old)
 
 
-async def test_dns_that_fails(proxy: FaultyProxy, authority: Authority, dns: Names, tmp_path: Path):
-    async with renewing(proxy, authority, tmp_path) as (rig, old):
+async def test_dns_that_fails(proxy: FaultyProxy, ca: AcmeCa, dns: Names, tmp_path: Path):
+    async with renewing(proxy, ca, tmp_path) as (rig, old):
         dns.break_(NAME)
         advise(proxy)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 1)
-        assert standing.last_error.startswith(f"The ACME server could not validate {NAME}: ")
-        assert await rig.serial(NAME, authority.roots) == old
+        status = await rig.wait_for(NAME, lambda status: status.failures > 1)
+        assert status.last_error.startswith(f"The ACME server could not validate {NAME}: ")
+        assert await rig.serial(NAME, ca.roots) == old
         dns.mend(NAME)
-        await is_renewed(rig, authority, old)
+        await is_renewed(rig, ca, old)
         assert not rig.service.challenges.tls
 
 
@@ -160,8 +158,8 @@ async def test_an_authority_that_has_forgotten_everything(dns: Names, tmp_path: 
     with pebble(tmp_path / "pebble", dns=dns.dns, tls_port=port, port=first.port) as second:
         async with running_service(tmp_path / "state", second, tls_port=port) as rig:
             rig.want("other.example.com")
-            standing = await rig.wait_for("other.example.com", lambda standing: standing.failures > 0)
-            assert "does not know the account" in standing.last_error
+            status = await rig.wait_for("other.example.com", lambda status: status.failures > 0)
+            assert "does not know the account" in status.last_error
             await rig.wait_until_held("other.example.com")
     assert key.read_bytes() == before
 
@@ -176,41 +174,39 @@ async def test_an_authority_that_has_forgotten_everything(dns: Names, tmp_path: 
     ],
     ids=["too much", "no directory", "no order", "no certificate"],
 )
-async def test_nonsense_is_a_reason_like_others(proxy, authority, tmp_path, change, words):
+async def test_nonsense_is_a_reason_like_others(proxy, ca, tmp_path, change, words):
     proxy.change = change
-    async with running_service(tmp_path, proxy, tls_port=authority.tls_port) as rig:
+    async with running_service(tmp_path, proxy, tls_port=ca.tls_port) as rig:
         rig.want(NAME)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
-        assert words in standing.last_error
-        assert standing.not_after is None
+        status = await rig.wait_for(NAME, lambda status: status.failures > 0)
+        assert words in status.last_error
+        assert status.not_after is None
 
 
-async def test_answers_that_break_off_and_answers_that_never_end(
-    proxy: FaultyProxy, authority: Authority, tmp_path: Path
-):
+async def test_answers_that_break_off_and_answers_that_never_end(proxy: FaultyProxy, ca: AcmeCa, tmp_path: Path):
     proxy.cut = "/dir"
-    async with running_service(tmp_path / "a", proxy, tls_port=authority.tls_port) as rig:
+    async with running_service(tmp_path / "a", proxy, tls_port=ca.tls_port) as rig:
         rig.want(NAME)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
-        assert "closed the connection within a response" in standing.last_error
+        status = await rig.wait_for(NAME, lambda status: status.failures > 0)
+        assert "closed the connection within a response" in status.last_error
     proxy.cut, proxy.drip = "", "/dir"
     pace = replace(QUICK, network=0.5)
-    async with running_service(tmp_path / "b", proxy, tls_port=authority.tls_port, pace=pace) as rig:
+    async with running_service(tmp_path / "b", proxy, tls_port=ca.tls_port, pace=pace) as rig:
         rig.want(NAME)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
-        assert standing.last_error == "The ACME server took longer than 0.5 s to respond."
+        status = await rig.wait_for(NAME, lambda status: status.failures > 0)
+        assert status.last_error == "The ACME server took longer than 0.5 s to respond."
 
 
 async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
-    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ca: AcmeCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edge_server.certificates.acme.worker.STOP_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
-        hung = replace(authority.pebble, port=hanging.getsockname()[1])
+        hung = replace(ca.pebble, port=hanging.getsockname()[1])
         pace = replace(QUICK, network=1.5)
-        async with running_service(tmp_path, hung, tls_port=authority.tls_port, pace=pace) as rig:
+        async with running_service(tmp_path, hung, tls_port=ca.tls_port, pace=pace) as rig:
             rig.want(NAME)
-            await rig.wait_for(NAME, lambda standing: standing.is_ordering)
+            await rig.wait_for(NAME, lambda status: status.is_ordering)
             (thread,) = rig.manager._worker._threads
             began = time.monotonic()
         assert time.monotonic() - began < 1.2
@@ -219,26 +215,26 @@ async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
         assert not thread.is_alive()
 
 
-async def test_unreachable_and_untrusted_authorities_are_reported(authority: Authority, tmp_path: Path):
-    nowhere = replace(authority.pebble, port=free_port())
-    async with running_service(tmp_path / "a", nowhere, tls_port=authority.tls_port) as rig:
+async def test_unreachable_and_untrusted_cas_are_reported(ca: AcmeCa, tmp_path: Path):
+    nowhere = replace(ca.pebble, port=free_port())
+    async with running_service(tmp_path / "a", nowhere, tls_port=ca.tls_port) as rig:
         rig.want(NAME)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
-        assert "refused" in standing.last_error
-    async with running_service(tmp_path / "b", authority.pebble, tls_port=authority.tls_port, ca=None) as rig:
+        status = await rig.wait_for(NAME, lambda status: status.failures > 0)
+        assert "refused" in status.last_error
+    async with running_service(tmp_path / "b", ca.pebble, tls_port=ca.tls_port, ca=None) as rig:
         rig.want(NAME)
-        standing = await rig.wait_for(NAME, lambda standing: standing.failures > 0)
-        assert "certificate verify failed" in standing.last_error
+        status = await rig.wait_for(NAME, lambda status: status.failures > 0)
+        assert "certificate verify failed" in status.last_error
 
 
-async def test_tries_for_a_name_that_never_had_a_certificate_have_an_end(authority: Authority, tmp_path: Path):
-    nowhere = replace(authority.pebble, port=free_port())
+async def test_tries_for_a_name_that_never_had_a_certificate_have_an_end(ca: AcmeCa, tmp_path: Path):
+    nowhere = replace(ca.pebble, port=free_port())
     pace = replace(QUICK, first_retry=0.001, min_retry=0.001, max_retry=0.001)
-    async with running_service(tmp_path, nowhere, tls_port=authority.tls_port, pace=pace) as rig:
+    async with running_service(tmp_path, nowhere, tls_port=ca.tls_port, pace=pace) as rig:
         rig.want(NAME)
-        standing = await rig.wait_for(NAME, lambda standing: standing.next_try is None)
-        assert standing.failures == MAX_TRIES
+        status = await rig.wait_for(NAME, lambda status: status.next_try is None)
+        assert status.failures == MAX_TRIES
         rig.want(NAME)  # somebody asks for the name again
-        standing = await rig.wait_for(NAME, lambda standing: standing.next_try is not None)
-        standing = await rig.wait_for(NAME, lambda standing: standing.next_try is None)
-        assert standing.failures == MAX_TRIES
+        status = await rig.wait_for(NAME, lambda status: status.next_try is not None)
+        status = await rig.wait_for(NAME, lambda status: status.next_try is None)
+        assert status.failures == MAX_TRIES

@@ -1,4 +1,4 @@
-"""Decisions of the certificate manager without an authority: for which names it orders, and when."""
+"""Decisions of the certificate manager without a CA: for which names it orders, and when."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ async def test_certificate_is_renewed_at_two_thirds_of_its_life(rig: RenewalRig,
     assert rig.due() == ["a.example.com"]
     rig.fulfil("a.example.com")
     begin = clock.now
-    standing = rig.manager.status("a.example.com")
-    assert standing is not None
-    assert standing.renew_at == standing.next_try
-    assert standing.renew_at is not None
-    assert (RENEWAL_POINT - RENEWAL_JITTER) * 90 * DAY <= standing.renew_at - begin <= RENEWAL_POINT * 90 * DAY
+    status = rig.manager.status("a.example.com")
+    assert status is not None
+    assert status.renew_at == status.next_try
+    assert status.renew_at is not None
+    assert (RENEWAL_POINT - RENEWAL_JITTER) * 90 * DAY <= status.renew_at - begin <= RENEWAL_POINT * 90 * DAY
     postpone_advice(rig.manager, "a.example.com")
-    clock.now = standing.renew_at - 1
+    clock.now = status.renew_at - 1
     assert rig.due() == []
     clock.now += 1
     assert rig.due() == ["a.example.com"]
@@ -115,13 +115,13 @@ async def test_orders_are_counted_by_outcome(rig: RenewalRig):
 async def test_unwanted_name_has_no_next_attempt(rig: RenewalRig):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
-    standing = rig.manager.status("a.example.com")
-    assert standing is not None
-    assert standing.is_wanted
+    status = rig.manager.status("a.example.com")
+    assert status is not None
+    assert status.is_wanted
     rig.wanted.clear()
-    standing = rig.manager.status("a.example.com")
-    assert standing is not None
-    assert (standing.is_wanted, standing.next_try) == (False, None)
+    status = rig.manager.status("a.example.com")
+    assert status is not None
+    assert (status.is_wanted, status.next_try) == (False, None)
 
 
 async def test_expired_certificate_of_a_wanted_name_stays(rig: RenewalRig, clock: ManualClock, caplog):
@@ -372,7 +372,7 @@ async def test_stored_certificates_are_reused_and_damage_is_reported(tmp_path: P
     rig.wanted.add("good.example.com")
     await rig.manager.load()
     rig.due()
-    assert [standing.names for standing in rig.manager.statuses] == [
+    assert [status.names for status in rig.manager.statuses] == [
         (f"*.{DOMAIN}", DOMAIN),
         ("good.example.com",),
     ]
@@ -401,7 +401,7 @@ def test_a_certificate_has_to_be_what_was_ordered():
         (good.chain + b" " * MAX_FILE, good.key, ("a.example.com",), "is larger than"),
     ):
         with pytest.raises(AcmeError, match=words):
-            IssuedCertificate.of(chain, key, names)
+            IssuedCertificate.from_pem(chain, key, names)
 
 
 def test_text_of_the_authority_is_one_bounded_line():

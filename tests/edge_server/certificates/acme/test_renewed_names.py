@@ -1,5 +1,5 @@
 """Tests of which certificates an edge renews: only those of names that somebody may still hold. A whole edge
-without an authority; only the manager's clock is the test's own."""
+without a CA; only the manager's clock is the test's own."""
 
 from __future__ import annotations
 
@@ -140,9 +140,9 @@ async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
     assert owner.due() == []
     assert owner.services.acme is not None
     manager = owner.services.acme.manager
-    standing = manager.status(owner.host)
-    assert standing is not None
-    assert (standing.is_wanted, standing.next_try) == (False, None)
+    status = manager.status(owner.host)
+    assert status is not None
+    assert (status.is_wanted, status.next_try) == (False, None)
     assert owner.services.certificates.covers(owner.host, h2=False), "it runs out by itself"
     manager._now = lambda: time.time() + 91 * DAY
     assert owner.due() == []
