@@ -28,7 +28,7 @@ LOGS: Final = {
 }
 
 
-def measured(directory: Path, rounds: int, seconds: int, *, tls: bool) -> dict[str, list[tuple[float, float]]]:
+def measure(directory: Path, rounds: int, seconds: int, *, tls: bool) -> dict[str, list[tuple[float, float]]]:
     """Return the samples of each log format, by round: new connections a second, and the edge's CPU seconds per
     thousand of them."""
     with ExitStack() as stack:
@@ -59,7 +59,7 @@ def main() -> int:
     print(f"busy before: {MachineLoad().busy_before:.2f} of all cores")
     for kind in ("tls", "tcp"):
         with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name:
-            found = measured(Path(name), options.rounds, options.seconds, tls=kind == "tls")
+            found = measure(Path(name), options.rounds, options.seconds, tls=kind == "tls")
         none = found["none"]
         print(f"{kind}: {statistics.median(rate for rate, _ in none):.0f} new connections a second without it")
         for log in ("text", "json"):

@@ -35,7 +35,7 @@ def drops(socket: UdpSocket) -> int:
     raise SystemExit("the socket is not listed in /proc/net/udp; this needs Linux")
 
 
-def held(size: int, rate: float, *, joined: bool) -> int:
+def buffered_bytes(size: int, rate: float, *, joined: bool) -> int:
     """Return the bytes of payload that fit into a buffer of ``size`` bytes."""
     to, sender = UdpSocket.bind(("127.0.0.1", 0), buffer=size), UdpSocket.bind(("127.0.0.1", 0), gso=joined)
     try:
@@ -63,7 +63,7 @@ def main() -> None:
     found: dict[tuple[int, bool], list[int]] = {kind: [] for kind in kinds}
     for _ in range(options.rounds):
         for (size, joined), fits in found.items():
-            fits.append(held(size * 1024, rate, joined=joined))
+            fits.append(buffered_bytes(size * 1024, rate, joined=joined))
     print(f"| buffer | datagrams | payload that fits | at {options.rate:g} Mbit/s | of the first |")
     print("|---|---|---|---|---|")
     least = statistics.median(found[kinds[0]])

@@ -128,7 +128,7 @@ def _requests(*, tls: bool, fresh: bool) -> Measurement:
 
 def _delays(tunnel: Target, directory: Path, seconds: int) -> TurnResult:
     del directory
-    delays = echo.ask(tunnel.host, tunnel.port, seconds=seconds)
+    delays = echo.measure_delays(tunnel.host, tunnel.port, seconds=seconds)
     return TurnResult({", p50": delays.p50, ", p99": delays.p99, ", p99.9": delays.p999}, 0.0)
 
 
@@ -279,7 +279,7 @@ def main() -> None:
         samples = list(run(benchmark, measures, names, seconds=options.seconds, rounds=options.rounds))
     facts = machine.facts() | {"mtu": options.mtu or "loopback's own"}
     problems = {"missing": list(dict.fromkeys(benchmark.missing)), "failed": benchmark.failed}
-    for rows in (results.rows, results.standing, results.costs):
+    for rows in (results.rows, results.ratios, results.costs):
         print(table(rows(samples, names), markdown=options.markdown), "\n")
     print(f"medians (and extremes) of {options.rounds} rounds of {options.seconds} s; ratios are medians of each "
           "round's; visitors, origin and tunnel share the machine")  # fmt: skip

@@ -2,9 +2,9 @@
 
     python -m perf.echo PORT            # the origin: echoes on every connection
 
-:func:`ask` is the visitor: one connection, one byte at a time. First it sends each byte after the echo of the
-last, to measure the maximum rate. Then it sends at a tenth of that rate, at fixed moments, as people and programs
-do.
+:func:`measure_delays` is the visitor: one connection, one byte at a time. First it sends each byte after the echo
+of the last, to measure the maximum rate. Then it sends at a tenth of that rate, at fixed moments, as people and
+programs do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Delays:
     p999: float
 
 
-def ask(host: str, port: int, *, seconds: float) -> Delays:
+def measure_delays(host: str, port: int, *, seconds: float) -> Delays:
     """Measure the latency of an echo origin for ``seconds``."""
     with socket.create_connection((host, port), timeout=30) as visitor:
         visitor.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -51,13 +51,13 @@ MAX_IDLE_SOCKETS: Final = 50
 """Sockets of an edge without visitors, at most."""
 
 
-def enter(rig: LoadRig, count: int, *, tls: bool) -> None:
+def connect_visitors(rig: LoadRig, count: int, *, tls: bool) -> None:
     """Connect ``count`` idle visitors, in steps."""
     for start in range(0, count, VISITORS_PER_STEP):
         rig.do_checked("idle", count=min(VISITORS_PER_STEP, count - start), tls=tls)
 
 
-def spent(pids: Sequence[int]) -> list[float]:
+def cpu_seconds_per_second(pids: Sequence[int]) -> list[float]:
     """Return the CPU seconds of each process per second of idling."""
     before = [cpu_seconds(pid) for pid in pids]
     time.sleep(WATCHED_SECONDS)
@@ -68,10 +68,10 @@ def visitors(count: int, *, tls: bool) -> list[str]:
     """Return a row of the table: KiB for each visitor, and the share of a core that all of them use."""
     with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, LoadRig(Path(name)) as rig:
         pids = (rig.edge.pid, rig.client.pid)
-        enter(rig, UNCOUNTED_VISITORS, tls=tls)
-        quiet, before = spent(pids), rig.memory()
-        enter(rig, count, tls=tls)
-        after, busy = rig.memory(), spent(pids)
+        connect_visitors(rig, UNCOUNTED_VISITORS, tls=tls)
+        quiet, before = cpu_seconds_per_second(pids), rig.memory()
+        connect_visitors(rig, count, tls=tls)
+        after, busy = rig.memory(), cpu_seconds_per_second(pids)
         rig.do_checked("ask_again")  # all of them are still connected
     kib = [(after[side] - before[side]) / count / KIB for side in ("edge", "client")]
     return _line(f"{count} visitors, {'TLS' if tls else 'raw'}", kib, busy, quiet)
@@ -92,15 +92,15 @@ def tunnels(count: int) -> list[str]:
             return process.pid, (last - first) / (TUNNELS_PER_PROCESS - 1)
 
         start()
-        quiet, before = spent([edge.pid]), resident_memory(edge.pid)
+        quiet, before = cpu_seconds_per_second([edge.pid]), resident_memory(edge.pid)
         started = [start() for _ in range(count // TUNNELS_PER_PROCESS)]
         edge_kib = (resident_memory(edge.pid) - before) / (len(started) * TUNNELS_PER_PROCESS) / KIB
-        edge_busy, *busy = spent([edge.pid, *(pid for pid, _ in started)])
+        edge_busy, *busy = cpu_seconds_per_second([edge.pid, *(pid for pid, _ in started)])
     kib = [edge_kib, statistics.mean(cost for _, cost in started) / KIB]
     return _line(f"{count} tunnels, {TUNNELS_PER_PROCESS} a process", kib, [edge_busy, sum(busy)], [*quiet, 0.0])
 
 
-def inside() -> None:
+def hold_tunnels() -> None:
     """Hold tunnels, each with a connection of its own, until standard input ends."""
     token, edge, ca = (os.environ[f"QUICTUNNEL_{name}"] for name in ("TOKEN", "EDGE", "CA"))
     with contextlib.ExitStack() as stack:
@@ -126,7 +126,7 @@ def throughput(rounds: int, counts: Sequence[int]) -> list[list[str]]:
             rig.speed(BUSY_BYTES)
             for count in counts[:: -1 if number % 2 else 1]:
                 alone = rig.speed(BUSY_BYTES)
-                enter(rig, count, tls=False)
+                connect_visitors(rig, count, tls=False)
                 speed = rig.speed(BUSY_BYTES)
                 found[count].append((speed, speed / alone))
                 rig.do("leave")
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        inside()
+        hold_tunnels()
         return
     choose_engine()
     machine = MachineLoad()

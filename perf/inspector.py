@@ -40,7 +40,7 @@ WARM_UP_PAIRS: Final = 2
 """Pairs that are not counted, because windows grow in them."""
 
 
-class Pair(NamedTuple):
+class PairResult(NamedTuple):
     """Ratios of a run with the inspector to one without it."""
 
     speed: float
@@ -110,7 +110,7 @@ def carry(visitor: socket.socket, direction: str, size: int) -> float:
     return time.perf_counter() - begun
 
 
-def pairs(off: Target, on: Target, direction: str, count: int, size: int) -> list[Pair]:
+def pairs(off: Target, on: Target, direction: str, count: int, size: int) -> list[PairResult]:
     """Measure bulk transfers in one direction, in pairs."""
     with contextlib.ExitStack() as stack:
         sides = {side: stack.enter_context(socket.create_connection((side.host, side.port))) for side in (off, on)}
@@ -123,11 +123,11 @@ def pairs(off: Target, on: Target, direction: str, count: int, size: int) -> lis
                 seconds[side] = carry(sides[side], direction, size)
                 cpu[side] = cpu_seconds(side.client) - before
             if number >= WARM_UP_PAIRS:
-                found.append(Pair(seconds[off] / seconds[on], cpu[on] / max(cpu[off], 0.01)))
+                found.append(PairResult(seconds[off] / seconds[on], cpu[on] / max(cpu[off], 0.01)))
     return found
 
 
-def requests(off: Target, on: Target, count: int) -> list[Pair]:
+def requests(off: Target, on: Target, count: int) -> list[PairResult]:
     """Measure small requests of 16 visitors by wrk, in pairs. Raises Missing."""
     program = need("wrk")
     found = []
@@ -142,11 +142,11 @@ def requests(off: Target, on: Target, count: int) -> list[Pair]:
             assert match is not None, said
             rate[side] = float(match[1])
             cpu[side] = (cpu_seconds(side.client) - before) / rate[side]
-        found.append(Pair(rate[on] / rate[off], cpu[on] / cpu[off]))
+        found.append(PairResult(rate[on] / rate[off], cpu[on] / cpu[off]))
     return found
 
 
-def measured(count: int, size: int, *, with_requests: bool) -> dict[str, list[Pair]]:
+def measure(count: int, size: int, *, with_requests: bool) -> dict[str, list[PairResult]]:
     """Measure both directions, and small requests if wrk is installed."""
     with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, contextlib.ExitStack() as stack:
         port = stack.enter_context(origin())
@@ -172,7 +172,7 @@ def main() -> int:
     if options.origin:
         serve()
     print(f"busy before: {MachineLoad().busy_before:.2f} of all cores")
-    found = measured(options.pairs, options.mib * MIB, with_requests=options.most is None)
+    found = measure(options.pairs, options.mib * MIB, with_requests=options.most is None)
     for what, ratios in found.items():
         speeds = sorted(pair.speed for pair in ratios)
         cpu = statistics.median(pair.cpu for pair in ratios)

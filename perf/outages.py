@@ -74,22 +74,22 @@ EVENTS: Final[dict[str, Callable[[Lab], None]]] = {
 }
 
 
-class Cell(NamedTuple):
+class OutageResult(NamedTuple):
     """Seconds (None: broken, or longer than :data:`MAX_WAIT`), and the failed new visitors of all."""
 
     download: float | None
     session: float | None
     new_visitor: float | None
     failed: int
-    came: int
+    attempts: int
 
     def __str__(self) -> str:
         seconds = (self.download, self.session, self.new_visitor)
         answers = ["broken" if value is None else f"{value:.1f}" for value in seconds]
-        return " · ".join([*answers, f"{self.failed}/{self.came}"])
+        return " · ".join([*answers, f"{self.failed}/{self.attempts}"])
 
 
-def measure(target: str, event: str) -> Cell:
+def measure(target: str, event: str) -> OutageResult:
     """Run one tunnel through one event. Raises Missing."""
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-outages-") as name,
@@ -113,9 +113,9 @@ def measure(target: str, event: str) -> Cell:
                 download = threads.submit(time_download, bulk)
                 session = threads.submit(time_echo, echo_visitor)
                 new_visitor = visitors.wait(MAX_WAIT)
-            came = [visit for visit in churn.finish(lambda _: True) if visit.is_newcomer]
-        failed = sum(bool(visit.failure) for visit in came)
-        return Cell(download.result(), session.result(), new_visitor, failed, len(came))
+            attempts = [visit for visit in churn.finish(lambda _: True) if visit.is_newcomer]
+        failed = sum(bool(visit.failure) for visit in attempts)
+        return OutageResult(download.result(), session.result(), new_visitor, failed, len(attempts))
 
 
 def load(target: str, lab: Lab, address: tuple[str, int]) -> Churn:
@@ -154,7 +154,7 @@ def time_echo(echo_visitor: socket.socket) -> float | None:
     return time.monotonic() - begun if echoed else None
 
 
-def rows_of(cells: dict[str, dict[str, Cell | None]]) -> list[list[str]]:
+def rows_of(cells: dict[str, dict[str, OutageResult | None]]) -> list[list[str]]:
     """Return the rows of the table."""
     names = list(next(iter(cells.values())))
     rows = [["", *names]]
@@ -173,7 +173,7 @@ def main() -> None:
     if lack := missing():
         parser.error(lack)
     choose_engine()
-    cells: dict[str, dict[str, Cell | None]] = {event: {} for event in options.events}
+    cells: dict[str, dict[str, OutageResult | None]] = {event: {} for event in options.events}
     for name in options.targets:
         for event, found in cells.items():
             try:

@@ -128,7 +128,7 @@ class EngineEnd:
         stats = self.connection.stats()
         return self.sent - stats.bytes_sent, self.arrived - stats.bytes_received
 
-    def left_open(self) -> str:
+    def describe_open_streams(self) -> str:
         """Return a description of streams that are still open; empty if there are none."""
         streams = self.connection.stats().streams_open
         if not (self.open or self.awaited or streams):
@@ -139,7 +139,7 @@ class EngineEnd:
             f"{len(self.awaited)} without an event, {streams} in the engine"
         )
 
-    def left_behind(self) -> str:
+    def describe_leaks(self) -> str:
         """Return a description of state that is left after the connection was closed and has drained; empty if
         there is none."""
         # A leak shows only in private attributes.
@@ -186,7 +186,7 @@ class Pair:
             lambda: bool(edge.event_counts["Connected"] and client.event_counts["Connected"]), "the handshake"
         )
         edge.connection.admit()
-        self.quiet(1)
+        self.advance(1)
         # Datagrams of Retry belong to no connection.
         self.uncounted = [side.uncounted() for side in self.sides]
 
@@ -223,7 +223,7 @@ class Pair:
                 counts = " and ".join(str(dict(side.event_counts)) for side in self.sides)
                 raise Failed(f"{what} did not end; events: {counts}")
 
-    def quiet(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Let time pass, and timers expire."""
         end = self.now + seconds
         while self._advance(end):
@@ -231,16 +231,16 @@ class Pair:
 
     def close(self) -> None:
         """Close the connection. Raises Failed if streams are open before, or if state is left afterwards."""
-        self.quiet(1)
+        self.advance(1)
         for side, uncounted in zip(self.sides, self.uncounted, strict=True):
-            if left := side.left_open():
+            if left := side.describe_open_streams():
                 raise Failed(f"left open at {side.address[0]}: {left}")
             if side.uncounted() != uncounted:
                 raise Failed(f"{side.address[0]} counts bytes wrong: {uncounted} became {side.uncounted()}")
         self.client.connection.close(0)
-        self.quiet(60)
+        self.advance(60)
         for side in self.sides:
-            if left := side.left_behind():
+            if left := side.describe_leaks():
                 raise Failed(f"left behind at {side.address[0]}: {left}")
 
     def _advance(self, end: float) -> bool:

@@ -54,7 +54,7 @@ SHARED_SECONDS: Final = 6.0
 """Seconds in which two transfers share the link, after as long a warm-up; CUBIC's cycle is shorter here."""
 
 
-class Target(NamedTuple):
+class PathTarget(NamedTuple):
     """Kernel TCP with this congestion control, or a tunnel on this engine with this one."""
 
     engine: str
@@ -67,15 +67,15 @@ class Target(NamedTuple):
 
 
 TARGETS: Final = {
-    "tcp-cubic": Target("tcp", "cubic"),
-    "tcp-bbr": Target("tcp", "bbr"),
-    "native-cubic": Target("native", "cubic"),
-    "native-bbr": Target("native", "bbr"),
-    "aioquic": Target("aioquic", "cubic"),
+    "tcp-cubic": PathTarget("tcp", "cubic"),
+    "tcp-bbr": PathTarget("tcp", "bbr"),
+    "native-cubic": PathTarget("native", "cubic"),
+    "native-bbr": PathTarget("native", "bbr"),
+    "aioquic": PathTarget("aioquic", "cubic"),
 }
 
 
-class Cell(NamedTuple):
+class PathResult(NamedTuple):
     """Result of a target on a link."""
 
     mbit: float
@@ -85,7 +85,7 @@ class Cell(NamedTuple):
 
 
 @contextlib.contextmanager
-def visiting(lab: Lab, target: Target, directory: Path) -> Iterator[Callable[[], socket.socket]]:
+def visiting(lab: Lab, target: PathTarget, directory: Path) -> Iterator[Callable[[], socket.socket]]:
     """Yield a function that opens a connection to an origin in the client's host."""
     if not target.is_tunnel:
         with Origin(lab, address=lab.client.address, congestion=target.congestion) as origin:
@@ -107,7 +107,7 @@ def directly(lab: Lab, origin: Origin) -> socket.socket:
     return sock
 
 
-def measure(link: dict[str, Any], target: Target) -> Cell:
+def measure(link: dict[str, Any], target: PathTarget) -> PathResult:
     """Run one target on one link."""
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-paths-") as name,
@@ -129,7 +129,7 @@ def measure(link: dict[str, Any], target: Target) -> Cell:
             time.sleep(SHARED_SECONDS)
             now = time.monotonic()
             mine, other = ours.mbit_between(begun, now), theirs.mbit_between(begun, now)
-        return Cell(
+        return PathResult(
             mbit,
             percentile(delays, 0.5) * 1000,
             percentile(delays, 0.99) * 1000,
@@ -137,7 +137,7 @@ def measure(link: dict[str, Any], target: Target) -> Cell:
         )
 
 
-def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
+def rows_of(cells: dict[str, dict[str, list[PathResult]]]) -> list[list[str]]:
     """Return the rows of the table."""
     names = list(next(iter(cells.values())))
     rows = [["link", *names]]
@@ -162,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     if lack := missing():
         parser.error(lack)
-    cells: dict[str, dict[str, list[Cell]]] = {
+    cells: dict[str, dict[str, list[PathResult]]] = {
         link: {name: [] for name in options.targets} for link in options.links
     }
     for number in range(options.rounds):

@@ -64,13 +64,13 @@ RESULT_NAMES: Final = {"delay": "delay, p50"}
 """Names of measures in the results, if they differ."""
 
 
-def look(rows: Collection[Row], rounds: int) -> dict[Row, tuple[float, bool]]:
+def measure_rows(rows: Collection[Row], rounds: int) -> dict[Row, tuple[float, bool]]:
     """Measure the ratio of each row. Return it with True if lower is better. Raises Missing."""
     found: dict[Row, tuple[float, bool]] = {}
     for run in RUNS:
-        asked = [row for row in run if row in rows]
-        samples = compare(asked, rounds) if asked else []
-        for row in asked:
+        requested = [row for row in run if row in rows]
+        samples = compare(requested, rounds) if requested else []
+        for row in requested:
             measure = RESULT_NAMES.get(row.measure, row.measure)
             value = ratio(samples, measure, row.name, row.to)
             if value is None:
@@ -101,23 +101,23 @@ def has_collapsed(now: float, recorded: float, *, less_is_better: bool) -> bool:
     return now > recorded * COLLAPSE if less_is_better else now < recorded / COLLAPSE
 
 
-def collapsed(recorded: dict[str, float]) -> list[str]:
+def ratio_failures(recorded: dict[str, float]) -> list[str]:
     """Return a sentence for each row that fails, and print all ratios."""
-    seen = look(ROWS, FIRST)
+    seen = measure_rows(ROWS, FIRST)
 
-    def suspects() -> tuple[Row, ...]:
+    def collapsed_rows() -> tuple[Row, ...]:
         return tuple(
             row for row, (now, less) in seen.items() if has_collapsed(now, recorded[str(row)], less_is_better=less)
         )
 
-    if again := suspects():
-        seen |= look(again, SECOND)
+    if again := collapsed_rows():
+        seen |= measure_rows(again, SECOND)
     print(table([["", "now", "recorded"], *_lines({str(row): now for row, (now, _) in seen.items()}, recorded)],
                 markdown=False))  # fmt: skip
-    return [f"{row}: {seen[row][0]:.2f}, and it was {recorded[str(row)]:.2f}" for row in suspects()]
+    return [f"{row}: {seen[row][0]:.2f}, and it was {recorded[str(row)]:.2f}" for row in collapsed_rows()]
 
 
-def swollen(recorded: dict[str, float]) -> list[str]:
+def instruction_failures(recorded: dict[str, float]) -> list[str]:
     """Return a sentence for each number of instructions per byte that has grown, and print all of them."""
     now = instructions()
     print(table([["", "now", "recorded"], *_lines(now, recorded)], markdown=False))
@@ -150,10 +150,10 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.record:
-            now = {str(row): value for row, (value, _) in look(ROWS, SECOND).items()} | instructions()
+            now = {str(row): value for row, (value, _) in measure_rows(ROWS, SECOND).items()} | instructions()
             RECORD.write_text(json.dumps({what: round(value, 3) for what, value in now.items()}, indent=1) + "\n")
             return
-        failed = [*collapsed(record()), *swollen(record())]
+        failed = [*ratio_failures(record()), *instruction_failures(record())]
     except Missing as lack:
         sys.exit(f"{lack} is needed and not installed")
     if failed:

@@ -35,7 +35,7 @@ REQUESTS: Final = 200
 """Number of requests, one every 50 ms: with 1 % of packets lost, some of them are lost."""
 
 
-class Cell(NamedTuple):
+class LoadResult(NamedTuple):
     """The result of one run."""
 
     mbit: float
@@ -43,7 +43,7 @@ class Cell(NamedTuple):
     p99_ms: float
 
 
-def measure(target: str, congestion: str, loss: float) -> Cell:
+def measure(target: str, congestion: str, loss: float) -> LoadResult:
     """Run one tunnel on one link. Raises Missing."""
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-beside-") as name,
@@ -63,10 +63,10 @@ def measure(target: str, congestion: str, loss: float) -> Cell:
             begun = time.monotonic()
             delays = Keystrokes(echo_visitor).run(REQUESTS)
             mbit = bulk.mbit_between(begun, time.monotonic())
-        return Cell(mbit, percentile(delays, 0.5) * 1000, percentile(delays, 0.99) * 1000)
+        return LoadResult(mbit, percentile(delays, 0.5) * 1000, percentile(delays, 0.99) * 1000)
 
 
-def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
+def rows_of(cells: dict[str, dict[str, list[LoadResult]]]) -> list[list[str]]:
     """Return the rows of the table."""
     names = list(next(iter(cells.values())))
     rows = [["", *names]]
@@ -100,7 +100,7 @@ def main() -> None:
         (name, congestion) for name in options.targets for congestion in ([""] if name in OVER_UDP else TCP)
     ]
     names = {variant: f"{variant[0]}, {variant[1].upper()}" if variant[1] else variant[0] for variant in variants}
-    cells: dict[str, dict[str, list[Cell]]] = {
+    cells: dict[str, dict[str, list[LoadResult]]] = {
         f"{loss:.0%} loss": {names[variant]: [] for variant in variants} for loss in options.losses
     }
     for number in range(options.rounds):

@@ -71,7 +71,7 @@ def costs(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
     return shown
 
 
-def standing(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
+def ratios(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
     """Return a row for each measure: the ratio of quictunnel to each other target, as the median of each round's
     ratio, and to the best of those that encrypt."""
     others = [name for name in names if name != OURS]

@@ -213,7 +213,7 @@ def visits(engine: str, directory: Path, count: int, *, growth: int, loss: float
         for _ in range(number):
             edge.visit()
         pair.until(lambda: not (edge.open or client.open), f"the round until stream {edge.opened:,}")
-        pair.quiet(number * PACE)
+        pair.advance(number * PACE)
         if edge.opened >= monitor.due:
             monitor.sample(edge.opened)
     endings = collections.Counter(ending_of(4 * number) for number in range(count))

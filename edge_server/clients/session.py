@@ -79,7 +79,7 @@ class ClientSession:
         context: SessionContext,
         connection: Connection,
         wake: Callable[[], None],
-        on_gone: Callable[[ClientSession], None],
+        on_closed: Callable[[ClientSession], None],
     ) -> None:
         self.session = Session(Side.EDGE, self, wake)
         self.session.link.attach(connection)
@@ -104,7 +104,7 @@ class ClientSession:
         self._is_resumed = False
         self._token_retry: asyncio.TimerHandle | None = None
         """Timer of the second check of an unknown token."""
-        self._on_gone = on_gone
+        self._on_closed = on_closed
         self._deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, self._too_slow)
 
     @property
@@ -207,7 +207,7 @@ class ClientSession:
             logger.info("client %s from %s disconnected: %s", self.identity.key, self.peer, closed.cause.value)
         else:
             logger.info("a client from %s disconnected without a valid token: %s", self.peer, closed.cause.value)
-        self._on_gone(self)
+        self._on_closed(self)
 
     def _discard_requests(self) -> None:
         """Discard the queued requests, and cancel the DNS check and the second check of the token."""
@@ -256,7 +256,7 @@ class ClientSession:
         other = sessions.find(hello.session) if hello.session else None
         if other is not None and other.may_resume and other.is_of(identity):
             other.resume(self.session.link, hello)
-            self._on_gone(self)
+            self._on_closed(self)
             return
         if hello.session and sessions.is_superseded(hello.session, identity.key):
             logger.info("client %s from %s cannot resume: a newer session has its name", identity.key, self.peer)

@@ -15,7 +15,7 @@ import msgspec
 from edge_server.certificates.context_store import validity_of
 from quictunnel.shared.address import on_this_machine
 from quictunnel.shared.event_loop import in_thread
-from quictunnel.transport.probe import Answer, ask
+from quictunnel.transport.probe import Answer, probe_server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -62,7 +62,7 @@ def quic_error(address: Address) -> str:
     the engine's packets are sent. Blocks for a millisecond if it does, for at most 1.5 seconds otherwise.
     """
     host, port = address[:2]
-    result = ask(address, rounds=PROBE_ROUNDS, whole=False)
+    result = probe_server(address, rounds=PROBE_ROUNDS, whole=False)
     detail = f": {result.detail}" if result.detail else ""
     match result.answer:
         case Answer.QUIC:

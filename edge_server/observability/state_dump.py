@@ -95,7 +95,7 @@ def _session(client: ClientSession) -> dict[str, Any]:
         "is_leaving": client.is_leaving,
         "tunnels": [tunnel_name.name for tunnel_name in client.holdings],
         "streams": session.streams,
-        "kept_bytes": session.kept,
+        "kept_bytes": session.kept_bytes,
         "link": msgspec.to_builtins(session.stats()),
     }
 

@@ -163,7 +163,7 @@ class Tunnel:
         ):
             splice.refuse()
             return
-        splice.on_gone = self._visitor_ended
+        splice.on_closed = self._visitor_ended
         visit = VisitorConnection(host, port, ingress.kind, tunnel_name=self.name, owner=self.owner)
         self.visitors[splice] = visit
         if ingress.tls:

@@ -25,19 +25,19 @@ _ADDRESS: Final = re.compile(r"(?:(?:\[[^\[\]]*\]|[^:\[\]]*):)?([0-9]{1,5})")
 """A port, optionally after a host. An IPv6 address needs brackets: ``::1`` alone is a host without a port."""
 
 
-def port_of(command: Sequence[str], environ: Mapping[str, str], given: int | None) -> int:
+def port_of(command: Sequence[str], environ: Mapping[str, str], explicit_port: int | None) -> int:
     """Return the port that a program will listen on.
 
     Args:
         command: the program and its arguments.
         environ: environment variables.
-        given: value of ``--port``, which wins over everything else; None without it.
+        explicit_port: value of ``--port``, which wins over everything else; None without it.
 
     Raises:
         InvalidError: no port or more than one was found.
     """
-    if given is not None:
-        return given
+    if explicit_port is not None:
+        return explicit_port
     found = set(_ports_in(command))
     if (value := environ.get(PORT)) is not None and (port := _number(value)) is not None:
         found.add(port)

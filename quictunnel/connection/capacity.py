@@ -93,7 +93,7 @@ class Reservation:
 
     def release(self, _splice: object = None) -> None:
         """Release the descriptor: the visitor's connection is closed, or none was opened. Fits
-        ``Splice.on_gone``."""
+        ``Splice.on_closed``."""
         self.mark_opened()
         self._capacity.reserved -= 1
         counts = self._capacity._per_holder  # noqa: SLF001 - likewise

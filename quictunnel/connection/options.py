@@ -101,11 +101,11 @@ def _check_port(port: object) -> None:
         raise InvalidError(f"Invalid port number {port}. A port lies between 1 and {MAX_PORT}.")
 
 
-def _networks(what: str, given: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
-        raise InvalidError(f"{what} should be a list of networks, such as {what}=[{given!r}].")
+def _networks(what: str, networks: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(networks, str):
+        raise InvalidError(f"{what} should be a list of networks, such as {what}=[{networks!r}].")
     networks = []
-    for each in given:
+    for each in networks:
         try:
             networks.append(str(ip_network(each)))
         except ValueError as error:

@@ -123,7 +123,7 @@ class VisitorHandler:
         else:
             reservation.mark_opened()
             if splice.is_connected:
-                splice.on_gone = reservation.release
+                splice.on_closed = reservation.release
             else:
                 reservation.release()
             if lease.origin_warning:

@@ -14,7 +14,7 @@ from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Erro
 from quictunnel.shared.address import format_address
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines import handshake_probe
-from quictunnel.transport.probe import SIZES, SMALLEST, Answer, ProbeAnswer, ask
+from quictunnel.transport.probe import SIZES, SMALLEST, Answer, ProbeAnswer, probe_server
 from quictunnel.wire.codes import ALPN, StreamCode
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _NO_ALPN: Final = 0x100 + 120
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedAddresses:
     """Result of the name check."""
 
     finding: Finding
@@ -51,7 +51,7 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class UdpCheckResult:
     """Result of the UDP check."""
 
     finding: Finding
@@ -59,28 +59,30 @@ class Reached:
     """The first address that answers, or None."""
 
 
-def name(config: ClientConfig) -> Resolved:
+def check_name(config: ClientConfig) -> ResolvedAddresses:
     """Resolve the edge's name."""
     host, _ = config.address
 
-    async def find() -> list[Address]:
+    async def resolve_addresses() -> list[Address]:
         async with asyncio.timeout(DNS_TIMEOUT):
             return await resolve(config)
 
     try:
-        found = tuple(asyncio.run(find())[:MAX_ADDRESSES])
+        found = tuple(asyncio.run(resolve_addresses())[:MAX_ADDRESSES])
     except TimeoutError:
         remedy = "Check this machine's DNS servers (/etc/resolv.conf, `resolvectl status`)."
-        return Resolved(fail("name", f"{host} was not resolved within {DNS_TIMEOUT:.0f} s", remedy))
+        return ResolvedAddresses(fail("name", f"{host} was not resolved within {DNS_TIMEOUT:.0f} s", remedy))
     except EdgeUnavailableError as error:
         cause = error.__cause__
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         remedy = f"Check QUICTUNNEL_EDGE ({config.edge}) and this machine's DNS."
-        return Resolved(fail("name", f"{host} has no address ({why})", remedy))
-    return Resolved(ok("name", f"{host} resolves to {', '.join(str(address[0]) for address in found)}"), found)
+        return ResolvedAddresses(fail("name", f"{host} has no address ({why})", remedy))
+    return ResolvedAddresses(
+        ok("name", f"{host} resolves to {', '.join(str(address[0]) for address in found)}"), found
+    )
 
 
-def udp(config: ClientConfig, addresses: tuple[Address, ...], has_proxy: bool) -> Reached:
+def check_udp(config: ClientConfig, addresses: tuple[Address, ...], has_proxy: bool) -> UdpCheckResult:
     """Check whether a QUIC server answers at any of the addresses.
 
     Args:
@@ -89,11 +91,11 @@ def udp(config: ClientConfig, addresses: tuple[Address, ...], has_proxy: bool) -
         has_proxy: True if the environment configures a proxy, which QUIC cannot use.
     """
     with ThreadPoolExecutor(len(addresses)) as pool:
-        probes = list(pool.map(ask, addresses))
+        probes = list(pool.map(probe_server, addresses))
     for address, each in zip(addresses, probes, strict=True):
         if each.answer is Answer.QUIC:
-            return Reached(_reached(addresses, probes, address, each), address)
-    return Reached(_unreached(config, addresses, probes, has_proxy=has_proxy))
+            return UdpCheckResult(_reached(addresses, probes, address, each), address)
+    return UdpCheckResult(_unreached(config, addresses, probes, has_proxy=has_proxy))
 
 
 def _reached(
@@ -136,7 +138,7 @@ def _unreached(
         return fail("udp", f"the server at {where} is not a QUIC server", "Correct QUICTUNNEL_EDGE.")
     if answers == {Answer.NO_ROUTE}:
         return fail("udp", f"there is no route to {where}{detail}", "Is this machine online? Check `ip route`.")
-    if any(ask(address, whole=False).answer is Answer.QUIC for address in addresses):
+    if any(probe_server(address, whole=False).answer is Answer.QUIC for address in addresses):
         return fail(
             "udp",
             f"{where} answers, but datagrams of {SMALLEST} bytes, which QUIC needs, do not arrive unfragmented",
@@ -170,7 +172,7 @@ def _silent(config: ClientConfig, where: str, *, has_proxy: bool) -> Finding:
 
 def datagrams(address: Address) -> Finding:
     """Measure the largest datagram that arrives unfragmented."""
-    passed = ask(address, SIZES).sizes
+    passed = probe_server(address, SIZES).sizes
     largest = max(passed, default=0)
     if largest >= USUAL_DATAGRAM:
         more = "at least " if largest == SIZES[-1] else ""
@@ -185,7 +187,7 @@ def datagrams(address: Address) -> Finding:
     return warn("datagrams", "the answers were lost", "Try again.")
 
 
-def handshake(config: ClientConfig, address: Address) -> tuple[Finding, HandshakeReport | None]:
+def check_handshake(config: ClientConfig, address: Address) -> tuple[Finding, HandshakeReport | None]:
     """Do a TLS handshake with any certificate. Return the finding and the handshake's report, or None."""
     edge = config.edge
     try:
@@ -207,7 +209,7 @@ def handshake(config: ClientConfig, address: Address) -> tuple[Finding, Handshak
     return ok("handshake", f"TLS 1.3 and {report.alpn} in {report.seconds * 1000:.0f} ms"), report
 
 
-def token(config: ClientConfig, address: Address) -> tuple[Finding, Welcome | None]:
+def check_token(config: ClientConfig, address: Address) -> tuple[Finding, Welcome | None]:
     """Check whether the edge accepts the token, with the engine of a tunnel. Return the finding and the
     Welcome."""
     try:
@@ -240,7 +242,7 @@ def _accepted(welcome: Welcome) -> Finding:
 
 
 async def _greet(config: ClientConfig, address: Address) -> Welcome:
-    connection = EdgeConnection(config, _NoOwner(), address)
+    connection = EdgeConnection(config, _PassiveOwner(), address)
     async with asyncio.timeout(HANDSHAKE_TIMEOUT):
         await connection.greet()
     try:
@@ -250,7 +252,7 @@ async def _greet(config: ClientConfig, address: Address) -> Welcome:
         await connection.close()
 
 
-class _NoOwner:
+class _PassiveOwner:
     """EdgeConnectionOwner of a session that only exchanges Hello and Welcome."""
 
     is_closed = False

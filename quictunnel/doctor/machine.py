@@ -26,7 +26,7 @@ PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 LOOPBACKS: Final = (("IPv4", "127.0.0.1"), ("IPv6", "::1"))
 
 
-def engine(environ: Mapping[str, str]) -> Finding:
+def check_engine(environ: Mapping[str, str]) -> Finding:
     """Report the QUIC engine, and the reason if it is not the native one."""
     wanted = environ.get(ENGINE) or "auto"
     try:
@@ -44,7 +44,7 @@ def engine(environ: Mapping[str, str]) -> Finding:
     )
 
 
-def buffers(wanted: int = sockopts.BUFFER_BYTES) -> Finding:
+def check_buffers(wanted: int = sockopts.BUFFER_BYTES) -> Finding:
     """Check whether the system grants a UDP socket the wanted buffer size in bytes."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         received, sent = sockopts.enlarge_buffers(sock, wanted)
@@ -58,7 +58,7 @@ def buffers(wanted: int = sockopts.BUFFER_BYTES) -> Finding:
     )
 
 
-def open_files() -> Finding:
+def check_open_files() -> Finding:
     """Check how many visitors the limit of open files allows."""
     if sys.platform == "win32":
         return ok("open files", "no limit on this system")
@@ -80,7 +80,7 @@ def has_proxy(environ: Mapping[str, str]) -> bool:
     return bool(_proxies(environ))
 
 
-def proxies(environ: Mapping[str, str]) -> Finding:
+def check_proxies(environ: Mapping[str, str]) -> Finding:
     """Report proxies in the environment, which a tunnel does not use."""
     found = _proxies(environ)
     if not found:
@@ -93,7 +93,7 @@ def _proxies(environ: Mapping[str, str]) -> list[str]:
     return [name for name in PROXIES if environ.get(name) or environ.get(name.lower())]
 
 
-def local_port(port: int) -> Finding:
+def check_local_port(port: int) -> Finding:
     """Check whether a server accepts connections on a local port."""
     check = f"port {port}"
     errors = {name: _connect(host, port) for name, host in LOOPBACKS}

@@ -33,7 +33,7 @@ CHECK: Final = "public address"
 """Name of this check."""
 
 
-def visit(config: ClientConfig) -> Finding:
+def check_public_address(config: ClientConfig) -> Finding:
     """Open a tunnel to an echo server, connect to it as a visitor, and close it."""
     try:
         with _echo() as port, Client.from_config(config) as client, forward(port, client=client) as tunnel:

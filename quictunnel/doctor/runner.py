@@ -39,12 +39,12 @@ def examine(
         token_file: file with the token, from the command line.
     """
     environ = os.environ if environ is None else environ
-    yield machine.engine(environ)
-    yield machine.buffers()
-    yield machine.open_files()
-    yield machine.proxies(environ)
+    yield machine.check_engine(environ)
+    yield machine.check_buffers()
+    yield machine.check_open_files()
+    yield machine.check_proxies(environ)
     if port is not None:
-        yield machine.local_port(port)
+        yield machine.check_local_port(port)
     try:
         config = load(environ, edge=edge_address, ca=ca, token_file=token_file)
     except ConfigError as error:
@@ -58,12 +58,12 @@ def examine(
 
 
 def _check_path(config: ClientConfig, has_proxy: bool) -> Iterator[Finding]:
-    resolved = edge.name(config)
+    resolved = edge.check_name(config)
     yield resolved.finding
     if not resolved.addresses:
         yield from _skipped("udp", "the edge has no address")
         return
-    reached = edge.udp(config, resolved.addresses, has_proxy=has_proxy)
+    reached = edge.check_udp(config, resolved.addresses, has_proxy=has_proxy)
     yield reached.finding
     if reached.address is None:
         yield from _skipped("datagrams", "the edge cannot be reached")
@@ -73,7 +73,7 @@ def _check_path(config: ClientConfig, has_proxy: bool) -> Iterator[Finding]:
 
 
 def _check_trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
-    finding, report = edge.handshake(config, address)
+    finding, report = edge.check_handshake(config, address)
     yield finding
     if report is None:
         yield from _skipped("certificate", "the handshake failed")
@@ -85,13 +85,13 @@ def _check_trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
         yield clock
         yield from _skipped("public address", "no tunnel can be opened")
         return
-    token, welcome = edge.token(config, address)
+    token, welcome = edge.check_token(config, address)
     yield token
     yield clock if welcome is None else certificate.compare_clocks(certificate.utc_now(), welcome.time)
     if token.verdict == "fail":
         yield from _skipped("public address", "no tunnel can be opened")
         return
-    yield public.visit(config)
+    yield public.check_public_address(config)
 
 
 def _skipped(first: str, why: str) -> Sequence[Finding]:

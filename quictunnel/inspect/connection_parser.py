@@ -326,14 +326,14 @@ class ConnectionParser:
         request = read_request(head)
         if len(self._waiting) >= limits.MAX_PIPELINED:
             raise ParseError(f"more than {limits.MAX_PIPELINED} requests wait for a response")
-        exchange = self._store.new(
+        exchange = self._store.add_exchange(
             ExchangeKind.HTTP, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
         )
         exchange.method = request.method.decode("ascii")
         exchange.target = request.target.decode("latin-1")
         exchange.version = request.http_version.decode("ascii")
         exchange.is_upgrade = request.method == b"CONNECT" or has_token(request.headers, b"connection", b"upgrade")
-        self._store.headers(exchange, exchange.request, head, request.headers.raw_items())
+        self._store.set_headers(exchange, exchange.request, head, request.headers.raw_items())
         exchange.request.began, exchange.request.ended = http.began, when
         http.exchange = exchange
         http.body = request_body(request)
@@ -352,7 +352,7 @@ class ConnectionParser:
             return
         exchange.status = response.status_code
         exchange.reason = response.reason.decode("latin-1")
-        self._store.headers(exchange, exchange.response, head, response.headers.raw_items())
+        self._store.set_headers(exchange, exchange.response, head, response.headers.raw_items())
         exchange.response.began, exchange.response.ended = http.began, when
         http.exchange = exchange
         if response.status_code == 101 or (method == b"CONNECT" and 200 <= response.status_code < 300):
@@ -405,7 +405,7 @@ class ConnectionParser:
         self._unread = data
         for message in self._frames[direction].feed(data):
             frame = Frame(direction, when, message.kind, message.data, message.size, message.note)
-            self._store.frame(self._socket, frame)
+            self._store.add_frame(self._socket, frame)
 
     def _to_raw(self, why: str, when: float) -> None:
         """Record the rest of the connection as raw bytes, with the reason."""
@@ -413,7 +413,7 @@ class ConnectionParser:
             self._raw.note(why)
             self._store.changed(self._raw)
             return
-        raw = self._raw = self._store.new(
+        raw = self._raw = self._store.add_exchange(
             ExchangeKind.RAW, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
         )
         raw.note(why)

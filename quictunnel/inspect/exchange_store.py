@@ -84,7 +84,7 @@ class HttpMessage:
     ended: float | None = None
     """Monotonic time of the last byte, in seconds."""
 
-    def all_of(self, name: bytes) -> list[bytes]:
+    def header_values(self, name: bytes) -> list[bytes]:
         """Return the values of all headers with a name (lower case)."""
         return [value for key, value in self.headers if key.lower() == name]
 
@@ -186,7 +186,7 @@ class ExchangeStore:
         """Return the exchange with a number, or None if it was evicted."""
         return self._exchanges.get(number)
 
-    def new(self, kind: ExchangeKind, *, visitor: str, connection: int, replay_of: int = 0) -> Exchange:
+    def add_exchange(self, kind: ExchangeKind, *, visitor: str, connection: int, replay_of: int = 0) -> Exchange:
         """Create and store an exchange; evict another if the store is full."""
         number, self._next = self._next, self._next + 1
         limit = limits.MAX_RAW if kind is ExchangeKind.RAW else limits.MAX_BODY
@@ -227,13 +227,13 @@ class ExchangeStore:
             body.data += piece[:room]
         self.changed(exchange)
 
-    def headers(self, exchange: Exchange, message: HttpMessage, head: bytes, headers: Headers) -> None:
+    def set_headers(self, exchange: Exchange, message: HttpMessage, head: bytes, headers: Headers) -> None:
         """Store the head of a message."""
         if self.charge(exchange, 2 * len(head) + HEADER_COST * len(headers)):
             message.head, message.headers = head, headers
             message.start = head.partition(b"\n")[0].rstrip(b"\r")
 
-    def frame(self, exchange: Exchange, frame: Frame) -> None:
+    def add_frame(self, exchange: Exchange, frame: Frame) -> None:
         """Store a WebSocket message; evict the oldest ones beyond the limits."""
         exchange.frames_seen += 1
         if self.charge(exchange, len(frame.data) + FRAME_COST):

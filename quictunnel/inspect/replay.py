@@ -105,7 +105,7 @@ class Replays:
 def _request(recorded: Exchange) -> bytes:
     """Return the recorded request's bytes; a chunked body becomes one chunk."""
     body = bytes(recorded.request.body.data)
-    if recorded.request.all_of(b"transfer-encoding"):
+    if recorded.request.header_values(b"transfer-encoding"):
         chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
         body = chunk + b"0\r\n\r\n"
     return recorded.request.head + body

@@ -52,8 +52,8 @@ class TappedSplice(TcpSplice):
 
     __slots__ = ("_request", "_response", "_tap")
 
-    def __init__(self, on_made: Callable[[Splice], None], tap: Tap) -> None:
-        super().__init__(on_made)
+    def __init__(self, on_connected: Callable[[Splice], None], tap: Tap) -> None:
+        super().__init__(on_connected)
         self._tap = tap
         self._request, self._response = tap.request, tap.response
 

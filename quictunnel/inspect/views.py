@@ -77,7 +77,7 @@ def _message(message: HttpMessage) -> dict[str, Any]:
 
 
 def _body(message: HttpMessage) -> dict[str, Any]:
-    body, note = decode_body(bytes(message.body.data), message.all_of(b"content-encoding"))
+    body, note = decode_body(bytes(message.body.data), message.header_values(b"content-encoding"))
     is_cut = not message.body.is_complete or note != ""
     return {
         "size": message.body.size,
@@ -109,7 +109,7 @@ def _close(data: bytes) -> dict[str, str]:
 
 
 def _first(message: HttpMessage, name: bytes) -> bytes:
-    return next(iter(message.all_of(name)), b"")
+    return next(iter(message.header_values(name)), b"")
 
 
 def _readable(value: bytes) -> str:

@@ -50,12 +50,12 @@ class Site:
         self.app = Starlette(
             routes=[
                 *(Route(path, _file(content, media)) for path, content, media in files),
-                Route("/api/events", self._events),
-                Route("/api/exchanges", self._all),
-                Route("/api/exchanges/{number:int}", self._one),
-                Route("/api/exchanges/{number:int}/curl", self._curl),
-                Route("/api/exchanges/{number:int}/replay", self._replay, methods=["POST"]),
-                Route("/api/clear", self._clear, methods=["POST"]),
+                Route("/api/events", self._stream_events),
+                Route("/api/exchanges", self._list_exchanges),
+                Route("/api/exchanges/{number:int}", self._get_exchange),
+                Route("/api/exchanges/{number:int}/curl", self._get_curl),
+                Route("/api/exchanges/{number:int}/replay", self._start_replay, methods=["POST"]),
+                Route("/api/clear", self._clear_exchanges, methods=["POST"]),
             ]
         )
 
@@ -65,15 +65,15 @@ class Site:
         for changed in self._change_events:
             changed.set()
 
-    async def _all(self, _: Request) -> Response:
+    async def _list_exchanges(self, _: Request) -> Response:
         return JSONResponse(self._snapshot())
 
-    async def _one(self, request: Request) -> Response:
-        exchange = self._find(request)
+    async def _get_exchange(self, request: Request) -> Response:
+        exchange = self._find_exchange(request)
         return _not_found() if exchange is None else JSONResponse(detail(exchange))
 
-    async def _curl(self, request: Request) -> Response:
-        exchange = self._find(request)
+    async def _get_curl(self, request: Request) -> Response:
+        exchange = self._find_exchange(request)
         if exchange is None:
             return _not_found()
         if not exchange.request.head:
@@ -81,8 +81,8 @@ class Site:
         command, missing = curl_of(exchange, self._port)
         return JSONResponse({"command": command, "note": missing})
 
-    async def _replay(self, request: Request) -> Response:
-        exchange = self._find(request)
+    async def _start_replay(self, request: Request) -> Response:
+        exchange = self._find_exchange(request)
         if exchange is None:
             return _not_found()
         if reason := replay_error(exchange):
@@ -93,11 +93,11 @@ class Site:
             )
         return JSONResponse({"id": self._replays.start(exchange)}, 202)
 
-    async def _clear(self, _: Request) -> Response:
+    async def _clear_exchanges(self, _: Request) -> Response:
         self._store.clear()
         return JSONResponse({})
 
-    async def _events(self, _: Request) -> Response:
+    async def _stream_events(self, _: Request) -> Response:
         if len(self._store.watchers) >= limits.MAX_PAGES:
             return _error(503, f"The limit of {limits.MAX_PAGES} open pages is reached; close one.")
         changed = asyncio.Event()
@@ -146,7 +146,7 @@ class Site:
             "exchanges": [summary(exchange) for exchange in self._store],
         }
 
-    def _find(self, request: Request) -> Exchange | None:
+    def _find_exchange(self, request: Request) -> Exchange | None:
         return self._store.get(request.path_params["number"])
 
 

@@ -70,10 +70,10 @@ class TunnelDisplay:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _NotebookTunnel:
     options: Mapping[str, Any]
     client: Client
-    shown: TunnelDisplay
+    display: TunnelDisplay
     ending: ExitStack
 
 
@@ -81,36 +81,36 @@ class Tunnels:
     """The open tunnels of this kernel, by local port."""
 
     def __init__(self) -> None:
-        self._open: dict[int, _Held] = {}
+        self._open: dict[int, _NotebookTunnel] = {}
 
-    def shown(self) -> list[TunnelDisplay]:
+    def displays(self) -> list[TunnelDisplay]:
         """Return the open tunnels in the order of their opening."""
-        for port in [port for port, held in self._open.items() if held.client.state in FINAL_STATES]:
+        for port in [port for port, tunnel in self._open.items() if tunnel.client.state in FINAL_STATES]:
             self.stop(port)
-        return [held.shown for held in self._open.values()]
+        return [tunnel.display for tunnel in self._open.values()]
 
     def open(self, port: int, options: Mapping[str, Any]) -> TunnelDisplay:
         """Open a tunnel to a local port, or return the open one with the same options.
 
         A tunnel with other options is closed first. Raises the errors of ``forward()``.
         """
-        held = self._open.get(port)
-        if held is not None:
-            if held.options == options and held.client.state not in FINAL_STATES:
-                return held.shown
+        tunnel = self._open.get(port)
+        if tunnel is not None:
+            if tunnel.options == options and tunnel.client.state not in FINAL_STATES:
+                return tunnel.display
             self.stop(port)
         client = Client.from_env()
         with ExitStack() as stack:
             shown = TunnelDisplay(port, stack.enter_context(forward(port, client=client, **options)))
-            self._open[port] = _Held(options, client, shown, stack.pop_all())
+            self._open[port] = _NotebookTunnel(options, client, shown, stack.pop_all())
         return shown
 
     def stop(self, port: int) -> bool:
         """Close a tunnel; open streams get a few seconds to finish. Return False if the port has none."""
-        held = self._open.pop(port, None)
-        if held is not None:
-            held.ending.close()
-        return held is not None
+        tunnel = self._open.pop(port, None)
+        if tunnel is not None:
+            tunnel.ending.close()
+        return tunnel is not None
 
     def stop_all(self) -> int:
         """Close all tunnels and return their number."""
@@ -143,15 +143,14 @@ class QuictunnelMagics(Magics):
                 raise UsageError(f"No tunnel is open for port {arguments.port}; %quictunnel lists open tunnels.")
             print(f"port {arguments.port} closed")  # noqa: T201 - as above
         elif arguments.port is None:
-            found = self.tunnels.shown()
-            for shown in found:
-                display(shown)  # type: ignore[no-untyped-call]  # not typed by IPython
+            found = self.tunnels.displays()
+            for each in found:
+                display(each)  # type: ignore[no-untyped-call]  # not typed by IPython
             if not found:
                 print(f"No tunnel is open. {USAGE}")  # noqa: T201 - as above
         else:
             options = {"unencrypted": arguments.tcp, "h2_enabled": arguments.h2, "name": arguments.name}
-            shown = self.tunnels.open(arguments.port, options)
-            display(shown)  # type: ignore[no-untyped-call]  # not typed by IPython
+            display(self.tunnels.open(arguments.port, options))  # type: ignore[no-untyped-call]  # not typed by IPython
 
 
 class _Parser(argparse.ArgumentParser):

@@ -70,7 +70,7 @@ class _State:
     fault: OSError | None = None
 
 
-def ask(
+def probe_server(
     address: Address,
     sizes: Sequence[int] = (SMALLEST,),
     *,
@@ -130,11 +130,11 @@ def _send_probe(sock: socket.socket, size: int, state: _State) -> None:
         state.asked[mine] = (size, time.monotonic())
 
 
-def _receive_answers(sock: socket.socket, wanted: set[int], seconds: float, state: _State) -> None:
+def _receive_answers(sock: socket.socket, tokens: set[int], seconds: float, state: _State) -> None:
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_READ)
-        while not wanted <= state.sizes and (left := deadline - time.monotonic()) > 0:
+        while not tokens <= state.sizes and (left := deadline - time.monotonic()) > 0:
             if state.sizes:  # the other sizes take as long; a much later answer was lost
                 deadline = min(deadline, time.monotonic() + max(0.1, 4 * state.rtt))
                 left = max(0.0, deadline - time.monotonic())

@@ -81,7 +81,7 @@ class Session:
         """Version of the protocol in use, from Welcome."""
         self.is_away = False
         """True while the session has no link and waits for another."""
-        self.kept = 0
+        self.kept_bytes = 0
         """Bytes that the streams keep, without those within an initial window each (``MAX_KEPT``)."""
         self._streams: dict[int, Stream] = {}
         self._events = events
@@ -117,14 +117,14 @@ class Session:
 
     def add_kept(self, more: int) -> None:
         """Add to the count of bytes that streams keep; a negative number subtracts."""
-        self.kept += more
+        self.kept_bytes += more
         if self.pool.memory is not None:
             self.pool.memory.add_kept(more)
 
     @property
     def is_at_kept_limit(self) -> bool:
         """Return True if streams may keep nothing beyond an initial window now."""
-        return self.kept >= MAX_KEPT or (self.pool.memory is not None and self.pool.memory.is_used_up)
+        return self.kept_bytes >= MAX_KEPT or (self.pool.memory is not None and self.pool.memory.is_used_up)
 
     def is_active(self, now: float) -> bool:
         """Return True if a drain should wait for any of the streams."""

@@ -52,9 +52,9 @@ _reading = _Reading()
 class Splice(asyncio.BaseProtocol):
     """Base of :class:`TlsSplice` and :class:`TcpSplice`: joins a transport to a stream.
 
-    ``on_made`` is called when the connection is established, and calls :meth:`join` then or later. Until then,
-    nothing is read but the data already in flight. ``on_gone`` is called exactly once, when the transport is
-    closed for good.
+    ``on_connected`` is called when the connection is established, and calls :meth:`join` then or later. Until
+    then, nothing is read but the data already in flight. ``on_closed`` is called exactly once, when the transport
+    is closed for good.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Splice(asyncio.BaseProtocol):
         "_ended",
         "_finished",
         "_held",
-        "_on_made",
+        "_on_connected",
         "_paused",
         "_stream",
         "_transport",
@@ -72,14 +72,16 @@ class Splice(asyncio.BaseProtocol):
         "is_complete",
         "is_refused",
         "lost",
-        "on_gone",
+        "on_closed",
         "on_refused",
         "throttle",
     )
 
-    def __init__(self, on_made: Callable[[Splice], None], on_gone: Callable[[Splice], None] | None = None) -> None:
-        self._on_made: Callable[[Splice], None] | None = on_made
-        self.on_gone = on_gone
+    def __init__(
+        self, on_connected: Callable[[Splice], None], on_closed: Callable[[Splice], None] | None = None
+    ) -> None:
+        self._on_connected: Callable[[Splice], None] | None = on_connected
+        self.on_closed = on_closed
         """May be set until the transport is closed."""
         self.on_refused: Callable[[Splice, StreamCode], bool] | None = None
         """Called when the other end gave the stream up without having consumed any of it. Returns True if it has
@@ -161,9 +163,9 @@ class Splice(asyncio.BaseProtocol):
         descriptors.set_close_on_fork(transport.get_extra_info("socket"))
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         # Called once, and not kept: its closure would use memory as long as the visitor stays.
-        on_made, self._on_made = self._on_made, None
-        assert on_made is not None
-        on_made(self)
+        on_connected, self._on_connected = self._on_connected, None
+        assert on_connected is not None
+        on_connected(self)
         if self._stream is None:
             # uvloop starts to read after this method in any case, so the pause comes one iteration later; by then
             # it may have read once.
@@ -224,7 +226,7 @@ class Splice(asyncio.BaseProtocol):
                 self._report_when_over(stream)
                 stream.abort_after_delivery(StreamCode.ABORTED)
                 return
-        self._gone()
+        self._report_closed()
 
     def _reads_remainder(self, error: Exception | None) -> bool:  # noqa: ARG002 - for the subclasses
         """Continue to read a broken connection. Return False if no bytes of it are left to be read."""
@@ -241,7 +243,7 @@ class Splice(asyncio.BaseProtocol):
         assert self._stream is not None, "wants_remainder is True"
         self._stream.stop()
         if (
-            self._stream.asks_room()
+            self._stream.request_room()
         ):  # there may be room since the connection was closed, and reading was not resumed
             self.stream_room()
 
@@ -251,15 +253,15 @@ class Splice(asyncio.BaseProtocol):
         def over(stream: Stream) -> None:
             if others is not None:
                 others(stream)
-            self._gone()
+            self._report_closed()
 
-        if self.on_gone is not None:
+        if self.on_closed is not None:
             stream.on_over = over
 
-    def _gone(self) -> None:
+    def _report_closed(self) -> None:
         self._stream = None
-        if self.on_gone is not None:
-            self.on_gone(self)
+        if self.on_closed is not None:
+            self.on_closed(self)
 
     # From the stream (transport.stream_consumer.StreamConsumer).
 
@@ -291,7 +293,7 @@ class Splice(asyncio.BaseProtocol):
 
     def stream_room(self) -> None:
         if self.throttle is not None and (
-            self.throttle.holds_reading or self._stream is None or not self._stream.asks_room()
+            self.throttle.holds_reading or self._stream is None or not self._stream.request_room()
         ):
             return
         if self._transport is not None and not self._transport.is_closing():

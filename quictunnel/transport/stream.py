@@ -155,7 +155,7 @@ class Stream:
         return (
             self._awaits_answer
             or self.active_at > now - ACTIVE_TIME
-            or self._sender.buffer.held > 0
+            or self._sender.buffer.size > 0
             or self.receive_window.received > self.receive_window.consumed
             or (self._sender.is_finishing and not self._sender.is_done)
             or (self._end_arrived and not self.receive_done)
@@ -184,12 +184,12 @@ class Stream:
         if sender.is_blocked or self.is_over:
             return 0
         room = sender.room
-        within_initial = INITIAL_WINDOW - sender.buffer.held
+        within_initial = INITIAL_WINDOW - sender.buffer.size
         if room > within_initial and self._session.is_at_kept_limit:
             return max(0, within_initial)
         return room
 
-    def asks_room(self) -> bool:
+    def request_room(self) -> bool:
         """Return True if there is room now. Otherwise ``stream_room`` is called when there is."""
         self._awaits_room = not self.room
         return not self._awaits_room
@@ -453,7 +453,7 @@ class Stream:
 
     def _awaits_delivery(self) -> bool:
         """Return True if the peer has bytes to consume. Without a link it cannot."""
-        is_waiting = self._sender.buffer.held > 0 or self._pending_abort is not None
+        is_waiting = self._sender.buffer.size > 0 or self._pending_abort is not None
         return is_waiting and not self._session.is_away
 
     def _report_room(self) -> None:

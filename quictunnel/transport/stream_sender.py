@@ -50,7 +50,7 @@ class StreamSender(SendWindow):
     @property
     def is_delivered(self) -> bool:
         """Return True if the peer has consumed everything that was written."""
-        return self.is_done if self.is_finishing else not self.buffer.held
+        return self.is_done if self.is_finishing else not self.buffer.size
 
     def push(self, connection: Connection, quic_stream: int) -> None:
         """Pass bytes to the engine, as far as credit and engine allow, and the end after the last byte."""
@@ -105,7 +105,7 @@ class StreamSender(SendWindow):
 
     def count_kept(self, total: KeptBytes) -> None:
         """Add the change since the last call to the session's count of kept bytes."""
-        excess = max(0, self.buffer.held - INITIAL_WINDOW)
+        excess = max(0, self.buffer.size - INITIAL_WINDOW)
         if excess != self._excess:
             total.add_kept(excess - self._excess)
             self._excess = excess

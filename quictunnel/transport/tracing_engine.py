@@ -289,8 +289,8 @@ class TracingEngine:
                     trace.note(self._now, name, {"stream_id": stream, "error_code": code})
                 case Closed(cause, code, reason):
                     trace.record_stats(self._now, connection.stats())
-                    said = {"application_code": code, "reason": reason, "trigger": cause.name.lower()}
-                    trace.note(self._now, "connectivity:connection_closed", said)
+                    data = {"application_code": code, "reason": reason, "trigger": cause.name.lower()}
+                    trace.note(self._now, "connectivity:connection_closed", data)
         if isinstance(event, Closed):
             self.forget(connection)
 

@@ -119,8 +119,8 @@ class SendWindow:
 class MemoryShare(Protocol):
     """Memory budget shared by the sessions of one token, at an edge with many tokens."""
 
-    def lend(self, wanted: int) -> int:
-        """Take up to ``wanted`` bytes from the budget and return how many were taken."""
+    def lend(self, requested: int) -> int:
+        """Take up to ``requested`` bytes from the budget and return how many were taken."""
 
     def add_kept(self, more: int) -> None:
         """Add ``more`` bytes (negative: release them), even beyond the budget."""
@@ -142,17 +142,17 @@ class WindowPool:
         self.memory: MemoryShare | None = None
         """Budget shared by several sessions, from which this pool takes; None without one."""
 
-    def take(self, held: int, wanted: int, *, proven: bool = False) -> int:
+    def take(self, held: int, requested: int, *, proven: bool = False) -> int:
         """Take bytes for a window and return how many were taken.
 
         Args:
             held: bytes that the window has from the pool already.
-            wanted: bytes that it asks for.
+            requested: bytes that it asks for.
             proven: True if the stream has shown that it has a reader; it may then use the reserve.
         """
         size = self.size if proven else self.size - self.reserve
         allowed = max(0, (size - self.used) // POOL_DIVISOR - held)
-        taken = min(wanted, allowed)
+        taken = min(requested, allowed)
         if self.memory is not None:
             taken = self.memory.lend(taken)
         self.used += taken
@@ -244,8 +244,8 @@ class ReceiveWindow:
         return self.consumed, self.limit
 
     def _grow(self) -> None:
-        wanted = min(self.window, MAX_WINDOW - self.window)
-        taken = self._pool.take(self._extra, wanted, proven=self.consumed >= PROVEN_BYTES)
+        requested = min(self.window, MAX_WINDOW - self.window)
+        taken = self._pool.take(self._extra, requested, proven=self.consumed >= PROVEN_BYTES)
         self._extra += taken
         self.window += taken
 

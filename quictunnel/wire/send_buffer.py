@@ -97,6 +97,6 @@ class SendBuffer:
         self._kept = self._unsent = None
 
     @property
-    def held(self) -> int:
+    def size(self) -> int:
         """Number of buffered bytes."""
         return self.end - self.base

@@ -32,7 +32,7 @@ class TappedOrigin:
         self.origin = origin
         self.recording = recording
         self.gone = asyncio.Event()
-        splice.on_gone = lambda _: self.gone.set()
+        splice.on_closed = lambda _: self.gone.set()
 
     async def exchange(self) -> None:
         self.splice.stream_data([GET], len(GET))

@@ -60,8 +60,8 @@ Names = list[tuple[TunnelRecord, Any]]
 class WatchedClientSession(ClientSession):
     """Client session that reports its end to the model."""
 
-    def __init__(self, context: SessionContext, connection: Connection, wake: Any, on_gone: Any) -> None:
-        super().__init__(context, connection, wake, on_gone)
+    def __init__(self, context: SessionContext, connection: Connection, wake: Any, on_closed: Any) -> None:
+        super().__init__(context, connection, wake, on_closed)
         self.on_end: Callable[[WatchedClientSession, Closed], None] = lambda _, __: None
         self.away_at: float | None = None
         self.is_over = False

@@ -117,7 +117,7 @@ class WatchedConnection(EdgeConnection):
             reach("resumed with visitors")
         if any(stream._end_arrived or stream._sender.is_finishing for stream in streams):
             reach("resumed with half-closed visitors")
-        if any(stream._sender.buffer.held for stream in streams):
+        if any(stream._sender.buffer.size for stream in streams):
             reach("resumed with bytes that were kept")
         super().session_resumed()
 

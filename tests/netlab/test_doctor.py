@@ -40,7 +40,7 @@ def udp(lab: Lab) -> Finding:
     address = (lab.edge.address, PORT)
     config = ClientConfig(edge=f"{lab.edge.address}:{PORT}", token=Secret("tok"))
     with lab.client.entered():
-        return edge.udp(config, (address,), has_proxy=False).finding
+        return edge.check_udp(config, (address,), has_proxy=False).finding
 
 
 def datagrams(lab: Lab) -> Finding:

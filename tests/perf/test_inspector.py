@@ -6,13 +6,13 @@ import statistics
 
 import pytest
 
-from perf.inspector import MIB, measured
+from perf.inspector import MIB, measure
 
 MOST = 0.3
 
 
 def lost(pairs: int) -> dict[str, float]:
-    found = measured(pairs, 48 * MIB, with_requests=False)
+    found = measure(pairs, 48 * MIB, with_requests=False)
     return {way: 1 - statistics.median(pair.speed for pair in ratios) for way, ratios in found.items()}
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from perf import regression
-from perf.results import OURS, Sample, ratio, rows, standing
+from perf.results import OURS, Sample, ratio, ratios, rows
 from perf.targets import Missing
 from tests.transport.engine_pairings import needs_native
 
@@ -26,7 +26,7 @@ def test_no_ratio_has_collapsed(recorded: dict[str, float]) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may give loopback the MTU of a real network")
     try:
-        assert regression.collapsed(recorded) == []
+        assert regression.ratio_failures(recorded) == []
     except Missing as lack:
         pytest.skip(f"{lack} is not installed")
 
@@ -37,7 +37,7 @@ def test_the_engine_takes_no_more_instructions_a_byte(recorded: dict[str, float]
     for program in ("cargo", "valgrind"):
         if not shutil.which(program):
             pytest.skip(f"{program} is not installed")
-    assert regression.swollen(recorded) == []
+    assert regression.instruction_failures(recorded) == []
 
 
 def samples(**values: list[float]) -> list[Sample]:
@@ -56,12 +56,12 @@ def test_a_collapse_is_seen_in_the_second_look_only(monkeypatch: pytest.MonkeyPa
         looks.append(rounds)
         return dict.fromkeys(asked, (0.4 if SSH in asked and rounds <= worst else 1.0, False))
 
-    monkeypatch.setattr(regression, "look", look)
+    monkeypatch.setattr(regression, "measure_rows", look)
     worst = regression.FIRST
-    assert regression.collapsed(record) == []
+    assert regression.ratio_failures(record) == []
     assert looks == [regression.FIRST, regression.SECOND]
     worst = regression.SECOND
-    assert regression.collapsed(record)[0] == "1 stream down: quictunnel, of ssh -R: 0.40, and it was 1.00"
+    assert regression.ratio_failures(record)[0] == "1 stream down: quictunnel, of ssh -R: 0.40, and it was 1.00"
 
 
 @pytest.mark.parametrize(("now", "less_is_better", "expected"), [
@@ -73,7 +73,7 @@ def test_half_is_a_collapse(now: float, less_is_better: bool, expected: bool) ->
 
 def test_more_instructions_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regression, "instructions", lambda: {"a": 1.2, "b": 1.3})
-    assert regression.swollen({"a": 1.0, "b": 1.0}) == ["b: 1.30, and it was 1.00"]
+    assert regression.instruction_failures({"a": 1.0, "b": 1.0}) == ["b: 1.30, and it was 1.00"]
 
 
 def test_ratios_are_taken_within_each_round() -> None:
@@ -89,4 +89,4 @@ def test_tables() -> None:
         "1 stream down, MB/s", "100 (100 to 100)", "20.0 (20.0 to 20.0)", "20.0 (10.0 to 30.0)"
     ]  # fmt: skip
     # bore does not encrypt, so it does not count.
-    assert standing(found, names)[1] == ["1 stream down, MB/s", "0.20", "1.00", "1.00 (chisel)"]
+    assert ratios(found, names)[1] == ["1 stream down, MB/s", "0.20", "1.00", "1.00 (chisel)"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quictunnel.transport.probe import SMALLEST, Answer, ask
+from quictunnel.transport.probe import SMALLEST, Answer, probe_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ def server() -> Iterator[Callable[[Callable[[bytes], list[bytes]]], tuple[socket
 
 def test_a_response_is_found(server):
     sock, received = server(lambda question: [response(question)])
-    found = ask(sock.getsockname(), rounds=ROUNDS)
+    found = probe_server(sock.getsockname(), rounds=ROUNDS)
     assert (found.answer, found.sizes, found.lost) == (Answer.QUIC, (SMALLEST,), 0)
     assert 0 < found.rtt < 5
     assert [len(question) for question in received] == [SMALLEST]
@@ -70,8 +70,8 @@ def test_a_response_is_found(server):
 
 def test_the_connection_ids_are_random(server):
     sock, received = server(lambda question: [response(question)])
-    ask(sock.getsockname(), rounds=ROUNDS)
-    ask(sock.getsockname(), rounds=ROUNDS)
+    probe_server(sock.getsockname(), rounds=ROUNDS)
+    probe_server(sock.getsockname(), rounds=ROUNDS)
     one, other = received
     assert one[:5] == other[:5]
     assert not set(ids(one)) & set(ids(other))
@@ -91,12 +91,12 @@ def test_the_connection_ids_are_random(server):
 )
 def test_other_datagrams_are_no_response(server, forge):
     sock, _ = server(lambda question: [forge(question)])
-    assert ask(sock.getsockname(), rounds=ROUNDS).answer is Answer.NOT_QUIC
+    assert probe_server(sock.getsockname(), rounds=ROUNDS).answer is Answer.NOT_QUIC
 
 
 def test_a_response_among_forged_ones_is_found(server):
     sock, _ = server(lambda question: [b"", question, response(question)])
-    assert ask(sock.getsockname(), rounds=ROUNDS).answer is Answer.QUIC
+    assert probe_server(sock.getsockname(), rounds=ROUNDS).answer is Answer.QUIC
 
 
 def test_a_lost_response_is_asked_for_again(server):
@@ -107,7 +107,7 @@ def test_a_lost_response_is_asked_for_again(server):
         return [response(question)] if len(seen) > 2 else []
 
     sock, _ = server(answers)
-    found = ask(sock.getsockname(), rounds=(0.05, 0.05, 5.0))
+    found = probe_server(sock.getsockname(), rounds=(0.05, 0.05, 5.0))
     assert (found.answer, found.lost) == (Answer.QUIC, 2)
 
 
@@ -115,4 +115,4 @@ def test_closed_port_is_reported():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         address = sock.getsockname()
-    assert ask(address, rounds=ROUNDS).answer is Answer.REFUSED
+    assert probe_server(address, rounds=ROUNDS).answer is Answer.REFUSED

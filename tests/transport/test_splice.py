@@ -51,7 +51,7 @@ class CountingStream:
     def consume_end(self) -> None:
         self.ended.set()
 
-    def asks_room(self) -> bool:
+    def request_room(self) -> bool:
         return self.room > 0
 
     def stop(self) -> None:

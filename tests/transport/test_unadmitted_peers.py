@@ -222,14 +222,14 @@ def test_kept_state_is_bounded():
         now += number % 7 / 10_000
         enter(peers, number, f"10.{number % 7}.{number % 31}.1", now)
         if number % 3 == 0:
-            peers.leave(number - number % 5)
+            peers.connection_ended(number - number % 5)
         if number % 11 == 0:
             peers.admit(number - number % 2)
         assert len(peers) <= len(peers._places) <= 16
         assert sum(map(len, peers._by_host.values())) == len(peers._places)
     for number in list(peers._places):
         peers.admit(number)
-    assert not peers._left
+    assert not peers._ended
     assert not peers._by_host
     assert not peers._hosts
     assert not peers._networks.sizes

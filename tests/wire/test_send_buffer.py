@@ -53,7 +53,7 @@ class ReplayMachine(RuleBasedStateMachine):
     @invariant()
     def offsets_agree(self):
         assert (self.replay.base, self.replay.sent, self.replay.end) == (self.base, self.sent, len(self.model))
-        assert self.replay.held == len(self.model) - self.base
+        assert self.replay.size == len(self.model) - self.base
 
 
 TestReplayMachine = ReplayMachine.TestCase

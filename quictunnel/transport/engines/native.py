@@ -56,7 +56,7 @@ NO_STATS: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 class NativeConnection:
     """Connection of a :class:`NativeEngine`. Implements :class:`quictunnel.transport.engine.Connection`."""
 
-    __slots__ = ("_address", "_engine", "_last_stats", "_number", "gone", "is_client")
+    __slots__ = ("_address", "_engine", "_last_stats", "_number", "is_client", "is_forgotten")
 
     def __init__(self, engine: Any, number: int, address: Address, *, is_client: bool) -> None:
         self._engine = engine
@@ -64,7 +64,7 @@ class NativeConnection:
         self._address = address
         self._last_stats = NO_STATS
         self.is_client = is_client
-        self.gone = False
+        self.is_forgotten = False
 
     @property
     def address(self) -> Address:
@@ -121,9 +121,9 @@ class NativeConnection:
             self._last_stats = Stats(*found)
         return self._last_stats
 
-    def leave(self) -> None:
+    def forget(self) -> None:
         """Mark the connection as forgotten by the engine."""
-        self.gone = True
+        self.is_forgotten = True
 
 
 class NativeEngine:
@@ -182,32 +182,32 @@ class NativeEngine:
 
     def poll(self) -> list[tuple[NativeConnection, Event]]:
         """Return the events since the last call, with their connections."""
-        told: list[tuple[NativeConnection, Event]] = []
+        events: list[tuple[NativeConnection, Event]] = []
         connections = self._connections
         for number, kind, *rest in self._engine.poll():
             connection = connections.get(number)
             if kind == "Data":
                 if connection is not None:
                     stream, data, end = rest
-                    told.append((connection, Data(stream, [data] if data else [], end)))
+                    events.append((connection, Data(stream, [data] if data else [], end)))
             elif kind == "Gone":
                 if connection is not None:
-                    connection.leave()
+                    connection.forget()
                     del connections[number]
             elif kind == "Connected":
                 if connection is None:
                     connection = NativeConnection(self._engine, number, rest[0], is_client=False)
                     connections[number] = connection
-                told.append((connection, Connected()))
+                events.append((connection, Connected()))
             elif kind == "Fault":
                 self._report(*rest)
             elif kind == "Closed":
                 closed = self._closed(*rest)
                 if connection is not None:
-                    told.append((connection, closed))
+                    events.append((connection, closed))
             elif connection is not None:
-                told.append((connection, _EVENTS[kind](*rest)))
-        return told
+                events.append((connection, _EVENTS[kind](*rest)))
+        return events
 
     def transmit(self, now: float) -> Iterator[Transmit]:
         """Yield the datagrams that are to be sent now."""

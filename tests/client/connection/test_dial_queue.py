@@ -56,7 +56,7 @@ class Service:
 
 class Splice:
     is_connected = True
-    on_gone = None
+    on_closed = None
 
 
 @pytest.fixture

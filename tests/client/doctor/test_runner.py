@@ -205,7 +205,7 @@ def test_packets_that_are_lost_are_asked_again(monkeypatch: pytest.MonkeyPatch) 
         thread.start()
         address = server.getsockname()
         config = ClientConfig(edge="{}:{}".format(*address), token=Secret("tok"))
-        found = edge.udp(config, (address,), has_proxy=False).finding
+        found = edge.check_udp(config, (address,), has_proxy=False).finding
         thread.join()
     assert found.verdict == "warn"
     assert "after 2 lost attempts" in found.message
@@ -216,7 +216,7 @@ def test_single_reachable_address_is_enough(authority: trustme.CA, tmp_path: Pat
     with quic_server(authority.issue_cert("127.0.0.1"), tmp_path) as address:
         port = int(address.rpartition(":")[2])
         config = ClientConfig(edge=f"localhost:{port}", token=Secret("tok"))
-        reached = edge.udp(config, (("::1", port, 0, 0), ("127.0.0.1", port)), has_proxy=False)
+        reached = edge.check_udp(config, (("::1", port, 0, 0), ("127.0.0.1", port)), has_proxy=False)
     assert reached.address == ("127.0.0.1", port)
     assert "not at ::1 (the port is closed)" in reached.finding.message
 
@@ -335,28 +335,29 @@ def test_small_socket_buffers() -> None:
     """Without the privilege to exceed it, the system's own limit holds."""
     limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
     drop = "import os; os.geteuid() or os.seteuid(65534)"
-    out = run_alone(f"{drop}; print(machine.buffers({4 * limit}))")
+    out = run_alone(f"{drop}; print(machine.check_buffers({4 * limit}))")
     assert "verdict='warn'" in out
     assert f"{limit // 1024} KiB to receive" in out
     assert f"sysctl -w net.core.rmem_max={4 * limit}" in out
-    assert machine.buffers(limit // 2).verdict == "ok"
+    assert machine.check_buffers(limit // 2).verdict == "ok"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on this system")
 def test_few_open_files() -> None:
-    out = run_alone("import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 512)); print(machine.open_files())")
+    limited = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 512))"
+    out = run_alone(f"{limited}; print(machine.check_open_files())")
     assert "verdict='warn'" in out
     assert "remedy='ulimit -n 512'" in out
-    assert machine.open_files().check == "open files"
+    assert machine.check_open_files().check == "open files"
 
 
 def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "selected by QUICTUNNEL_ENGINE" in machine.engine({"QUICTUNNEL_ENGINE": "aioquic"}).message
-    unknown = machine.engine({"QUICTUNNEL_ENGINE": "quinn"})
+    assert "selected by QUICTUNNEL_ENGINE" in machine.check_engine({"QUICTUNNEL_ENGINE": "aioquic"}).message
+    unknown = machine.check_engine({"QUICTUNNEL_ENGINE": "quinn"})
     assert (unknown.verdict, unknown.is_configuration) == ("fail", True)
     monkeypatch.setitem(sys.modules, "quictunnel_native", None)
     monkeypatch.delitem(sys.modules, "quictunnel.transport.engines.native", raising=False)
-    found = machine.engine({})
+    found = machine.check_engine({})
     assert found.verdict == "warn"
     assert found.message.startswith("aioquic 1.")
     assert "cannot be used (" in found.message
@@ -365,10 +366,10 @@ def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_local_port() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-        assert machine.local_port(listener.getsockname()[1]) == ok(
+        assert machine.check_local_port(listener.getsockname()[1]) == ok(
             f"port {listener.getsockname()[1]}", "a server listens, on IPv6"
         )
-    nobody = machine.local_port(listener.getsockname()[1] if listener.fileno() >= 0 else 9)
+    nobody = machine.check_local_port(listener.getsockname()[1] if listener.fileno() >= 0 else 9)
     assert nobody.verdict == "fail"
     assert "Start the local server on port 9" in nobody.remedy
 

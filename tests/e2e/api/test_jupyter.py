@@ -83,7 +83,7 @@ def test_a_link_that_stays_until_it_is_stopped(edge, environ, notebook, origin):
     assert url.startswith("https://notebook.tunnel.localhost:")
     assert port == str(origin.port)
     client = Client.from_env()
-    (shown,) = notebook.shell.magics_manager.registry["QuictunnelMagics"].tunnels.shown()
+    (shown,) = notebook.shell.magics_manager.registry["QuictunnelMagics"].tunnels.displays()
     assert re.fullmatch(rf"{re.escape(url)} -> port {port}, TCP [\w.]+:\d+", repr(shown))
 
     # Run again: the same; with other options: another.
@@ -96,7 +96,7 @@ def test_a_link_that_stays_until_it_is_stopped(edge, environ, notebook, origin):
         notebook.link(f"%quictunnel {second.port}")
         assert len(LINK.findall(notebook.run("%quictunnel")[1])) == 2
         (tunnel, _) = (
-            shown.tunnel for shown in notebook.shell.magics_manager.registry["QuictunnelMagics"].tunnels.shown()
+            shown.tunnel for shown in notebook.shell.magics_manager.registry["QuictunnelMagics"].tunnels.displays()
         )
         with tls_connect(edge, tunnel) as visitor:
             assert echoes(visitor)

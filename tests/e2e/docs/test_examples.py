@@ -151,7 +151,7 @@ def test_jupyter(namespace, tmp_path):
     assert all(source in document for source in (*sources[0].splitlines(), *sources[1:]))
 
     visit = VISIT.replace(
-        "URL", 'get_ipython().magics_manager.registry["QuictunnelMagics"].tunnels.shown()[0].tunnel.url'
+        "URL", 'get_ipython().magics_manager.registry["QuictunnelMagics"].tunnels.displays()[0].tunnel.url'
     )
     page["cells"].insert(2, page["cells"][0] | {"id": "visit", "source": [visit]})
     (tmp_path / "notebook.ipynb").write_text(json.dumps(page))

@@ -203,7 +203,7 @@ async def test_the_end_of_a_throttled_visitor_is_no_reset():
     splice.throttle = Throttle(Meter(0.0), Meter(60.0))
     visitor = await connect(splice)
     gone = asyncio.Event()
-    splice.on_gone = lambda _: gone.set()
+    splice.on_closed = lambda _: gone.set()
     loop = asyncio.get_running_loop()
     splice.stream_data([b"x" * 1000], 1000)
     splice.stream_end()

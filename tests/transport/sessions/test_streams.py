@@ -163,7 +163,7 @@ async def test_few_bytes_are_credited_too_after_a_moment(pair: SessionPair) -> N
     await client.arrived.wait()
     client.stream.consume(1)
     await asyncio.sleep(2 * SWEEP_INTERVAL)
-    assert edge.stream._sender.buffer.held == 0
+    assert edge.stream._sender.buffer.size == 0
     edge.stream.abort(StreamCode.ABORTED)
 
 

@@ -45,10 +45,10 @@ class AioquicConnection:
         "closes_seen",
         "connected",
         "deadline",
-        "gone",
         "is_client",
         "is_close_reported",
         "is_evicted",
+        "is_forgotten",
         "number",
         "quic",
         "reported",
@@ -76,7 +76,7 @@ class AioquicConnection:
         """True if another connection took its place: it is forgotten once its close is sent."""
         self.connected = False
         self.is_close_reported = False
-        self.gone = False
+        self.is_forgotten = False
         self.reported = False
         self.close_echo: list[bytes] = []
         """Closing packets, which are repeated while the peer sends."""

@@ -142,7 +142,7 @@ class AioquicEngine:
         timers = self._timers
         while timers and timers[0][0] <= now:
             at, _, connection = heapq.heappop(timers)
-            if connection.gone or connection.scheduled != at:
+            if connection.is_forgotten or connection.scheduled != at:
                 continue
             connection.scheduled = None
             if connection.deadline is not None and now >= connection.deadline:
@@ -157,13 +157,13 @@ class AioquicEngine:
             except Exception as error:  # noqa: BLE001  # contained: it ends this connection only
                 self._fail(connection, error)
             self._apply_effects(connection)
-            if not connection.gone:
+            if not connection.is_forgotten:
                 self._touched[connection] = None
 
     def timeout(self) -> float | None:
         """Return the time of the next timer, or None."""
         timers = self._timers
-        while timers and (timers[0][2].gone or timers[0][2].scheduled != timers[0][0]):
+        while timers and (timers[0][2].is_forgotten or timers[0][2].scheduled != timers[0][0]):
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
@@ -174,7 +174,7 @@ class AioquicEngine:
             del self._eventful[connection]
             for event in connection.quic.table.drain():
                 yield connection, event
-            if connection.quic.table.control and not connection.gone:
+            if connection.quic.table.control and not connection.is_forgotten:
                 self._touched[connection] = None
 
     def transmit(self, now: float) -> Sequence[Transmit]:
@@ -182,7 +182,7 @@ class AioquicEngine:
         bursts, self._replies = self._replies, []
         touched, self._touched = self._touched, {}
         for connection in touched:
-            if connection.gone:
+            if connection.is_forgotten:
                 continue
             closing = connection.quic.wants_to_close()
             try:
@@ -197,7 +197,7 @@ class AioquicEngine:
             self._apply_effects(connection)
             if connection.is_evicted:
                 self._forget(connection)
-            if not connection.gone:
+            if not connection.is_forgotten:
                 self._schedule(connection)
         return bursts
 
@@ -209,7 +209,7 @@ class AioquicEngine:
 
     def touch(self, connection: AioquicConnection) -> None:
         """Mark a connection as having data to send."""
-        if not connection.gone:
+        if not connection.is_forgotten:
             self._touched[connection] = None
 
     def admit(self, connection: AioquicConnection) -> None:
@@ -237,7 +237,7 @@ class AioquicEngine:
     def _receive_burst(
         self, connection: AioquicConnection, datagrams: list[bytes], address: Address, now: float
     ) -> None:
-        if connection.gone:
+        if connection.is_forgotten:
             return
         if connection.is_close_reported:
             connection.quic.amplification.heard(address, sum(map(len, datagrams)))
@@ -249,7 +249,7 @@ class AioquicEngine:
             self._fail(connection, error)
             return
         self._apply_effects(connection)
-        if not connection.gone:
+        if not connection.is_forgotten:
             self._touched[connection] = None
 
     def _repeat_close(self, connection: AioquicConnection, count: int) -> None:
@@ -295,7 +295,7 @@ class AioquicEngine:
             cause = CloseCause.HANDSHAKE
         connection.is_close_reported = True
         connection.deadline = None
-        self._unadmitted.leave(connection.number)
+        self._unadmitted.connection_ended(connection.number)
         self._retain_closed(connection)
         self.counters.by_cause[cause] = self.counters.by_cause.get(cause, 0) + 1
         if not connection.connected and not connection.is_client:
@@ -340,9 +340,9 @@ class AioquicEngine:
         self._touched[connection] = None
 
     def _forget(self, connection: AioquicConnection) -> None:
-        connection.gone = True
+        connection.is_forgotten = True
         self._connections.pop(connection, None)
-        self._unadmitted.leave(connection.number)
+        self._unadmitted.connection_ended(connection.number)
         self._by_number.pop(connection.number, None)
         self._closed_connections.pop(connection, None)
         self._touched.pop(connection, None)
@@ -358,7 +358,7 @@ class AioquicEngine:
         connection.scheduled = due
         heapq.heappush(self._timers, (due, next(self._sequence), connection))
         if len(self._timers) > 2 * len(self._connections) + STALE_TIMERS:
-            valid = {id(t[2]): t for t in self._timers if not t[2].gone and t[2].scheduled == t[0]}
+            valid = {id(t[2]): t for t in self._timers if not t[2].is_forgotten and t[2].scheduled == t[0]}
             self._timers = list(valid.values())
             heapq.heapify(self._timers)
 

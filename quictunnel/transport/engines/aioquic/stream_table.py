@@ -260,10 +260,10 @@ class StreamTable:
     def drain(self) -> list[Event]:
         """Return the events since the last call. Data counts as delivered, which opens the windows."""
         queued, self.events = self.events, []
-        told: list[Event] = []
+        events: list[Event] = []
         for item in queued:
             if not isinstance(item, AioquicStream):
-                told.append(item)
+                events.append(item)
                 continue
             receive = item.receive
             chunks = receive.inbox
@@ -275,10 +275,10 @@ class StreamTable:
             self.delivered += size
             self._handed_over += size
             if receive.stop_code is None:
-                told.append(Data(item.number, chunks, receive.inbox_end))
+                events.append(Data(item.number, chunks, receive.inbox_end))
             self._grow_stream_window(item)
         self._grow_max_data()
-        return told
+        return events
 
     def is_leaking(self) -> bool:
         """Return True if the peer keeps too many streams open that this side aborted long ago."""

@@ -75,12 +75,12 @@ class UnadmittedPeers(Generic[Peer]):
         self._by_host: dict[str, OrderedDict[Peer, None]] = {}
         self._networks = _Ranking()
         self._hosts: dict[str, _Ranking] = {}
-        self._left: OrderedDict[Peer, None] = OrderedDict()
+        self._ended: OrderedDict[Peer, None] = OrderedDict()
         """Ended connections that still have a place."""
 
     def __len__(self) -> int:
         """Return the number of connections with a place."""
-        return len(self._places) - len(self._left)
+        return len(self._places) - len(self._ended)
 
     def enter(self, peer: Peer, address: Address | None, now: float) -> Entry[Peer]:
         """Take a place for a connection. ``address`` is None for a peer whose address is not validated."""
@@ -93,7 +93,7 @@ class UnadmittedPeers(Generic[Peer]):
         if not self._is_evictable(candidate, source, now):
             self._remove(peer)
             return Entry(has_place=False)
-        is_over = candidate in self._left
+        is_over = candidate in self._ended
         self._remove(candidate)
         return Entry(has_place=True, evicted=None if is_over else candidate)
 
@@ -101,10 +101,10 @@ class UnadmittedPeers(Generic[Peer]):
         """Release the place of a connection that has authenticated."""
         self._remove(peer)
 
-    def leave(self, peer: Peer) -> None:
+    def connection_ended(self, peer: Peer) -> None:
         """Record that a connection has ended. Does nothing without a place."""
         if peer in self._places:
-            self._left[peer] = None
+            self._ended[peer] = None
 
     def _is_evictable(self, candidate: Peer, new: Source, now: float) -> bool:
         """Return True if ``candidate`` must give its place to the new connection, which is already counted."""
@@ -123,8 +123,8 @@ class UnadmittedPeers(Generic[Peer]):
 
     def _free_ended(self, now: float) -> None:
         # They ended in another order than they began, so one may wait for another, for less than MIN_PLACE_TIME.
-        while self._left:
-            peer = next(iter(self._left))
+        while self._ended:
+            peer = next(iter(self._ended))
             if now - self._places[peer][1] < MIN_PLACE_TIME:
                 return
             self._remove(peer)
@@ -139,7 +139,7 @@ class UnadmittedPeers(Generic[Peer]):
         place = self._places.pop(peer, None)
         if place is None:
             return
-        self._left.pop(peer, None)
+        self._ended.pop(peer, None)
         network, host = place[0]
         peers = self._by_host[host]
         del peers[peer]
