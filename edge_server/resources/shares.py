@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-SHARE: Final = 8
+DEFAULT_SHARE: Final = 8
 """Multiple of what is left that one holder may have. A holder that takes all it can gets 8/9, a second one 8/9 of
 the rest, and the next still gets some."""
 
@@ -19,7 +19,7 @@ the rest, and the next still gets some."""
 class Shares:
     """Counts the holders of ``size`` units and decides who may take more."""
 
-    def __init__(self, size: int, *, share: int = SHARE, minimum: int = 0) -> None:
+    def __init__(self, size: int, *, share: int = DEFAULT_SHARE, minimum: int = 0) -> None:
         """``share``: multiple of what is left that a holder may have. ``minimum``: units that each holder may have
         while there are any."""
         self.size = size

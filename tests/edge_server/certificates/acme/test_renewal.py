@@ -12,7 +12,7 @@ from edge_server.certificates.acme.quota import (
     MAX_NEW_ORDERS,
     MAX_PER_OWNER,
     ORDER_PERIOD,
-    SHARE,
+    TOKEN_SHARE,
     WEEK,
     registered_domain,
 )
@@ -198,7 +198,7 @@ async def test_new_names_of_all_tokens_leave_orders_to_renewals(rig: RenewalRig,
 
 async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
-    for _ in range(MAX_NEW_ORDERS * SHARE // (SHARE + 1)):
+    for _ in range(MAX_NEW_ORDERS * TOKEN_SHARE // (TOKEN_SHARE + 1)):
         rig.manager._quota.begin("a.example.com", "a", is_new=True, now=clock.now)
     assert rig.due() == []
     assert rig.manager._start_due() <= POLL_INTERVAL
