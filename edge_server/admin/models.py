@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge_server.certificates.context_store import Validity
     from edge_server.clients.session import ClientSession
     from edge_server.observability.introspection import Introspection
-    from edge_server.tunnels.tunnel import Tunnel as HeldTunnel
+    from edge_server.tunnels.tunnel import Tunnel as RegisteredTunnel
     from edge_server.tunnels.visitor_log import VisitorConnection
 
 T = TypeVar("T")
@@ -316,7 +316,7 @@ class ReadModels:
             is_away=session.is_away,
             link=None if session.is_away else self._link(client),
             streams=session.streams,
-            tunnels=[lease.name for lease in client.holdings],
+            tunnels=[lease.name for lease in client.bindings],
             is_traced=tracing.is_asked_for(client),
             qlog=str(file) if file is not None else None,
         )
@@ -336,7 +336,7 @@ class ReadModels:
             silent_for=max(0.0, self._clock() - stats.last_heard),
         )
 
-    def _tunnel(self, held: HeldTunnel, now: dict[str, Totals]) -> Tunnel:
+    def _tunnel(self, held: RegisteredTunnel, now: dict[str, Totals]) -> Tunnel:
         introspection = self._introspection
         sums = now[held.name]
         bytes_in, bytes_out = _carried(held, sums)
@@ -351,7 +351,7 @@ class ReadModels:
             is_passthrough=held.options.passthrough,
             age=max(0.0, self._clock() - held.since),
             visitors=sums.visitors,
-            came=held.came_so_far,
+            came=held.total_visitors,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             rate_in=rate_in,
@@ -422,7 +422,7 @@ def _owner(client: ClientSession) -> str:
     return client.identity.key if client.identity is not None else ""
 
 
-def _carried(held: HeldTunnel, now: Totals) -> tuple[int, int]:
+def _carried(held: RegisteredTunnel, now: Totals) -> tuple[int, int]:
     return now.bytes_in + held.past_in, now.bytes_out + held.past_out
 
 

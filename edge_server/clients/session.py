@@ -84,8 +84,8 @@ class ClientSession:
         self.session = Session(Side.EDGE, self, wake)
         self.session.link.attach(connection)
         self.identity: Identity | None = None
-        self.holdings = Bindings(context.binding, self.session, self.superseded)
-        self.is_leaving = False
+        self.bindings = Bindings(context.binding, self.session, self.superseded)
+        self.is_draining = False
         self.since = 0.0
         """Time at which its token was accepted (time.monotonic)."""
         self.software = ""
@@ -114,8 +114,8 @@ class ClientSession:
 
     def go_away(self, grace: float) -> None:
         """Announce the end of the session: no new visitors, except those whose TLS handshake has begun."""
-        self.is_leaving = True
-        for lease in self.holdings:
+        self.is_draining = True
+        for lease in self.bindings:
             lease.tunnel.stop_listening()
         if self.session.is_away:
             self.give_up()
@@ -134,7 +134,7 @@ class ClientSession:
             self.end(SessionCode.UNAUTHORIZED)
         elif current != self.identity:
             self.identity = current
-            self.holdings.have_rights_of(current)
+            self.bindings.apply_permissions_of(current)
 
     def end(self, code: SessionCode) -> None:
         """End the session now, with or without a link."""
@@ -181,7 +181,7 @@ class ClientSession:
     def session_resumed(self) -> None:
         """Note that the session was resumed on another link."""
         logger.info("client %s resumed its session from %s", self.identity.key if self.identity else "", self.peer)
-        self.holdings.session_resumed()
+        self.bindings.session_resumed()
 
     def session_away(self, closed: Closed) -> bool:
         """Keep the session without a link, or return False to end it."""
@@ -191,7 +191,7 @@ class ClientSession:
         may_return = closed.cause is CloseCause.PEER and closed.code != SessionCode.CLOSED
         is_left = may_return and (self.session.is_awaiting_resume_state or closed.code == SessionCode.REPLACED)
         is_lost = closed.cause in LOST or is_left
-        if self.identity is None or self.is_leaving or not is_lost or not self._context.sessions.hold:
+        if self.identity is None or self.is_draining or not is_lost or not self._context.sessions.hold:
             return False
         logger.info("client %s from %s lost its connection: %s", self.identity.key, self.peer, closed.cause.value)
         self._context.sessions.link_lost(self)
@@ -202,7 +202,7 @@ class ClientSession:
         self._deadline.cancel()
         self._discard_requests()
         self._context.sessions.remove(self)
-        self.holdings.release_all(for_good=closed.cause is CloseCause.PEER)
+        self.bindings.release_all(for_good=closed.cause is CloseCause.PEER)
         if self.identity is not None:
             logger.info("client %s from %s disconnected: %s", self.identity.key, self.peer, closed.cause.value)
         else:
@@ -280,7 +280,7 @@ class ClientSession:
     @property
     def may_resume(self) -> bool:
         """Return True if the session may be resumed: this side has not closed it."""
-        return not self.is_leaving and not self._is_closing
+        return not self.is_draining and not self._is_closing
 
     @property
     def _is_closing(self) -> bool:
@@ -350,7 +350,7 @@ class ClientSession:
         assert self.identity is not None
         # No DNS query for a domain that is refused anyway, or bound already.
         may = bool(bind.domain) and self.identity.rights.allows_domain(bind.domain)
-        return may and not self.holdings.is_held(bind.lease) and domain_validation_error(bind.domain) is None
+        return may and not self.bindings.is_held(bind.lease) and domain_validation_error(bind.domain) is None
 
     async def _check_domain(self, bind: Bind) -> None:
         assert self.identity is not None
@@ -367,12 +367,12 @@ class ClientSession:
         asyncio.get_running_loop().call_later(REQUEST_INTERVAL * request_cost(request), self._serve_next)
         try:
             if isinstance(request, Unbind):
-                self.holdings.unbind(request.lease)
+                self.bindings.unbind(request.lease)
             else:
-                self.holdings.bind(
+                self.bindings.bind(
                     self.identity,
                     request,
-                    is_leaving=self.is_leaving,
+                    is_draining=self.is_draining,
                     is_resumed=self._is_resumed,
                     points_here=points_here,
                 )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_SESSIONS: Final = 5000
 """Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`). 5000 idle sessions
 take half of a core and 160 MiB (OPERATIONS.md)."""
-ALWAYS: Final = 16
+GUARANTEED_MIN: Final = 16
 """Sessions that each token may have in any case, while the edge has room for any."""
 MAX_AWAY: Final = 1024
 """Sessions without a link, each of which retains the unacknowledged data of its visitors. Beyond this limit, the
@@ -61,7 +61,7 @@ class SessionTable(Generic[SessionT]):
         """Digests by identity, until its token can never be valid again (:meth:`forget_superseded`)."""
         self._away_of: dict[str, dict[SessionT, None]] = {}
         """Sessions without a link by token, in the order in which they lost it."""
-        self.shares = Shares(MAX_SESSIONS, minimum=ALWAYS)
+        self.shares = Shares(MAX_SESSIONS, minimum=GUARANTEED_MIN)
         """Sessions by token."""
         self._counted: set[SessionT] = set()
         """Sessions that are counted in :attr:`shares`."""
@@ -92,7 +92,7 @@ class SessionTable(Generic[SessionT]):
             return True
         if self._away_of.get(owner):
             self._give_up_oldest(owner)
-        elif self.shares.available <= 0 and self._away and self.shares.held_by(owner) < ALWAYS:
+        elif self.shares.available <= 0 and self._away and self.shares.held_by(owner) < GUARANTEED_MIN:
             self._give_up_oldest(self._most_away())
         if self.shares.may_take(owner):
             return True

@@ -54,16 +54,19 @@ detects a crash by its keep-alive within five seconds, and repeats a failed dial
 
 @dataclass(frozen=True, slots=True)
 class _Frozen:
-    """A name at the beginning of the stop, and its holders."""
+    """A name at the beginning of the stop, with its tunnel and backends of that time."""
 
-    held_by: tuple[Backend, ...] | tuple[Tunnel]
-    """The backends of its tunnel; the tunnel itself if it was kept for a client."""
+    tunnel: Tunnel
+    backends: tuple[Backend, ...]
+    """Empty if the name was kept for an absent client."""
     entry: SnapshotEntry
 
     @property
-    def is_wanted(self) -> bool:
+    def is_held(self) -> bool:
         """Return True unless all clients have released it, or the operator has withdrawn it."""
-        return not all(each.is_given_up for each in self.held_by)
+        if self.backends:
+            return not all(backend.is_released for backend in self.backends)
+        return not self.tunnel.is_withdrawn
 
 
 class NameSnapshot:
@@ -179,9 +182,7 @@ class NameSnapshot:
 
         Names that clients release or the operator withdraws after this call are still left out.
         """
-        self._frozen = [
-            _Frozen(tuple(tunnel.backends) or (tunnel,), self._entry(tunnel)) for tunnel in self._registry
-        ]
+        self._frozen = [_Frozen(tunnel, tuple(tunnel.backends), self._entry(tunnel)) for tunnel in self._registry]
 
     async def close(self) -> None:
         """Write the held names for the last time. Call it before the sessions are closed."""
@@ -231,7 +232,7 @@ class NameSnapshot:
 
     def _entries(self) -> list[SnapshotEntry]:
         if self._frozen is not None:
-            return [frozen.entry for frozen in self._frozen if frozen.is_wanted]
+            return [frozen.entry for frozen in self._frozen if frozen.is_held]
         return [self._entry(tunnel) for tunnel in self._registry]
 
     def _entry(self, tunnel: Tunnel) -> SnapshotEntry:

@@ -38,8 +38,8 @@ def trusted(record: TunnelRecord, *, is_last: bool) -> TunnelRecord:
     if is_last:
         return record
     if RANDOM_LABEL.fullmatch(record.name):
-        return msgspec.structs.replace(record, is_first_ask=False)
-    return msgspec.structs.replace(record, generation=0, program=b"", is_first_ask=False)
+        return msgspec.structs.replace(record, is_first_bind=False)
+    return msgspec.structs.replace(record, generation=0, program=b"", is_first_bind=False)
 
 
 def is_valid(entries: list[SnapshotEntry]) -> bool:

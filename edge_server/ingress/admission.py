@@ -46,7 +46,7 @@ timeouts of browsers and the patience of people."""
 class WaitingVisitor(Protocol):
     """An admitted visitor whose client has no link at the moment."""
 
-    def send_away(self) -> None:
+    def reject(self) -> None:
         """Refuse the visitor: another one has taken its place."""
 
 

@@ -125,9 +125,11 @@ class Health:
             return self._cached
 
     def _serving(self) -> Check:
-        is_leaving = self._introspection.is_draining()
+        is_draining = self._introspection.is_draining()
         return Check(
-            "serving", not is_leaving, "the edge is draining and accepts no new connections" if is_leaving else ""
+            "serving",
+            not is_draining,
+            "the edge is draining and accepts no new connections" if is_draining else "",
         )
 
     def _background(self) -> Check:

@@ -11,7 +11,7 @@ from edge_server.ingress import proxy_protocol
 from quictunnel.transport.link import KEEPALIVE
 
 if TYPE_CHECKING:
-    from edge_server.tunnels.visitor_log import Ingress
+    from edge_server.tunnels.visitor_log import EntryPoint
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.stream import Stream
@@ -31,7 +31,7 @@ class TicketHolder:
     generation: int = 1
     program: bytes = b""
     """``messages.BindV2.program``; empty if the client did not send it."""
-    is_first_ask: bool = False
+    is_first_bind: bool = False
     """True if that program had not held the name before, so it started later than any program that had."""
     since: float = field(default_factory=time.monotonic)
 
@@ -39,7 +39,7 @@ class TicketHolder:
 class LeaseHolder(Protocol):
     """The bindings of a client, as far as other parts may end its leases."""
 
-    def lose(self, backend: Backend, code: BindCode) -> None:
+    def revoke(self, backend: Backend, code: BindCode) -> None:
         """Revoke the lease of the backend, and send the reason to the client."""
 
     def supersede(self) -> None:
@@ -55,11 +55,11 @@ class Backend:
         self.number = number
         self.holder = holder
         self.ticket = ticket
-        self.is_given_up = False
+        self.is_released = False
         """True if its client or the operator has ended the lease; False if the session was lost."""
         self.active = 0
         """Visitors that it serves now."""
-        self.came_so_far = 0
+        self.total_visitors = 0
         """Visitors for whom it was chosen so far."""
         self._penalised_until = 0.0
 
@@ -84,20 +84,20 @@ class Backend:
         return self.session.open(lease=self.number, tls=tls, host=host, port=port)
 
 
-def proxy_header(splice: Splice, ingress: Ingress, version: int) -> bytes:
+def proxy_header(splice: Splice, entry_point: EntryPoint, version: int) -> bytes:
     """Return the header of the PROXY protocol for a visitor."""
     tls = None
-    if ingress.tls:
+    if entry_point.tls:
         ends = splice.transport.get_extra_info("ssl_object")
         cipher = ends.cipher()
         tls = proxy_protocol.Tls(
-            ingress.authority,
+            entry_point.host,
             ends.version() or "",
             cipher[0] if cipher else "",
             ends.selected_alpn_protocol() or "",
         )
-    elif ingress.authority:
-        tls = proxy_protocol.Tls(ingress.authority)
+    elif entry_point.host:
+        tls = proxy_protocol.Tls(entry_point.host)
     return proxy_protocol.header(version, end_of(splice, "peername"), end_of(splice, "sockname"), tls)
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_server.tunnels.backend import Backend, TicketHolder
-from edge_server.tunnels.bind_facts import BindFacts, HeldTunnel, NameFacts, PortFacts, wanted_name
+from edge_server.tunnels.bind_facts import BindFacts, NameFacts, PortFacts, TunnelFacts, requested_name
 from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, GrantKind, Refusal
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.public_port import PublicPort
@@ -65,14 +65,14 @@ class Bindings:
         return number in self._leases
 
     def bind(
-        self, identity: Identity, bind: Bind, *, is_leaving: bool, is_resumed: bool, points_here: bool = True
+        self, identity: Identity, bind: Bind, *, is_draining: bool, is_resumed: bool, points_here: bool = True
     ) -> None:
         """Answer a request for a lease.
 
         Args:
             identity: the client's identity.
             bind: its request.
-            is_leaving: True if the edge grants no new leases to this client.
+            is_draining: True if the edge grants no new leases to this client.
             is_resumed: True if the session was resumed, so an earlier response may have been lost.
             points_here: False if the requested domain points to another server.
 
@@ -86,10 +86,10 @@ class Bindings:
         held = self._leases.get(bind.lease)
         if held is not None and not is_resumed:
             raise ProtocolError("a lease number was used twice")
-        if held is not None and not is_leaving:
+        if held is not None and not is_draining:
             self._confirm(held)  # a repeated request, because the response was lost with a link
             return
-        facts = self._facts(identity, bind, is_leaving=is_leaving, points_here=points_here)
+        facts = self._facts(identity, bind, is_draining=is_draining, points_here=points_here)
         match self._context.policy.decide(bind, facts):
             case Refusal(code, reason, level):
                 logger.log(level, "client %s %s", identity.key, reason)
@@ -110,12 +110,12 @@ class Bindings:
         for number in tuple(self._leases):
             self._release(number, for_good=for_good)
 
-    def have_rights_of(self, identity: Identity) -> None:
+    def apply_permissions_of(self, identity: Identity) -> None:
         """Apply the changed rights of the identity."""
         for lease in self._leases.values():
             self._limit(lease.tunnel, identity)
 
-    def lose(self, backend: Backend, code: BindCode) -> None:
+    def revoke(self, backend: Backend, code: BindCode) -> None:
         """Revoke a lease, and send the reason to the client. Its active visitors stay."""
         number = backend.number
         lease = self._leases.get(number)
@@ -136,7 +136,7 @@ class Bindings:
         for number, code in self._lost.items():
             self._session.send(BindRefused(number, code))
         for lease in self:
-            lease.tunnel.let_waiting_in()
+            lease.tunnel.admit_waiting()
 
     @property
     def _host(self) -> str:
@@ -144,21 +144,21 @@ class Bindings:
 
     # Facts.
 
-    def _facts(self, identity: Identity, bind: Bind, *, is_leaving: bool, points_here: bool) -> BindFacts:
+    def _facts(self, identity: Identity, bind: Bind, *, is_draining: bool, points_here: bool) -> BindFacts:
         """Return the facts on which the response to a Bind depends in addition to the request."""
         context = self._context
         ticket = context.sealer.open(bind.ticket, identity.key) if bind.ticket else None
-        name = wanted_name(bind, ticket) or context.registry.fresh_name()
+        name = requested_name(bind, ticket) or context.registry.generate_name()
         return BindFacts(
             identity=identity,
             name=self._name_facts(identity, bind, name),
             port=self._port_facts(identity, bind.tcp_port),
             ticket=ticket,
-            is_leaving=is_leaving,
+            is_draining=is_draining,
             points_here=points_here,
             session_leases=len(self._leases),
             owner_leases=context.registry.held_by(identity.key),
-            has_fresh_name=context.fresh_names.can_take(identity.key),
+            has_generated_name=context.fresh_names.can_take(identity.key),
         )
 
     def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:
@@ -179,10 +179,10 @@ class Bindings:
             tunnel=None if tunnel is None else self._tunnel_facts(key, tunnel),
         )
 
-    def _tunnel_facts(self, key: str, tunnel: Tunnel) -> HeldTunnel:
+    def _tunnel_facts(self, key: str, tunnel: Tunnel) -> TunnelFacts:
         """Return the facts about the tunnel that has a name."""
         now, ticket = time.monotonic(), tunnel.ticket
-        return HeldTunnel(
+        return TunnelFacts(
             owner=tunnel.owner,
             options=tunnel.options,
             tcp_port=tunnel.tcp_port,
@@ -190,7 +190,7 @@ class Bindings:
             generation=ticket.generation,
             age=now - ticket.since,
             program=ticket.program,
-            is_first_ask=ticket.is_first_ask,
+            is_first_bind=ticket.is_first_bind,
             is_pool=tunnel.is_pool,
             backends=len(tunnel.backends),
             is_own=bool(tunnel.backends) and tunnel.backends[0].session is self._session,
@@ -215,7 +215,7 @@ class Bindings:
         except PortUnavailableError as error:
             self._session.send(BindRefused(bind.lease, error.code))
             return
-        if grant.is_fresh:
+        if grant.is_generated:
             context.fresh_names.try_take(identity.key)
         tunnel = context.registry.find(grant.name)
         if tunnel is None:
@@ -228,9 +228,9 @@ class Bindings:
                 visitor_log=context.visitor_log,
             )
         is_pending = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
-        ticket = TicketHolder(grant.generation, grant.program, grant.is_first_ask)
+        ticket = TicketHolder(grant.generation, grant.program, grant.is_first_bind)
         backend = Backend(self._session, bind.lease, self, ticket)
-        displaced = context.registry.give(tunnel, backend, grant)
+        displaced = context.registry.assign(tunnel, backend, grant)
         if is_pending:
             context.pending.stop_waiting(tunnel)
         if grant.port is None or not grant.port.keeps:
@@ -239,7 +239,7 @@ class Bindings:
         self._limit(tunnel, identity)
         self._record(tunnel, bind)
         self._confirm(lease)
-        tunnel.let_waiting_in()
+        tunnel.admit_waiting()
         if displaced is not None:
             self._displace(tunnel, displaced, by_ticket=grant.by_ticket)
 
@@ -296,7 +296,7 @@ class Bindings:
         if by_ticket:
             displaced.holder.supersede()
         else:
-            displaced.holder.lose(displaced, BindCode.REPLACED)
+            displaced.holder.revoke(displaced, BindCode.REPLACED)
 
     # Confirmation and release.
 
@@ -318,15 +318,15 @@ class Bindings:
 
     def _release(self, number: int, *, for_good: bool = True) -> None:
         context, (tunnel, backend) = self._context, self._leases.pop(number)
-        backend.is_given_up = for_good
-        context.claims.record("released", tunnel, self._host, backend.came_so_far)
+        backend.is_released = for_good
+        context.claims.record("released", tunnel, self._host, backend.total_visitors)
         port = tunnel.tcp_port
-        if context.registry.take_back(tunnel, backend):
+        if context.registry.remove_backend(tunnel, backend):
             tunnel.close()
             if port:
                 context.ports.release(port, tunnel.owner)
         else:
-            tunnel.let_waiting_in()
+            tunnel.admit_waiting()
         if port:
             context.claims.seen(tunnel.owner, f":{port}")
         context.claims.seen(tunnel.owner, tunnel.name)

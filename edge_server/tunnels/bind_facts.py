@@ -18,7 +18,7 @@ UNCONFIRMED: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldTunnel:
+class TunnelFacts:
     """The tunnel that has the wanted name now."""
 
     owner: str
@@ -33,7 +33,7 @@ class HeldTunnel:
     """Seconds since that ticket was issued."""
     program: bytes = b""
     """Program of its client (``messages.BindV2.program``); empty if the client did not send it."""
-    is_first_ask: bool = False
+    is_first_bind: bool = False
     """True if that program had not held the name before, so it started later than any program that had."""
     is_pool: bool = False
     backends: int = 1
@@ -75,7 +75,7 @@ class NameFacts:
     """True if the identity's share of the edge allows one more tunnel with these options."""
     has_share_instead: bool = True
     """True if the share allows the new tunnel once the current tunnel of the name is replaced."""
-    tunnel: HeldTunnel | None = None
+    tunnel: TunnelFacts | None = None
     """The current tunnel of the name; None if there is none."""
 
 
@@ -98,7 +98,7 @@ class BindFacts:
     port: PortFacts = field(default_factory=PortFacts)
     ticket: Ticket | None = None
     """The content of the ticket in the request, if this edge issued it to this identity."""
-    is_leaving: bool = False
+    is_draining: bool = False
     """True if the edge grants no new leases to this client."""
     points_here: bool = True
     """True if the requested domain points to this edge, as far as is known."""
@@ -106,22 +106,22 @@ class BindFacts:
     """Leases of the requesting session."""
     owner_leases: int = 0
     """Leases of the identity, over all of its sessions."""
-    has_fresh_name: bool = True
+    has_generated_name: bool = True
     """True if the identity may be assigned one more random name now."""
 
 
-def asked_name(bind: Bind) -> str:
+def chosen_name(bind: Bind) -> str:
     """Return the name or whole domain that a client chose; empty if it accepts any name."""
     return bind.domain or bind.name
 
 
 def ticket_for(bind: Bind, ticket: Ticket | None) -> Ticket | None:
     """Return the ticket; None if it is for another name than the requested one."""
-    asked = asked_name(bind)
+    asked = chosen_name(bind)
     return ticket if ticket is not None and asked in ("", ticket.name) else None
 
 
-def wanted_name(bind: Bind, ticket: Ticket | None) -> str:
+def requested_name(bind: Bind, ticket: Ticket | None) -> str:
     """Return the requested name, by choice or by ticket; empty if a new random one is to be assigned."""
     used = ticket_for(bind, ticket)
-    return asked_name(bind) or ("" if used is None else used.name)
+    return chosen_name(bind) or ("" if used is None else used.name)

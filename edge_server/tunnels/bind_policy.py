@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_server.ingress.ip_filter import IpFilter
-from edge_server.tunnels.bind_facts import asked_name, ticket_for
+from edge_server.tunnels.bind_facts import chosen_name, ticket_for
 from edge_server.tunnels.load_balancer import MAX_MEMBERS
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import BANNED
@@ -25,7 +25,7 @@ from quictunnel.wire.messages import BindV2
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.tunnels.bind_facts import BindFacts, HeldTunnel
+    from edge_server.tunnels.bind_facts import BindFacts, TunnelFacts
     from edge_server.tunnels.tickets import Ticket
     from quictunnel.wire.messages import Bind
 
@@ -67,7 +67,7 @@ class Grant:
 
     kind: GrantKind
     name: str
-    is_fresh: bool
+    is_generated: bool
     """True if it is a new random name."""
     by_ticket: bool
     """True if the request has a ticket for the name."""
@@ -79,7 +79,7 @@ class Grant:
     generation: int
     """Generation of the ticket to issue."""
     program: bytes
-    is_first_ask: bool
+    is_first_bind: bool
 
 
 class Refusal(NamedTuple):
@@ -92,7 +92,7 @@ class Refusal(NamedTuple):
     """Log level of the message."""
 
 
-class Case:
+class BindCheck:
     """A request and the facts, with the conclusions from both."""
 
     def __init__(self, domain: str, bind: Bind, facts: BindFacts) -> None:
@@ -100,16 +100,16 @@ class Case:
         self.domain = domain
         self.bind = bind
         self.facts = facts
-        asked, tunnel = asked_name(bind), facts.name.tunnel
+        asked, tunnel = chosen_name(bind), facts.name.tunnel
         self.name = facts.name.name
         """The name that the client would get."""
         self.is_domain = "." in self.name
         """True if the name is a whole domain."""
         self.ticket = ticket_for(bind, facts.ticket)
         """The ticket in the request, if it is for this name."""
-        self.is_fresh = not asked and self.ticket is None
+        self.is_generated = not asked and self.ticket is None
         """True if a new random name is requested: no name is chosen, and the request has no ticket."""
-        self.is_chosen = bool(asked) or not (self.is_fresh or labels.RANDOM_LABEL.fullmatch(self.name))
+        self.is_chosen = bool(asked) or not (self.is_generated or labels.RANDOM_LABEL.fullmatch(self.name))
         """True if a client chose the name: now, or when the ticket was issued. Another identity may have claimed
         it since then. Random names cannot be claimed."""
         self.tunnel = tunnel
@@ -117,7 +117,7 @@ class Case:
         self.pool = tunnel if tunnel is not None and tunnel.backends and bind.pool else None
         """The tunnel that the client wants to share. A tunnel that is kept for a client that has not reconnected
         yet is taken over instead."""
-        self.evicted = tunnel if self.pool is None else None
+        self.takeover_target = tunnel if self.pool is None else None
         """The tunnel that the client wants to take over."""
 
     @property
@@ -156,12 +156,12 @@ class Case:
     def has_share(self) -> bool:
         """Return True if the identity's share of the edge allows the tunnel."""
         name = self.facts.name
-        return name.has_share if self.evicted is None else name.has_share_instead
+        return name.has_share if self.takeover_target is None else name.has_share_instead
 
     @property
     def has_stale_ticket(self) -> bool:
         """Return True if a newer process holds the tunnel with this ticket or a newer one."""
-        ticket, bind, evicted = self.ticket, self.bind, self.evicted
+        ticket, bind, evicted = self.ticket, self.bind, self.takeover_target
         if ticket is None or evicted is None:
             return False
         # A predecessor or a snapshot passes on the ticket and program of one client of a pool only.
@@ -172,7 +172,7 @@ class Case:
     @property
     def has_too_many_takeovers(self) -> bool:
         """Return True if the limit of takeovers by name is reached."""
-        ages = () if self.evicted is None else self.evicted.takeover_ages
+        ages = () if self.takeover_target is None else self.takeover_target.takeover_ages
         return self.ticket is None and len(ages) >= MAX_TAKEOVERS and ages[0] < TAKEOVER_SECONDS
 
     @property
@@ -199,167 +199,173 @@ class Rule(NamedTuple):
     code: BindCode | None
     """None: the code is that of the permissions (``NameFacts.forbidden``)."""
     reason: str
-    applies: Callable[[Case], bool]
+    applies: Callable[[BindCheck], bool]
     level: int = logging.DEBUG
 
 
 RULES: Final = (
-    Rule(BindCode.CLOSING, "asks an edge that is draining", lambda case: case.facts.is_leaving),
+    Rule(BindCode.CLOSING, "asks an edge that is draining", lambda check: check.facts.is_draining),
     Rule(
         BindCode.DOMAIN_ELSEWHERE,
         "asks for a domain that does not point here",
-        lambda case: not case.facts.points_here,
+        lambda check: not check.facts.points_here,
     ),
     # The request itself.
     Rule(
         BindCode.FORBIDDEN,
         "asks for a TCP port, and its token allows none",
-        lambda case: case.bind.unencrypted and not case.facts.identity.rights.allows_ports,
+        lambda check: check.bind.unencrypted and not check.facts.identity.rights.allows_ports,
     ),
-    Rule(BindCode.INVALID, "asks for options that contradict each other", lambda case: case.contradicts),
-    Rule(BindCode.INVALID, "asks for a filter that is invalid", lambda case: case.visitor_filter is None),
+    Rule(BindCode.INVALID, "asks for options that contradict each other", lambda check: check.contradicts),
+    Rule(BindCode.INVALID, "asks for a filter that is invalid", lambda check: check.visitor_filter is None),
     Rule(
         BindCode.TOO_MANY,
         "holds as many leases as a session may",
-        lambda case: case.facts.session_leases >= MAX_LEASES_PER_SESSION,
+        lambda check: check.facts.session_leases >= MAX_LEASES_PER_SESSION,
     ),
     # A chosen name. The permissions are checked before the owner of a domain, because a client that may not bind a
     # domain should not learn that another token owns it.
     Rule(
         BindCode.INVALID,
         "asks for a name that is invalid",
-        lambda case: case.is_chosen and not case.is_valid_name,
+        lambda check: check.is_chosen and not check.is_valid_name,
     ),
     Rule(
         BindCode.NAME_TAKEN,
         "asks for a name of another token",
-        lambda case: case.is_chosen and not case.is_domain and case.has_other_owner,
+        lambda check: check.is_chosen and not check.is_domain and check.has_other_owner,
     ),
     Rule(
         None,
         "asks for a name that its token does not allow",
-        lambda case: case.is_chosen and case.facts.name.forbidden is not None,
+        lambda check: check.is_chosen and check.facts.name.forbidden is not None,
     ),
     Rule(
         BindCode.NAME_TAKEN,
         "asks for a domain of another token",
-        lambda case: case.is_chosen and case.is_domain and case.has_other_owner,
+        lambda check: check.is_chosen and check.is_domain and check.has_other_owner,
     ),
     Rule(
         BindCode.TOO_MANY_NAMES,
         "holds as many domains as a token may",
-        lambda case: case.is_chosen and case.is_domain and case.facts.name.other_domains >= MAX_DOMAINS,
+        lambda check: check.is_chosen and check.is_domain and check.facts.name.other_domains >= MAX_DOMAINS,
     ),
     Rule(
         BindCode.TOO_MANY_NAMES,
         "owns as many names and ports as a token may",
-        lambda case: case.is_chosen and not case.facts.name.can_claim,
+        lambda check: check.is_chosen and not check.facts.name.can_claim,
     ),
     # Chosen and random names.
     Rule(
         BindCode.TOO_MANY_NAMES,
         "has been given too many random names lately",
-        lambda case: case.is_fresh and not case.facts.has_fresh_name,
+        lambda check: check.is_generated and not check.facts.has_generated_name,
         logging.WARNING,
     ),
-    Rule(BindCode.BANNED, "asks for a name that is banned", lambda case: case.facts.name.owner == BANNED),
+    Rule(BindCode.BANNED, "asks for a name that is banned", lambda check: check.facts.name.owner == BANNED),
     Rule(
         BindCode.H2_FORBIDDEN,
         "asks for HTTP/2 with a certificate of several names",
-        lambda case: case.bind.h2 and not case.facts.name.allows_h2,
+        lambda check: check.bind.h2 and not check.facts.name.allows_h2,
     ),
     Rule(
         BindCode.NO_CERTIFICATE,
         "asks for a domain for which there is no certificate",
-        lambda case: bool(case.bind.domain) and not case.bind.passthrough and not case.facts.name.can_certify,
+        lambda check: bool(check.bind.domain) and not check.bind.passthrough and not check.facts.name.can_certify,
     ),
     # A TCP port by number.
     Rule(
         BindCode.FORBIDDEN,
         "asks for a TCP port that its token does not allow",
-        lambda case: bool(case.bind.tcp_port) and not case.allows_port(case.bind.tcp_port),
+        lambda check: bool(check.bind.tcp_port) and not check.allows_port(check.bind.tcp_port),
     ),
     Rule(
         BindCode.PORT_TAKEN,
         "asks for a TCP port of another token",
-        lambda case: bool(case.bind.tcp_port) and not case.facts.port.is_free,
+        lambda check: bool(check.bind.tcp_port) and not check.facts.port.is_free,
     ),
     Rule(
         BindCode.TOO_MANY_NAMES,
         "owns as many names and ports as a token may, and asks for a TCP port",
-        lambda case: bool(case.bind.tcp_port) and not case.facts.port.can_claim,
+        lambda check: bool(check.bind.tcp_port) and not check.facts.port.can_claim,
     ),
     # The current tunnel of the name, whose claim may have ended or changed in the meantime.
     Rule(
         BindCode.NAME_TAKEN,
         "asks for a name that a client of another token holds",
-        lambda case: case.tunnel is not None and case.tunnel.owner != case.facts.identity.key,
+        lambda check: check.tunnel is not None and check.tunnel.owner != check.facts.identity.key,
     ),
     # A pool, whose clients must all have the same options.
     Rule(
         BindCode.NOT_SHARED,
         "asks to share a tunnel that is not shared, or has other options",
-        lambda case: (
-            case.pool is not None
+        lambda check: (
+            check.pool is not None
             and (
-                not case.pool.is_pool
-                or case.pool.options != TunnelOptions.of(case.bind)
-                or bool(case.pool.tcp_port) != case.bind.unencrypted
+                not check.pool.is_pool
+                or check.pool.options != TunnelOptions.of(check.bind)
+                or bool(check.pool.tcp_port) != check.bind.unencrypted
             )
         ),
     ),
     Rule(
         BindCode.PORT_TAKEN,
         "asks to share a tunnel that has another TCP port",
-        lambda case: case.pool is not None and case.bind.tcp_port not in (0, case.pool.tcp_port),
+        lambda check: check.pool is not None and check.bind.tcp_port not in (0, check.pool.tcp_port),
     ),
     Rule(
         BindCode.FORBIDDEN,
         "asks to share a tunnel with a TCP port that its token does not allow",
-        lambda case: case.pool is not None and case.bind.unencrypted and not case.keeps_port,
+        lambda check: check.pool is not None and check.bind.unencrypted and not check.keeps_port,
     ),
     Rule(
         BindCode.TOO_MANY,
         "asks to share a tunnel with as many clients as may share one",
-        lambda case: case.pool is not None and case.pool.backends >= MAX_MEMBERS,
+        lambda check: check.pool is not None and check.pool.backends >= MAX_MEMBERS,
     ),
     # A takeover from another client of the same identity. A session with a mistake in one request is not closed,
     # because that would end its other tunnels.
     Rule(
         BindCode.STALE,
         "shows one ticket for two leases",
-        lambda case: case.evicted is not None and case.evicted.is_own and case.ticket is not None,
+        lambda check: (
+            check.takeover_target is not None and check.takeover_target.is_own and check.ticket is not None
+        ),
     ),
     Rule(
         BindCode.NOT_SHARED,
         "asks for one name twice",
-        lambda case: case.evicted is not None and case.evicted.is_own,
+        lambda check: check.takeover_target is not None and check.takeover_target.is_own,
     ),
     Rule(
         BindCode.NOT_SHARED,
         "asks for a name that several clients share",
-        lambda case: case.evicted is not None and case.evicted.is_pool and case.evicted.backends > 1,
+        lambda check: (
+            check.takeover_target is not None
+            and check.takeover_target.is_pool
+            and check.takeover_target.backends > 1
+        ),
     ),
-    Rule(BindCode.STALE, "shows an old ticket", lambda case: case.has_stale_ticket, logging.INFO),
+    Rule(BindCode.STALE, "shows an old ticket", lambda check: check.has_stale_ticket, logging.INFO),
     Rule(
         BindCode.NOT_SHARED,
         "asks for a name that was taken over too often lately",
-        lambda case: case.has_too_many_takeovers,
+        lambda check: check.has_too_many_takeovers,
     ),
     # Limits, last, because the other reasons are more specific.
     Rule(
         BindCode.TOO_MANY,
         "holds as many tunnels as its token allows",
-        lambda case: (
-            not case.facts.identity.rights.allows_another_tunnel(
-                case.facts.owner_leases - (case.evicted is not None)
+        lambda check: (
+            not check.facts.identity.rights.allows_another_tunnel(
+                check.facts.owner_leases - (check.takeover_target is not None)
             )
         ),
     ),
     Rule(
         BindCode.TOO_MANY,
         "holds its share of this edge's tunnels; another one is refused",
-        lambda case: not case.has_share,
+        lambda check: not check.has_share,
         logging.WARNING,
     ),
 )
@@ -377,67 +383,67 @@ class BindPolicy:
 
         Args:
             bind: the request of a client.
-            facts: the facts about its name (``bind_facts.wanted_name``), its port and its identity now.
+            facts: the facts about its name (``bind_facts.requested_name``), its port and its identity now.
         """
-        case = Case(self.domain, bind, facts)
+        check = BindCheck(self.domain, bind, facts)
         for rule in RULES:
-            if rule.applies(case):
+            if rule.applies(check):
                 code = rule.code if rule.code is not None else facts.name.forbidden
                 assert code is not None, "the rule of the permissions applies where they forbid something"
                 return Refusal(code, rule.reason, rule.level)
-        return _grant(case)
+        return _grant(check)
 
 
-def _grant(case: Case) -> Grant:
-    bind, ticket, tunnel = case.bind, case.ticket, case.tunnel
-    visitor_filter = case.visitor_filter
+def _grant(check: BindCheck) -> Grant:
+    bind, ticket, tunnel = check.bind, check.ticket, check.tunnel
+    visitor_filter = check.visitor_filter
     assert visitor_filter is not None, "an invalid filter was refused"
-    kind = GrantKind.NEW if tunnel is None else GrantKind.TAKE_OVER if case.pool is None else GrantKind.JOIN
-    program, is_first_ask = b"", False
+    kind = GrantKind.NEW if tunnel is None else GrantKind.TAKE_OVER if check.pool is None else GrantKind.JOIN
+    program, is_first_bind = b"", False
     if isinstance(bind, BindV2):
-        was_first = tunnel is not None and tunnel.program == bind.program and tunnel.is_first_ask
-        program, is_first_ask = bind.program, was_first or not bind.again
+        was_first = tunnel is not None and tunnel.program == bind.program and tunnel.is_first_bind
+        program, is_first_bind = bind.program, was_first or not bind.again
     return Grant(
         kind=kind,
-        name=case.name,
-        is_fresh=case.is_fresh,
+        name=check.name,
+        is_generated=check.is_generated,
         by_ticket=ticket is not None,
         options=TunnelOptions.of(bind),
         visitor_filter=visitor_filter,
         is_pool=bind.pool,
-        port=_port_plan(case) if bind.unencrypted else None,
-        generation=1 + _generation_before(case),
+        port=_port_plan(check) if bind.unencrypted else None,
+        generation=1 + _generation_before(check),
         program=program,
-        is_first_ask=is_first_ask,
+        is_first_bind=is_first_bind,
     )
 
 
-def _port_plan(case: Case) -> PortPlan:
+def _port_plan(check: BindCheck) -> PortPlan:
     """Return the plan of the TCP port."""
-    if case.keeps_port:
+    if check.keeps_port:
         return PortPlan(keeps=True)
-    return PortPlan(exact=case.bind.tcp_port, preferred=0 if case.ticket is None else case.ticket.port)
+    return PortPlan(exact=check.bind.tcp_port, preferred=0 if check.ticket is None else check.ticket.port)
 
 
-def _generation_before(case: Case) -> int:
+def _generation_before(check: BindCheck) -> int:
     """Return the generation from which the new ticket counts.
 
     It is that of the ticket in the request, and not that of the tunnel: otherwise a client that crashes each time
     before it has stored the response would fall behind and be refused as stale. A client without a ticket cannot
     be refused as stale, and counts from the latest ticket.
     """
-    if case.ticket is not None:
-        return case.ticket.generation
-    return 0 if case.evicted is None else case.evicted.generation
+    if check.ticket is not None:
+        return check.ticket.generation
+    return 0 if check.takeover_target is None else check.takeover_target.generation
 
 
-def _is_same_program(bind: Bind, held: HeldTunnel) -> bool:
+def _is_same_program(bind: Bind, held: TunnelFacts) -> bool:
     """Return True if a program requests a name that it holds itself: the response with its latest ticket was
     lost."""
     return isinstance(bind, BindV2) and bind.program != b"" and bind.program == held.program
 
 
-def is_older_program(bind: Bind, ticket: Ticket, held: HeldTunnel) -> bool:
+def is_older_program(bind: Bind, ticket: Ticket, held: TunnelFacts) -> bool:
     """Return True if a program requests a name again that a process holds which was started later with its ticket.
 
     The generations alone do not show this after a restart of the edge, because the tickets of both may have been
@@ -445,4 +451,4 @@ def is_older_program(bind: Bind, ticket: Ticket, held: HeldTunnel) -> bool:
     """
     if not isinstance(bind, BindV2) or not bind.again or held.program in (b"", bind.program):
         return False
-    return held.is_first_ask or ticket.generation < held.generation
+    return held.is_first_bind or ticket.generation < held.generation

@@ -76,7 +76,7 @@ class PendingTunnels:
             options=name.terms,
             admission=self._admission,
             visitor_log=self._visitor_log,
-            kept_for=TicketHolder(name.generation, name.program, name.is_first_ask),
+            kept_for=TicketHolder(name.generation, name.program, name.is_first_bind),
         )
         self._registry.add(tunnel)
         keep = max(self.hold, MAX_WAIT) if seconds is None else seconds
@@ -100,9 +100,9 @@ class PendingTunnels:
     def withdraw(self, tunnel: Tunnel) -> None:
         """Withdraw a banned tunnel from its clients, or from the client for which it is kept."""
         for backend in tuple(tunnel.backends):
-            backend.holder.lose(backend, BindCode.BANNED)
+            backend.holder.revoke(backend, BindCode.BANNED)
         if tunnel in self._waits:
-            tunnel.is_given_up = True
+            tunnel.is_withdrawn = True
             self._forget(tunnel)
 
     def give_up_all(self) -> None:

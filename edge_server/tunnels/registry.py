@@ -26,7 +26,7 @@ NAME_BYTES: Final = 10
 MAX_LEASES_PER_EDGE: Final = 10_000
 """Leases of one edge: twice its sessions (``clients.session_table.MAX_SESSIONS``), and as many as the snapshot for
 a restart takes (``handoff/snapshot_store``)."""
-ALWAYS: Final = 16
+GUARANTEED_MIN: Final = 16
 """Leases that each owner may have in any case, while the edge has room for any."""
 NETWORKS_OF_ONE: Final = 16
 """Networks to allow or deny that count as one more lease, because they take as much memory."""
@@ -59,7 +59,7 @@ class Registry:
         self._held: Counter[str] = Counter()
         self._domains: dict[str, set[str]] = {}
         """Whole domains by owner."""
-        self.shares = Shares(MAX_LEASES_PER_EDGE, minimum=ALWAYS)
+        self.shares = Shares(MAX_LEASES_PER_EDGE, minimum=GUARANTEED_MIN)
         """Weights of the leases by owner."""
         self.alive: weakref.WeakSet[Tunnel] = weakref.WeakSet()
         """All tunnels, including removed ones that still have visitors."""
@@ -97,7 +97,7 @@ class Registry:
         freed = 0 if instead_of is None else weight_of(instead_of.options)
         return self.shares.may_take(owner, weight_of(options) - freed)
 
-    def fresh_name(self) -> str:
+    def generate_name(self) -> str:
         """Return a new random name that nobody holds."""
         while (name := self._name()) in self._tunnels:
             pass
@@ -116,7 +116,7 @@ class Registry:
             del self._tunnels[tunnel.name]
             self._recount(tunnel)
 
-    def give(self, tunnel: Tunnel, backend: Backend, grant: Grant) -> Backend | None:
+    def assign(self, tunnel: Tunnel, backend: Backend, grant: Grant) -> Backend | None:
         """Assign a tunnel to a backend, as granted.
 
         Returns the backend that was replaced, or None.
@@ -137,7 +137,7 @@ class Registry:
             self._recount(tunnel)
         return displaced
 
-    def take_back(self, tunnel: Tunnel, backend: Backend) -> bool:
+    def remove_backend(self, tunnel: Tunnel, backend: Backend) -> bool:
         """Remove a backend from a tunnel, if it still serves it. Returns True if the tunnel was removed as
         well."""
         if backend not in tunnel.backends:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from edge_server.certificates.acme.challenges import ALPN_PROTOCOL
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import OVERLOADED, Overload, RedirectTarget, Route
-from edge_server.tunnels.visitor_log import Ingress
+from edge_server.tunnels.visitor_log import EntryPoint
 from quictunnel.transport.splice import TcpSplice, TlsSplice
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class Router:
 
     def tls_visitor(self, name: str) -> asyncio.Protocol:
         """Return the protocol for a visitor of a host name whose TLS handshake is complete."""
-        return TlsSplice(lambda splice: self._arrive(splice, Ingress(tls=True, authority=name)))
+        return TlsSplice(lambda splice: self._arrive(splice, EntryPoint(tls=True, host=name)))
 
     def passing_visitor(self, name: str) -> TcpSplice:
         """Return the protocol for a visitor of a host name with TLS passthrough."""
-        return TcpSplice(lambda splice: self._arrive(splice, Ingress(tls=False, authority=name)))
+        return TcpSplice(lambda splice: self._arrive(splice, EntryPoint(tls=False, host=name)))
 
     def redirect_target(self, name: str, host: str) -> RedirectTarget | Overload | None:
         """Return the redirect to HTTPS for a visitor from ``host`` without TLS; None where :meth:`route`
@@ -97,13 +97,13 @@ class Router:
         url = f"https://{name}" if port == HTTPS_PORT else f"https://{name}:{port}"
         return RedirectTarget(url, owner=tunnel.owner, tunnel_name=tunnel.name)
 
-    def _arrive(self, splice: Splice, ingress: Ingress) -> None:
+    def _arrive(self, splice: Splice, entry_point: EntryPoint) -> None:
         """Hand a visitor to the tunnel that has the name now."""
-        tunnel = self._names.find(ingress.authority)
+        tunnel = self._names.find(entry_point.host)
         if tunnel is None:
             splice.refuse()
         else:
-            tunnel.admit(splice, ingress)
+            tunnel.admit(splice, entry_point)
 
     def _find(self, name: str, host: str) -> Tunnel | Overload | None:
         """Return the tunnel of a host name; None if it has none or the filter denies ``host``.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edge_server.tunnels.backend import Backend
     from edge_server.tunnels.options import TunnelOptions
     from edge_server.tunnels.public_port import PublicPort
-    from edge_server.tunnels.visitor_log import Ingress, VisitorLog
+    from edge_server.tunnels.visitor_log import EntryPoint, VisitorLog
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.throttle import Meter
 
@@ -78,13 +78,13 @@ class Tunnel:
         """Limit of visitors at all tunnels of its owner together."""
         self.meters: tuple[Meter, Meter] | None = None
         """Rate limiters of the bytes from and to its visitors; None if there is no limit."""
-        self.came_so_far = 0
+        self.total_visitors = 0
         """Visitors that were admitted so far."""
         self.past_in = self.past_out = 0
         """Bytes from and to finished visitors."""
         self.is_open = True
         """True while visitors are admitted."""
-        self.is_given_up = False
+        self.is_withdrawn = False
         """True if the operator has withdrawn the name while it was kept for a client."""
         self._kept_for = kept_for or TicketHolder()
         self._admission = admission
@@ -124,7 +124,7 @@ class Tunnel:
         """Admit no more visitors, and refuse the queued ones. Active visitors stay."""
         self.is_open = False
         self.stop_listening()
-        self.waiting.send_all_away()
+        self.waiting.reject_all()
 
     def end_visitors(self, is_exempt: Callable[[str], bool] = lambda _: False) -> None:
         """Reset all visitors, queued ones included. ``is_exempt``: returns True for addresses that may stay."""
@@ -145,7 +145,7 @@ class Tunnel:
         """Return the protocol for a visitor of the TCP port."""
         return TcpSplice(lambda splice: self.admit(splice, BY_PORT))
 
-    def admit(self, splice: Splice, ingress: Ingress) -> None:
+    def admit(self, splice: Splice, entry_point: EntryPoint) -> None:
         """Admit or refuse a visitor: of TLS after its handshake, of TLS passthrough, or of the TCP port.
 
         The filter is applied here although the router has already applied it: the options may have changed during
@@ -156,7 +156,7 @@ class Tunnel:
             not self.is_open
             or not self.filter.admits(host)
             or (
-                ingress is BY_PORT
+                entry_point is BY_PORT
                 and not self._admission.rate_limiter.admit(host, owner=self.owner, tunnel_name=self.name)
             )
             or not self._admission.acquire(self.owner, self.name, host, self.max_visitors)
@@ -164,38 +164,40 @@ class Tunnel:
             splice.refuse()
             return
         splice.on_closed = self._visitor_ended
-        visit = VisitorConnection(host, port, ingress.kind, tunnel_name=self.name, owner=self.owner)
+        visit = VisitorConnection(host, port, entry_point.kind, tunnel_name=self.name, owner=self.owner)
         self.visitors[splice] = visit
-        if ingress.tls:
+        if entry_point.tls:
             ends = splice.transport.get_extra_info("ssl_object")
             visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
         self._visitor_log.begin(visit)
-        self.came_so_far += 1
+        self.total_visitors += 1
         backend = self.balancer.choose()
         if backend is not None:
-            backend.came_so_far += 1
-        self._let_in_or_wait(splice, ingress, backend, MAX_WAIT)
+            backend.total_visitors += 1
+        self._admit_or_wait(splice, entry_point, backend, MAX_WAIT)
 
-    def let_waiting_in(self) -> None:
+    def admit_waiting(self) -> None:
         """Serve the queued visitors, oldest first, because a client has connected or its session has a link
         again."""
-        for splice, ingress, left in self.waiting.release():
-            self._let_in_or_wait(splice, ingress, self.balancer.choose(), left)
+        for splice, entry_point, remaining in self.waiting.release():
+            self._admit_or_wait(splice, entry_point, self.balancer.choose(), remaining)
 
-    def _let_in_or_wait(self, splice: Splice, ingress: Ingress, backend: Backend | None, seconds: float) -> None:
+    def _admit_or_wait(
+        self, splice: Splice, entry_point: EntryPoint, backend: Backend | None, seconds: float
+    ) -> None:
         """Serve a visitor, or queue it for ``seconds`` until the session is ready: it has a link and is
         resumed."""
         if backend is not None and backend.session.is_ready:
-            self._let_in(splice, ingress, backend)
+            self._admit(splice, entry_point, backend)
         else:
-            self.waiting.add(splice, ingress, self.visitors[splice], seconds)
+            self.waiting.add(splice, entry_point, self.visitors[splice], seconds)
 
-    def _let_in(
-        self, splice: Splice, ingress: Ingress, backend: Backend, tried: frozenset[Backend] = frozenset()
+    def _admit(
+        self, splice: Splice, entry_point: EntryPoint, backend: Backend, tried: frozenset[Backend] = frozenset()
     ) -> None:
         """Open a stream for a visitor and join both. ``tried``: backends that have refused this visitor."""
         visit = self.visitors[splice]
-        stream = backend.open(visit.host, visit.port, tls=ingress.tls)
+        stream = backend.open(visit.host, visit.port, tls=entry_point.tls)
         if stream is None:
             splice.refuse()
             return
@@ -203,13 +205,15 @@ class Tunnel:
         if self.meters is not None and splice.throttle is None:
             splice.throttle = Throttle(*self.meters)
         if self.is_pool:
-            splice.on_refused = lambda refused, code: self._refused(refused, code, ingress, tried | {backend})
+            splice.on_refused = lambda refused, code: self._refused(refused, code, entry_point, tried | {backend})
         if self.options.proxy_protocol and not tried:
-            stream.write(proxy_header(splice, ingress, self.options.proxy_protocol))
+            stream.write(proxy_header(splice, entry_point, self.options.proxy_protocol))
         splice.join(stream)
         visit.set_stream(stream, splice)
 
-    def _refused(self, splice: Splice, code: StreamCode, ingress: Ingress, tried: frozenset[Backend]) -> bool:
+    def _refused(
+        self, splice: Splice, code: StreamCode, entry_point: EntryPoint, tried: frozenset[Backend]
+    ) -> bool:
         """Pass a refused visitor on to another backend, as long as its origin has received no byte.
 
         Returns False if no other backend is well.
@@ -220,7 +224,7 @@ class Tunnel:
         other = self.balancer.choose(besides=tried)
         if other is None or not other.is_well:
             return False
-        self._let_in(splice, ingress, other, tried)
+        self._admit(splice, entry_point, other, tried)
         return True
 
     def _visitor_ended(self, splice: Splice) -> None:

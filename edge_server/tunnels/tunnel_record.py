@@ -26,7 +26,7 @@ class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
     """TCP port, whose listening socket is sent with the message of a hot restart; 0 for none."""
     program: bytes = b""
     """Program of its client (``messages.BindV2.program``); empty if the client did not send it."""
-    is_first_ask: bool = False
+    is_first_bind: bool = False
     """True if that program had not held the name before, so it started later than any program that had."""
 
     @classmethod
@@ -40,5 +40,5 @@ class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
             tunnel.options,
             port,
             ticket.program,
-            ticket.is_first_ask,
+            ticket.is_first_bind,
         )

@@ -31,12 +31,12 @@ Kind = Literal["tls", "tcp", "passthrough"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ingress:
+class EntryPoint:
     """The listener through which a visitor connected."""
 
     tls: bool
     """True if the edge terminated its TLS."""
-    authority: str = ""
+    host: str = ""
     """Host name that the visitor requested; empty at a TCP port."""
 
     @property
@@ -44,10 +44,10 @@ class Ingress:
         """Return the kind of visitor, as it is logged and counted."""
         if self.tls:
             return "tls"
-        return "passthrough" if self.authority else "tcp"
+        return "passthrough" if self.host else "tcp"
 
 
-BY_PORT: Final = Ingress(tls=False)
+BY_PORT: Final = EntryPoint(tls=False)
 
 
 class EndReason(enum.Enum):

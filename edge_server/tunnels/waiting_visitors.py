@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from edge_server.ingress.admission import Admission
-    from edge_server.tunnels.visitor_log import Ingress, VisitorConnection
+    from edge_server.tunnels.visitor_log import EntryPoint, VisitorConnection
     from quictunnel.transport.splice import Splice
 
 
@@ -18,10 +18,10 @@ class WaitingVisitor:
 
     queue: WaitingVisitors
     splice: Splice
-    ingress: Ingress
+    entry_point: EntryPoint
     timer: asyncio.TimerHandle
 
-    def send_away(self) -> None:
+    def reject(self) -> None:
         """Remove the visitor from the queue and refuse it."""
         self.queue.discard(self.splice)
         self.splice.refuse()
@@ -31,8 +31,8 @@ class Released(NamedTuple):
     """A visitor that was taken out of the queue, to be served."""
 
     splice: Splice
-    ingress: Ingress
-    left: float
+    entry_point: EntryPoint
+    remaining: float
     """Seconds for which it may wait again, if there is still no link."""
 
 
@@ -46,14 +46,14 @@ class WaitingVisitors:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, splice: Splice, ingress: Ingress, visit: VisitorConnection, seconds: float) -> None:
+    def add(self, splice: Splice, entry_point: EntryPoint, visit: VisitorConnection, seconds: float) -> None:
         """Queue a visitor for this many seconds. If the limit is reached, admission evicts a visitor, which is
         refused."""
-        timer = asyncio.get_running_loop().call_later(seconds, self._send_away, splice)
-        waiting = self._waiting[splice] = WaitingVisitor(self, splice, ingress, timer)
+        timer = asyncio.get_running_loop().call_later(seconds, self._time_out, splice)
+        waiting = self._waiting[splice] = WaitingVisitor(self, splice, entry_point, timer)
         evicted = self._admission.wait(waiting, visit.host, visit.owner, visit.tunnel_name)
         if evicted is not None:
-            evicted.send_away()
+            evicted.reject()
 
     def discard(self, splice: Splice) -> None:
         """Remove a visitor from the queue, if it is queued."""
@@ -66,17 +66,17 @@ class WaitingVisitors:
         """Remove and return all visitors."""
         now = asyncio.get_running_loop().time()
         released = [
-            Released(each.splice, each.ingress, max(0.0, each.timer.when() - now))
+            Released(each.splice, each.entry_point, max(0.0, each.timer.when() - now))
             for each in self._waiting.values()
         ]
         for each in released:
             self.discard(each.splice)
         return released
 
-    def send_all_away(self) -> None:
+    def reject_all(self) -> None:
         """Remove and refuse all visitors."""
         for waiting in tuple(self._waiting.values()):
-            waiting.send_away()
+            waiting.reject()
 
-    def _send_away(self, splice: Splice) -> None:
-        self._waiting[splice].send_away()
+    def _time_out(self, splice: Splice) -> None:
+        self._waiting[splice].reject()

@@ -72,7 +72,7 @@ class WatchedClientSession(ClientSession):
 
     def lease(self, number: int) -> Lease | None:
         """Return the lease with the client's number."""
-        return next((lease for lease in self.holdings if lease.number == number), None)
+        return next((lease for lease in self.bindings if lease.number == number), None)
 
     def _apply(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
         if not isinstance(request, Bind):
@@ -100,7 +100,7 @@ class WatchedClientSession(ClientSession):
         return kept
 
     def session_resumed(self) -> None:
-        if any(len(lease.tunnel.waiting) for lease in self.holdings):
+        if any(len(lease.tunnel.waiting) for lease in self.bindings):
             self.reach("resumed with newcomers")
         super().session_resumed()
 

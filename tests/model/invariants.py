@@ -275,14 +275,14 @@ def _check_given_up(system: ModelSystem) -> None:
         program = system.program_of(client.digest)
         if program is None or program.state != "running" or client.is_over or client.digest in system.dead:
             continue  # also where the client has ended a session that the edge still holds
-        for lease in client.holdings:
+        for lease in client.bindings:
             if program.manager.leases.get(lease.number) is None:
                 system.fail("a name that its program gave up", f"{lease.name} of {program}")
         connection = program.manager._connection
         if connection is not None and connection.welcome is not None and system.client_of(connection) is client:
             for held in program.manager.leases:
                 is_had = held.is_requested and held.is_answered and not held.is_released
-                if is_had and not client.holdings.is_held(held.number) and not program.was_told:
+                if is_had and not client.bindings.is_held(held.number) and not program.was_told:
                     system.fail(
                         "a program was not told that its name is gone", f"{program} ({program.events[-4:]})"
                     )

@@ -297,7 +297,7 @@ class ModelSystem:
             why = "unexplained"
             self._may_fail(client.digest)
         self.dead.setdefault(client.digest, why)
-        for lease in client.holdings:
+        for lease in client.bindings:
             self.lease_closes(*lease)
         self.note(f"session {client.digest.hex()[:6]} of {self.program_of(client.digest)}: {closed}")
         self.reach(f"session over at the edge: {why}")

@@ -92,16 +92,16 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forgets_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Visitors who wait are not let in when a client comes."""
-    monkeypatch.setattr(Tunnel, "let_waiting_in", lambda tunnel: None)
+    monkeypatch.setattr(Tunnel, "admit_waiting", lambda tunnel: None)
 
 
 def forgets_who_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client whose session is over goes on as one of those that serve its tunnel."""
-    take_back = Registry.take_back
+    remove_backend = Registry.remove_backend
     monkeypatch.setattr(
         Registry,
-        "take_back",
-        lambda registry, tunnel, backend: len(tunnel.backends) == 1 and take_back(registry, tunnel, backend),
+        "remove_backend",
+        lambda registry, tunnel, backend: len(tunnel.backends) == 1 and remove_backend(registry, tunnel, backend),
     )
 
 

@@ -249,7 +249,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
 
         async def bind_and_die(client_session):
             client_session.session_message(Bind(lease=1, unencrypted=True, h2=False, ticket=b""))
-            (lease,) = client_session.holdings
+            (lease,) = client_session.bindings
             port = lease.tcp_port
             client_session.session_down(Closed(CloseCause.LOCAL, 0, ""))
             return port

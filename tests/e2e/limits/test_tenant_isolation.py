@@ -45,9 +45,9 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     """Edge with small limits, on the event loop of the test."""
     monkeypatch.setattr(session_table, "MAX_SESSIONS", FEW)
     monkeypatch.setattr(session_table, "MAX_AWAY", 4)
-    monkeypatch.setattr(session_table, "ALWAYS", 2)
+    monkeypatch.setattr(session_table, "GUARANTEED_MIN", 2)
     monkeypatch.setattr(registry, "MAX_LEASES_PER_EDGE", 90)
-    monkeypatch.setattr(registry, "ALWAYS", 2)
+    monkeypatch.setattr(registry, "GUARANTEED_MIN", 2)
     monkeypatch.setattr(bind_policy, "MAX_MEMBERS", 3)
     first = random.randrange(10_000, 30_000)  # tests run side by side
     edge = await start_edge(

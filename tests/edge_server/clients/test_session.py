@@ -66,7 +66,7 @@ async def test_domain_is_granted_to_an_open_session(rig: SessionRig):
     looking = await rig.look_up()
     rig.answer.set()
     await looking
-    assert [lease.name for lease in rig.client.holdings] == [ASKED.domain]
+    assert [lease.name for lease in rig.client.bindings] == [ASKED.domain]
 
 
 async def test_answer_for_a_closing_session_grants_nothing(rig: SessionRig):
@@ -75,7 +75,7 @@ async def test_answer_for_a_closing_session_grants_nothing(rig: SessionRig):
     rig.client.session.close(SessionCode.PROTOCOL)
     rig.answer.set()
     await looking
-    assert not list(rig.client.holdings)
+    assert not list(rig.client.bindings)
 
 
 async def test_a_client_that_asks_too_much_is_looked_up_for_no_more(rig: SessionRig):
@@ -92,5 +92,5 @@ async def test_requests_that_wait_are_not_served_when_the_session_closes(rig: Se
     assert rig.client._requests, "it waits for its turn"
     rig.client.session.close(SessionCode.PROTOCOL)
     rig.client._serve_next()
-    assert not list(rig.client.holdings)
+    assert not list(rig.client.bindings)
     assert not rig.client._requests

@@ -63,7 +63,7 @@ class SessionTableRig:
 async def rig(monkeypatch: pytest.MonkeyPatch) -> SessionTableRig:
     monkeypatch.setattr(session_table, "MAX_SESSIONS", 90)
     monkeypatch.setattr(session_table, "MAX_AWAY", 8)
-    monkeypatch.setattr(session_table, "ALWAYS", 2)
+    monkeypatch.setattr(session_table, "GUARANTEED_MIN", 2)
     return SessionTableRig()
 
 

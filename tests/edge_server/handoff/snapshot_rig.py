@@ -48,7 +48,7 @@ class EdgeRun:
         """End the run without a last write."""
         await asyncio.sleep(0)  # what has just been given begins to listen
         for client in self.clients:
-            client.holdings.release_all(for_good=False)
+            client.bindings.release_all(for_good=False)
         self.services.pending.give_up_all()
         await self.snapshot.close()
         await self.services.close()

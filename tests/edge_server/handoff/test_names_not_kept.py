@@ -79,7 +79,7 @@ async def test_a_name_that_its_client_gave_up(runs: EdgeRuns) -> None:
     client = edge.client(runs.owner())
     client.got(1, name="one")
     client.got(2, name="two")
-    client.holdings.unbind(1)
+    client.bindings.unbind(1)
     await edge.write()
     assert list((await runs.begin()).held()) == ["two"]
 
@@ -101,12 +101,12 @@ async def test_only_released_names_are_not_kept_at_the_stop(runs: EdgeRuns) -> N
     edge.services.claims.claim(owner.key, "late")
     edge.snapshot.freeze()
     edge.services.pending.give_up_all()
-    clients["unbound"].holdings.unbind(1)
-    clients["quit"].holdings.release_all(for_good=True)
-    clients["lost"].holdings.release_all(for_good=False)
-    (lease,) = clients["taken-away"].holdings
-    clients["taken-away"].holdings.lose(lease.backend, BindCode.BANNED)
-    members[0].holdings.release_all(for_good=True)
+    clients["unbound"].bindings.unbind(1)
+    clients["quit"].bindings.release_all(for_good=True)
+    clients["lost"].bindings.release_all(for_good=False)
+    (lease,) = clients["taken-away"].bindings
+    clients["taken-away"].bindings.revoke(lease.backend, BindCode.BANNED)
+    members[0].bindings.release_all(for_good=True)
     await edge.write(is_last=True)
     assert set((await runs.begin()).held()) == {"lost", "stays", "pool", "late"}
 
@@ -116,7 +116,7 @@ async def test_tickets_of_a_name_that_changed_hands_before_a_crash(runs: EdgeRun
     owner = runs.owner()
     for is_last in (False, True):
         records = (
-            TunnelRecord(name, owner.key, 7, TunnelOptions(), 0, b"one", is_first_ask=True)
+            TunnelRecord(name, owner.key, 7, TunnelOptions(), 0, b"one", is_first_bind=True)
             for name in ("shop", RANDOM)
         )
         runs.forge(*records, is_last=is_last)
@@ -126,7 +126,7 @@ async def test_tickets_of_a_name_that_changed_hands_before_a_crash(runs: EdgeRun
         leases = {each.name: (each.ticket.generation, each.ticket.program) for each in edge.services.registry}
         assert leases == {"shop": (7, b"one") if is_last else (0, b""), RANDOM: (7, b"one")}
         # The newest program may have come in that moment, also with the ticket of a random name.
-        assert all(each.ticket.is_first_ask is is_last for each in edge.services.registry)
+        assert all(each.ticket.is_first_bind is is_last for each in edge.services.registry)
 
 
 async def test_forged_table_grants_no_foreign_name(runs: EdgeRuns) -> None:

@@ -77,7 +77,9 @@ def test_the_longest_names_fit_into_the_bytes() -> None:
     """A lease counts once more for each 16 networks, so this is the most that a unit of weight takes."""
     terms = TunnelOptions(allow=["2001:db8:1234:5678:9abc:def0:1234:ffff/128"] * 15)
     assert weight_of(terms) == 1
-    record = TunnelRecord("x" * MAX_HOST, "o" * 64, 1 << 31, terms, 65_535, bytes(PROGRAM_SIZE), is_first_ask=True)
+    record = TunnelRecord(
+        "x" * MAX_HOST, "o" * 64, 1 << 31, terms, 65_535, bytes(PROGRAM_SIZE), is_first_bind=True
+    )
     row = 16 + snapshot_store.NONCE + 16 + len(msgspec.msgpack.encode(SnapshotEntry(record, 1 << 31)))
     assert row * MAX_WEIGHT <= MAX_BYTES
 

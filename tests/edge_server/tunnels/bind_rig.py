@@ -78,7 +78,7 @@ class FakeStream:
 class FakeHolder:
     """Bindings of a client that nothing is taken away from."""
 
-    def lose(self, backend: Backend, code: BindCode) -> None: ...
+    def revoke(self, backend: Backend, code: BindCode) -> None: ...
 
     def supersede(self) -> None: ...
 
@@ -157,14 +157,14 @@ class Client:
     def __init__(self, services: EdgeServices, identity: Identity) -> None:
         self.session = FakeSession()
         superseded = partial(self.session.close, SessionCode.REPLACED)
-        self.holdings = Bindings(services.bind_context, self.session, superseded)  # type: ignore[arg-type]
+        self.bindings = Bindings(services.bind_context, self.session, superseded)  # type: ignore[arg-type]
         self.identity = identity
-        made.append(self.holdings)
+        made.append(self.bindings)
 
     def ask(self, lease: int = 1, *, unencrypted: bool = False, **more: Any) -> Bound | BindCode:
         fields = {"lease": lease, "unencrypted": unencrypted, "h2": False, "ticket": b""} | more
         bind = BindV2(**fields) if "program" in fields else Bind(**fields)
-        self.holdings.bind(self.identity, bind, is_leaving=False, is_resumed=False)
+        self.bindings.bind(self.identity, bind, is_draining=False, is_resumed=False)
         answer = next(
             message for message in reversed(self.session.sent) if isinstance(message, Bound | BindRefused)
         )

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
     services = build(tmp_path)
     yield services
-    for holdings in made:
+    for bindings in made:
         await asyncio.sleep(0)  # what has just been given begins to listen
-        holdings.release_all(for_good=True)
+        bindings.release_all(for_good=True)
     made.clear()
     services.pending.give_up_all()
     services.claims.close()

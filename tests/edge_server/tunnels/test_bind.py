@@ -77,7 +77,7 @@ async def test_taking_a_name_gives_the_newer_ticket(services: EdgeServices):
     older = Client(services, A)
     ticket = older.got(name="shop", program=b"old").ticket
     for lease in (2, 3):
-        older.holdings.release_all(for_good=True)
+        older.bindings.release_all(for_good=True)
         ticket = older.got(lease, name="shop", program=b"old", ticket=ticket, again=True).ticket
     newer = Client(services, A).got(name="shop", program=b"new").ticket
     sealed = services.sealer.open(newer, "a")
@@ -105,21 +105,21 @@ async def test_repeated_bind_gets_a_free_name(services: EdgeServices):
     ticket = Client(services, A).got(program=b"old")
     first = Client(services, A)
     first.got(ticket=ticket.ticket, program=b"new")
-    first.holdings.release_all(for_good=True)
+    first.bindings.release_all(for_good=True)
     assert Client(services, A).got(ticket=ticket.ticket, program=b"old", again=True).host == ticket.host
 
 
 async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(services: EdgeServices, tmp_path: Path):
     a, b = Client(services, A), Client(services, B)
     ticket = a.got(name="shop").ticket
-    a.holdings.unbind(1)
+    a.bindings.unbind(1)
     services.claims.synchronise()
     services.claims.apply_read()
     OwnershipStore(tmp_path).remove("shop")
     services.claims.synchronise()
     services.claims.apply_read()
     b.got(name="shop")
-    b.holdings.unbind(1)
+    b.bindings.unbind(1)
     assert a.ask(2, ticket=ticket) is BindCode.NAME_TAKEN
     b.got(2, name="shop")
 
@@ -145,7 +145,7 @@ async def test_random_names_are_all_in_the_history(services: EdgeServices, tmp_p
         answer = client.ask(number)
         if isinstance(answer, Bound):
             given.append(answer)
-            client.holdings.unbind(number)
+            client.bindings.unbind(number)
         else:
             assert answer is BindCode.TOO_MANY_NAMES
     assert len(given) == 5
@@ -169,7 +169,7 @@ async def test_a_ticket_does_not_break_a_pool_up(services: EdgeServices):
     assert tunnel is not None
     assert tunnel.is_pool
     assert len(tunnel.backends) == 2
-    assert not list(three.holdings)
+    assert not list(three.bindings)
 
 
 async def test_pool_members_return_with_tickets_of_any_age(services: EdgeServices):
@@ -246,7 +246,7 @@ async def test_reused_ticket_affects_only_the_second_lease(services: EdgeService
     client = Client(services, A)
     ticket = client.got().ticket
     assert client.ask(2, ticket=ticket) is BindCode.STALE
-    assert [lease.number for lease in client.holdings] == [1]
+    assert [lease.number for lease in client.bindings] == [1]
     assert client.session.sent[0].ticket == ticket, "the session has ended"
 
 
@@ -256,7 +256,7 @@ async def test_any_pool_member_may_return_first_after_a_restart(services: EdgeSe
     asked = {"name": "shared", "pool": True}
     tickets = [client.got(program=b"%d" % n, **asked).ticket for n, client in enumerate((first, second))]
     for client in (first, second):
-        client.holdings.release_all(for_good=False)
+        client.bindings.release_all(for_good=False)
     await services.pending.add(TunnelRecord("shared", "a", 1, TunnelOptions(), 0, b"0"), None)
     for number, ticket in reversed(list(enumerate(tickets))):
         Client(services, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
@@ -264,7 +264,7 @@ async def test_any_pool_member_may_return_first_after_a_restart(services: EdgeSe
 
 async def test_older_program_with_more_tickets_does_not_win(services: EdgeServices):
     """The newer one took the name without a ticket, so that its tickets count from one again."""
-    await services.pending.add(TunnelRecord("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_ask=True), None)
+    await services.pending.add(TunnelRecord("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_bind=True), None)
     older, newer = Client(services, A), Client(services, A)
     many, one = (services.sealer.seal(Ticket("mine", 0, "a", generation)) for generation in (10, 1))
     assert older.ask(name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
@@ -278,13 +278,13 @@ async def test_revoked_lease_is_reported_on_each_link(services: EdgeServices):
     second.got(name="shop")
     told = BindRefused(1, BindCode.REPLACED)
     assert first.session.sent.count(told) == 1
-    first.holdings.session_resumed()  # the link with which that was said may have been lost
+    first.bindings.session_resumed()  # the link with which that was said may have been lost
     assert first.session.sent.count(told) == 2
     # The client has not heard of its lease at all, and asks again: that takes it from nobody.
     assert first.ask(name="shop") is BindCode.REPLACED
-    assert second.holdings.is_held(1)
-    first.holdings.unbind(1)
-    first.holdings.session_resumed()
+    assert second.bindings.is_held(1)
+    first.bindings.unbind(1)
+    first.bindings.session_resumed()
     assert first.session.sent.count(told) == 3
 
 
@@ -292,9 +292,9 @@ async def test_so_many_leases_that_were_taken_away_are_remembered(services: Edge
     client = Client(services, A)
     for number in range(1, MAX_LEASES_PER_SESSION + 2):
         client.got(number)
-        client.holdings.lose(next(iter(client.holdings)).backend, BindCode.BANNED)
+        client.bindings.revoke(next(iter(client.bindings)).backend, BindCode.BANNED)
     client.session.sent.clear()
-    client.holdings.session_resumed()
+    client.bindings.session_resumed()
     assert client.session.sent == [
         BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES_PER_SESSION + 2)
     ]

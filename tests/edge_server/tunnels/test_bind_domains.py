@@ -82,7 +82,7 @@ async def test_domain_without_a_certificate_is_refused(services: EdgeServices):
 async def test_a_domain_that_points_elsewhere(services: EdgeServices):
     client = Client(services, ANY)
     bind = Bind(1, False, False, b"", domain="shop.example.org")
-    client.holdings.bind(ANY, bind, is_leaving=False, is_resumed=False, points_here=False)
+    client.bindings.bind(ANY, bind, is_draining=False, is_resumed=False, points_here=False)
     assert client.session.sent == [BindRefused(1, BindCode.DOMAIN_ELSEWHERE)]
 
 
@@ -102,7 +102,7 @@ async def test_an_identity_has_so_many_domains_at_once(services: EdgeServices):
         client.got(number, domain=f"n{number}.example.org", passthrough=True)
     refused = client.ask(MAX_DOMAINS, domain="one-more.example.org", passthrough=True)
     assert refused is BindCode.TOO_MANY_NAMES
-    client.holdings.unbind(0)
+    client.bindings.unbind(0)
     client.got(MAX_DOMAINS, domain="one-more.example.org", passthrough=True)
 
 

@@ -10,10 +10,10 @@ from edge_server.auth.permissions import Identity, Permissions
 from edge_server.tunnels.bind_facts import (
     UNCONFIRMED,
     BindFacts,
-    HeldTunnel,
     NameFacts,
     PortFacts,
-    wanted_name,
+    TunnelFacts,
+    requested_name,
 )
 from edge_server.tunnels.bind_policy import (
     MAX_DOMAINS,
@@ -61,7 +61,7 @@ def decide(request: Bind, facts: dict[str, Any]) -> Grant | Refusal:
             sets[part][rest] = value
         else:
             sets[""][key] = value
-    name = wanted_name(request, sets[""].get("ticket")) or RANDOM
+    name = requested_name(request, sets[""].get("ticket")) or RANDOM
     return POLICY.decide(
         request,
         BindFacts(
@@ -72,8 +72,8 @@ def decide(request: Bind, facts: dict[str, Any]) -> Grant | Refusal:
     )
 
 
-def held(**fields: Any) -> HeldTunnel:
-    return HeldTunnel(**{"owner": "a"} | fields)
+def held(**fields: Any) -> TunnelFacts:
+    return TunnelFacts(**{"owner": "a"} | fields)
 
 
 class Row(NamedTuple):
@@ -91,7 +91,7 @@ POOL: Final = bind(name="web", pool=True)
 ANY: Final = bind()
 
 REFUSALS: Final = (
-    Row(BindCode.CLOSING, "asks an edge that is draining", ANY, {"is_leaving": True}),
+    Row(BindCode.CLOSING, "asks an edge that is draining", ANY, {"is_draining": True}),
     Row(BindCode.DOMAIN_ELSEWHERE, "asks for a domain that does not point", SHOP, {"points_here": False}),
     Row(BindCode.FORBIDDEN, "asks for a TCP port, and its", bind(unencrypted=True), {"identity": NO_PORTS}),
     Row(BindCode.INVALID, "asks for options that contradict", bind(h2=True, unencrypted=True), {}),
@@ -124,7 +124,7 @@ REFUSALS: Final = (
     Row(BindCode.NAME_TAKEN, "asks for a domain of another token", SHOP, {"name_owner": "b"}),
     Row(BindCode.TOO_MANY_NAMES, "holds as many domains", SHOP, {"name_other_domains": MAX_DOMAINS}),
     Row(BindCode.TOO_MANY_NAMES, "owns as many names and ports as", WEB, {"name_can_claim": False}),
-    Row(BindCode.TOO_MANY_NAMES, "has been given too many random", ANY, {"has_fresh_name": False}),
+    Row(BindCode.TOO_MANY_NAMES, "has been given too many random", ANY, {"has_generated_name": False}),
     Row(BindCode.BANNED, "asks for a name that is banned", WEB, {"name_owner": BANNED}),
     Row(BindCode.BANNED, "asks for a name that is banned", ANY, {"ticket": ticket(), "name_owner": BANNED}),
     Row(BindCode.H2_FORBIDDEN, "asks for HTTP/2", bind(h2=True), {"name_allows_h2": False}),
@@ -215,7 +215,7 @@ REFUSALS: Final = (
         BindCode.STALE,
         "shows an old ticket",
         bind(program=b"old", again=True),
-        {"ticket": ticket(generation=9), "name_tunnel": held(program=b"new", is_first_ask=True)},
+        {"ticket": ticket(generation=9), "name_tunnel": held(program=b"new", is_first_bind=True)},
     ),
     Row(
         BindCode.NOT_SHARED,
@@ -255,7 +255,7 @@ def test_table_covers_each_refusal() -> None:
 
 
 EVERYTHING_WRONG: Final = {
-    "is_leaving": True,
+    "is_draining": True,
     "points_here": False,
     "session_leases": MAX_LEASES_PER_SESSION,
     "name_forbidden": BindCode.DOMAIN_FORBIDDEN,
@@ -269,7 +269,7 @@ EVERYTHING_WRONG: Final = {
     "name_has_share_instead": False,
 }
 MENDED: Final = (
-    (BindCode.CLOSING, "is_leaving"),
+    (BindCode.CLOSING, "is_draining"),
     (BindCode.DOMAIN_ELSEWHERE, "points_here"),
     (BindCode.TOO_MANY, "session_leases"),
     # A token that may not have a domain does not learn whether it is somebody's.
@@ -301,12 +301,12 @@ def test_foreign_name_is_refused_before_permissions() -> None:
 
 
 GRANTED: Final = (
-    (ANY, {}, {"kind": GrantKind.NEW, "name": RANDOM, "is_fresh": True, "generation": 1, "port": None}),
-    (ANY, {"ticket": ticket(generation=7)}, {"is_fresh": False, "by_ticket": True, "generation": 8}),
+    (ANY, {}, {"kind": GrantKind.NEW, "name": RANDOM, "is_generated": True, "generation": 1, "port": None}),
+    (ANY, {"ticket": ticket(generation=7)}, {"is_generated": False, "by_ticket": True, "generation": 8}),
     # Rights and owners of chosen names say nothing about a random one.
     (ANY, {"ticket": ticket(), "name_forbidden": BindCode.FORBIDDEN}, {"name": RANDOM}),
-    (ANY, {"name_can_claim": False}, {"is_fresh": True}),
-    (WEB, {"has_fresh_name": False}, {"name": "web", "is_fresh": False}),
+    (ANY, {"name_can_claim": False}, {"is_generated": True}),
+    (WEB, {"has_generated_name": False}, {"name": "web", "is_generated": False}),
     (WEB, {"name_owner": "a"}, {"name": "web"}),
     # A ticket for another name than the one that is asked for is none.
     (WEB, {"ticket": ticket("other", generation=7)}, {"name": "web", "by_ticket": False, "generation": 1}),
@@ -342,12 +342,12 @@ GRANTED: Final = (
         {"identity": TWO_TUNNELS, "owner_leases": 2, "name_has_share": False, "name_tunnel": held()},
         {"kind": GrantKind.TAKE_OVER},
     ),
-    (bind(program=b"p"), {}, {"program": b"p", "is_first_ask": True}),
-    (bind(program=b"p", again=True), {}, {"program": b"p", "is_first_ask": False}),
+    (bind(program=b"p"), {}, {"program": b"p", "is_first_bind": True}),
+    (bind(program=b"p", again=True), {}, {"program": b"p", "is_first_bind": False}),
     (
         bind(program=b"p", again=True, name="web"),
-        {"name_tunnel": held(program=b"p", is_first_ask=True)},
-        {"is_first_ask": True},
+        {"name_tunnel": held(program=b"p", is_first_bind=True)},
+        {"is_first_bind": True},
     ),
     # TCP ports.
     (bind(unencrypted=True), {}, {"port": PortPlan()}),

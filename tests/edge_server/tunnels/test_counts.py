@@ -84,11 +84,11 @@ async def act(
             tickets.append(answer.ticket)
     elif what < 0.85:
         client = chance.choice(clients)
-        for lease in tuple(client.holdings)[:1]:
-            client.holdings.unbind(lease.number)
+        for lease in tuple(client.bindings)[:1]:
+            client.bindings.unbind(lease.number)
     elif what < 0.93:
         gone = clients.pop(chance.randrange(len(clients)))
-        gone.holdings.release_all(for_good=chance.random() < 0.5)
+        gone.bindings.release_all(for_good=chance.random() < 0.5)
     else:
         terms = TunnelOptions(allow=NETWORKS[: chance.randrange(len(NETWORKS))])
         await services.pending.add(TunnelRecord(f"expected{step}", chance.choice("ab"), 1, terms, 0), None)
@@ -96,14 +96,14 @@ async def act(
         if any(isinstance(said, SessionCode) for said in client.session.sent):
             # Its session was ended, because a newer one has its name.
             clients.remove(client)
-            client.holdings.release_all(for_good=False)
+            client.bindings.release_all(for_good=False)
 
 
 async def test_token_at_its_share_regains_everything_at_the_next_edge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edge_server.tunnels.registry.MAX_LEASES_PER_EDGE", 90)
-    monkeypatch.setattr("edge_server.tunnels.registry.ALWAYS", 0)
+    monkeypatch.setattr("edge_server.tunnels.registry.GUARANTEED_MIN", 0)
     services = build(tmp_path)
     ports: dict[str, int] = {}
     for number in range(80):
@@ -124,8 +124,8 @@ async def test_token_at_its_share_regains_everything_at_the_next_edge(
     last = services.sealer.seal(Ticket("n7", ports["n7"], "a", 2))
     assert Client(services, OWNERS[0]).got(ticket=last, unencrypted=True).host == "n7.example.com"
     await asyncio.sleep(0)
-    for holdings in made:
-        holdings.release_all(for_good=True)
+    for bindings in made:
+        bindings.release_all(for_good=True)
     made.clear()
     assert services.registry.shares.used == 0
     services.claims.close()

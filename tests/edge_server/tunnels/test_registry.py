@@ -41,8 +41,8 @@ class TestRegistry:
     def test_random_names_are_unused(self):
         names = iter(["a", "a", "b"])
         registry = Registry(lambda: next(names))
-        registry.add(tunnel(registry.fresh_name()))
-        assert registry.fresh_name() == "b"
+        registry.add(tunnel(registry.generate_name()))
+        assert registry.generate_name() == "b"
 
     def test_a_name_is_held_once(self):
         registry = Registry()

@@ -42,8 +42,8 @@ class FakeAcmeService:
 async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
     services: Any = replace(build(tmp_path), acme=FakeAcmeService())  # type: ignore[arg-type]
     yield services
-    for holdings in made:
-        holdings.release_all(for_good=True)
+    for bindings in made:
+        bindings.release_all(for_good=True)
     made.clear()
     services.claims.close()
 
@@ -97,7 +97,7 @@ async def test_a_development_edge_mints_for_names_that_are_held_alone(
             found = route(services, f"shop{number}.example.org")
             assert isinstance(found, Route)
             assert found.context is not None
-        client.holdings.unbind(1)
+        client.bindings.unbind(1)
         assert route(services, f"shop{number}.example.org") is Alert.UNRECOGNIZED_NAME
     assert minted == [(f"shop{number}.example.org",) for number in range(8)]
     assert len(services.certificates._contexts) <= 3

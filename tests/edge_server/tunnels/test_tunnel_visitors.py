@@ -50,7 +50,7 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(services:
     assert (len(tunnel.waiting), [each.active for each in (a, b, c)]) == (1, [0, 0, 0])
     tunnel.balancer.remove(a)
     sessions[1].is_ready = True
-    tunnel.let_waiting_in()
+    tunnel.admit_waiting()
     assert (len(tunnel.waiting), [each.active for each in (a, b, c)]) == (0, [0, 1, 0])
     sessions[2].is_ready = True
     splice.stream_lost(StreamCode.REFUSED, [b"said"])
@@ -70,11 +70,11 @@ async def test_visitors_wait_for_the_rest_of_a_pool_when_one_of_it_leaves(servic
         session.is_ready = False
     visitor = await connect(visitor_of(tunnel))
     services.registry.add(tunnel)
-    assert not services.registry.take_back(tunnel, a)
-    tunnel.let_waiting_in()
+    assert not services.registry.remove_backend(tunnel, a)
+    tunnel.admit_waiting()
     assert len(tunnel.waiting) == 1
     sessions[1].is_ready = True
-    tunnel.let_waiting_in()
+    tunnel.admit_waiting()
     assert (len(tunnel.waiting), len(sessions[1].streams)) == (0, 1)
     next(iter(tunnel.visitors)).transport.abort()
     await asyncio.sleep(0)
@@ -108,7 +108,7 @@ async def test_visitors_are_refused_after_the_last_release(services: EdgeService
     tunnel = services.registry.find("shop")
     assert tunnel is not None
     visitor = await connect(visitor_of(tunnel))
-    client.holdings.unbind(1)
+    client.bindings.unbind(1)
     assert (len(tunnel.waiting), len(services.admission.waiting)) == (0, 0)
     with contextlib.suppress(ConnectionResetError):
         assert await asyncio.get_running_loop().sock_recv(visitor, 1) == b""
@@ -122,13 +122,13 @@ async def test_tunnel_is_looked_up_after_the_handshake(services: EdgeServices):
     client.got(1, name="shop")
     router = services.make_router()
     before, during = router.passing_visitor("shop.example.com"), router.passing_visitor("shop.example.com")
-    client.holdings.unbind(1)
+    client.bindings.unbind(1)
     gone = await connect(before)
     assert before.is_refused
     client.got(2, name="shop")
     visitor = await connect(during)
     assert len(client.session.streams) == 1
-    client.holdings.unbind(2)
+    client.bindings.unbind(2)
     client.got(3, name="shop", allow=["192.0.2.0/24"])
     refused = router.passing_visitor("shop.example.com")
     late = await connect(refused)

@@ -54,9 +54,9 @@ class WaitingRig:
         sock.setblocking(False)
         sock.bind((source, 0))
         self.sockets.append(sock)
-        before = tunnel.came_so_far
+        before = tunnel.total_visitors
         await asyncio.get_running_loop().sock_connect(sock, self.server.sockets[0].getsockname())
-        await soon(lambda: tunnel.came_so_far > before)
+        await soon(lambda: tunnel.total_visitors > before)
         return sock
 
 
@@ -79,7 +79,7 @@ def come_back(tunnel: Tunnel) -> int:
     """Let the client come back; return how many visitors are connected."""
     session: Any = tunnel.backends[0].session
     session.is_ready = True
-    tunnel.let_waiting_in()
+    tunnel.admit_waiting()
     return len(session.streams)
 
 
@@ -148,7 +148,7 @@ async def test_returning_client_takes_waiting_visitors_in_a_flood(rig: WaitingRi
     for number in range(6):
         await rig.visit(tunnel, f"127.9.9.{1 + number}")
     ends = [each.timer.when() for each in tunnel.waiting._waiting.values()]
-    tunnel.let_waiting_in()
+    tunnel.admit_waiting()
     assert len(rig.admission.waiting) == len(tunnel.waiting) == 4
     assert [each.timer.when() for each in tunnel.waiting._waiting.values()] == pytest.approx(ends)
     for number in range(6, 9):
