@@ -104,14 +104,14 @@ def _check_port(port: object) -> None:
 def _networks(what: str, networks: Sequence[str]) -> tuple[str, ...]:
     if isinstance(networks, str):
         raise InvalidError(f"{what} should be a list of networks, such as {what}=[{networks!r}].")
-    networks = []
+    parsed = []
     for each in networks:
         try:
-            networks.append(str(ip_network(each)))
+            parsed.append(str(ip_network(each)))
         except ValueError as error:
             raise InvalidError(
                 f"{what}: {short_repr(str(each))} is not a network such as 203.0.113.0/24 ({error})."
             ) from None
-    if len(networks) > MAX_NETWORKS:
+    if len(parsed) > MAX_NETWORKS:
         raise InvalidError(f"{what} takes up to {MAX_NETWORKS} networks.")
-    return tuple(networks)
+    return tuple(parsed)
