@@ -95,7 +95,7 @@ class _Sockets(NamedTuple):
 
     inherited: InheritedSockets | None
     """All sockets of the predecessor, after ``--takeover``."""
-    mark: int
+    cid_prefix: int
     """First byte of this edge's connection IDs, by which the datagrams of two edges are distinguished."""
     admin: socket.socket | None
     """Socket of the operator's page; None without a page, or while a predecessor uses the address."""
@@ -154,7 +154,7 @@ async def _open(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSocke
     )
     if services.acme is not None:
         await services.acme.open(sockets.acme_http)
-    engine = make_engine(config, files.state, files.identity, sockets.udp, sockets.mark)
+    engine = make_engine(config, files.state, files.identity, sockets.udp, sockets.cid_prefix)
     check_tcp_host(config.tcp_host)
     snapshot = await _keep_names(stack, services, sockets.inherited, files.state)
     return _Opened(files, sockets, services, engine, snapshot)
@@ -231,8 +231,8 @@ async def _open_sockets(
         stack.callback(acme_http.close)
     udp = await quic_socket(config, given) if inherited is None else UdpSocket.adopt(inherited.udp)
     stack.callback(udp.close)
-    mark = secrets.randbelow(256) if inherited is None else (inherited.mark + 1) % 256
-    return _Sockets(inherited, mark, admin, https, acme_http, udp)
+    cid_prefix = secrets.randbelow(256) if inherited is None else (inherited.cid_prefix + 1) % 256
+    return _Sockets(inherited, cid_prefix, admin, https, acme_http, udp)
 
 
 async def _inherit(
@@ -314,7 +314,7 @@ def _accept_clients(
     tls_listener = services.make_tls_listener()
     stack.callback(tls_listener.abort)
     inherited, udp = sockets.inherited, sockets.udp
-    source = udp if inherited is None else ForwardingSocket(udp, inherited.pipe, sockets.mark)
+    source = udp if inherited is None else ForwardingSocket(udp, inherited.pipe, sockets.cid_prefix)
     endpoint = Endpoint(engine, source, on_connection=accept)
     stack.push_async_callback(close)
     tracing = QlogRecorder(endpoint, config.state_dir)
@@ -392,7 +392,7 @@ def _handoff(config: EdgeConfig, sockets: _Sockets, services: EdgeServices, endp
     """Return the handover of this edge to a successor."""
     return Handoff(
         domain=config.domain,
-        mark=sockets.mark,
+        cid_prefix=sockets.cid_prefix,
         https=sockets.https,
         udp=sockets.udp,
         acme_http=None if services.acme is None else services.acme.listening,

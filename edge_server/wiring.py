@@ -284,11 +284,11 @@ def take_certificates(config: EdgeConfig, certificates: ContextStore, authority:
     if config.cert is not None and config.key is not None:
         certificates.add_files(config.cert, config.key, config.domain)
     elif not config.acme:
-        certificates.add_authority(authority, config.domain)
+        certificates.add_ca(authority, config.domain)
 
 
 def make_engine(
-    config: EdgeConfig, state: StateDir, identity: tuple[Path, Path], udp: UdpSocket, mark: int
+    config: EdgeConfig, state: StateDir, identity: tuple[Path, Path], udp: UdpSocket, cid_prefix: int
 ) -> Engine:
     """Return the engine of the QUIC port. Raises ConfigError.
 
@@ -297,7 +297,7 @@ def make_engine(
         state: its state directory.
         identity: files of the certificate and key for clients.
         udp: the socket of the port.
-        mark: first byte of the edge's connection IDs.
+        cid_prefix: first byte of the edge's connection IDs.
     """
     certificate, private_key = identity
     settings = EngineSettings(
@@ -310,6 +310,6 @@ def make_engine(
         private_key=private_key,
         largest_datagram=udp.largest_datagram,
         congestion=config.congestion,
-        cid_prefix=mark,
+        cid_prefix=cid_prefix,
     )
     return create_engine(settings, config.engine)

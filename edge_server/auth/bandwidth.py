@@ -50,7 +50,7 @@ class BandwidthLimiter:
 
         A bucket is replaced when the limit of its identity has changed.
         """
-        rate = identity.rights.bandwidth
+        rate = identity.permissions.bandwidth
         if rate is None:
             self._buckets.pop(identity.key, None)
             return None

@@ -54,4 +54,4 @@ class Identity:
 
     key: str
     """Public identifier for tickets, logs and commands; the token cannot be derived from it."""
-    rights: Permissions = field(default_factory=Permissions)
+    permissions: Permissions = field(default_factory=Permissions)

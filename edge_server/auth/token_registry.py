@@ -65,7 +65,10 @@ class TokenRegistry:
             return False
         self._entries = {entry.key: entry for entry in self._store.entries()}
         self._reserved_names = frozenset(
-            name for entry in self._entries.values() if entry.revoked is None for name in entry.rights.names or ()
+            name
+            for entry in self._entries.values()
+            if entry.revoked is None
+            for name in entry.permissions.names or ()
         )
         self._version = version
         return True
@@ -112,12 +115,12 @@ class TokenRegistry:
 
     def name_refusal(self, identity: Identity, name: str) -> BindCode | None:
         """Return why the permissions of an identity forbid a name or a whole domain; None if they allow it."""
-        rights = identity.rights
+        permissions = identity.permissions
         if "." in name:
-            return None if rights.allows_domain(name) else BindCode.DOMAIN_FORBIDDEN
-        if not rights.allows_name(name):
+            return None if permissions.allows_domain(name) else BindCode.DOMAIN_FORBIDDEN
+        if not permissions.allows_name(name):
             return BindCode.FORBIDDEN
-        if rights.owns_name(name):
+        if permissions.owns_name(name):
             return None
         if name in RESERVED:
             return BindCode.NAME_RESERVED

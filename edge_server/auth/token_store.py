@@ -41,18 +41,18 @@ class TokenEntry:
     created: int
     """Seconds since the epoch, like ``revoked``."""
     revoked: int | None
-    rights: Permissions
+    permissions: Permissions
 
     @property
     def identity(self) -> Identity:
         """Identity of the token's holder."""
-        return Identity(self.key, self.rights)
+        return Identity(self.key, self.permissions)
 
     def state(self, now: float) -> str:
         """Return ``good``, ``revoked`` or ``expired``."""
         if self.revoked is not None:
             return "revoked"
-        expires = self.rights.expires
+        expires = self.permissions.expires
         return "expired" if expires is not None and expires <= now else "good"
 
 
@@ -67,14 +67,14 @@ class TokenStore:
         """Close the database."""
         self._database.close()
 
-    def create(self, rights: Permissions, note: str, now: int) -> tuple[str, TokenEntry]:
+    def create(self, permissions: Permissions, note: str, now: int) -> tuple[str, TokenEntry]:
         """Create a token and return it with its entry. The token itself cannot be read again later."""
         key, token = new_token()
-        entry = TokenEntry(key, digest_of(token), note[:MAX_NOTE], now, None, rights)
+        entry = TokenEntry(key, digest_of(token), note[:MAX_NOTE], now, None, permissions)
         with self._database.writing() as database:
             database.execute(
                 "INSERT INTO token VALUES (?, ?, ?, ?, NULL, ?)",
-                (entry.key, entry.digest, entry.note, entry.created, _encode_permissions(rights)),
+                (entry.key, entry.digest, entry.note, entry.created, _encode_permissions(permissions)),
             )
         return token, entry
 
@@ -101,17 +101,17 @@ class TokenStore:
         return self._database.changes()
 
 
-def _encode_permissions(rights: Permissions) -> str:
-    ports = rights.tcp_ports
+def _encode_permissions(permissions: Permissions) -> str:
+    ports = permissions.tcp_ports
     return json.dumps(
         {
-            "tunnels": rights.tunnels,
-            "visitors": rights.visitors,
-            "names": rights.names,
-            "domains": rights.domains,
+            "tunnels": permissions.tunnels,
+            "visitors": permissions.visitors,
+            "names": permissions.names,
+            "domains": permissions.domains,
             "tcp_ports": None if ports is None else [ports.start, ports.stop],
-            "bandwidth": rights.bandwidth,
-            "expires": rights.expires,
+            "bandwidth": permissions.bandwidth,
+            "expires": permissions.expires,
         }
     )
 

@@ -165,7 +165,7 @@ class ContextStore:
                 self._contexts.pop((str(fresh.cert), h2), None)
         return frozenset(name for fresh in renewed for name in fresh.names)
 
-    def add_authority(self, authority: DevelopmentAuthority, domain: str) -> frozenset[str]:
+    def add_ca(self, authority: DevelopmentAuthority, domain: str) -> frozenset[str]:
         """Issue certificates for ``domain`` and the names one label below it on demand. Return the covered
         names."""
         self._authority = authority

@@ -199,7 +199,7 @@ def _print_table(entries: Sequence[TokenEntry], now: int) -> None:
 
 def _fields(entry: TokenEntry, now: int) -> dict[str, str]:
     """Return the columns of the table, as text for people."""
-    rights = entry.rights
+    permissions = entry.permissions
 
     def or_all(value: int | None) -> str:
         return "all" if value is None else str(value)
@@ -207,25 +207,25 @@ def _fields(entry: TokenEntry, now: int) -> dict[str, str]:
     return {
         "key": entry.key,
         "state": entry.state(now),
-        "tunnels": or_all(rights.tunnels),
-        "visitors": or_all(rights.visitors),
-        "names": "all" if rights.names is None else ",".join(rights.names) or "none",
-        "domains": "all" if rights.domains is None else ",".join(rights.domains) or "none",
-        "tcp ports": _shown_ports(rights.tcp_ports),
-        "bandwidth": "all" if rights.bandwidth is None else f"{rights.bandwidth / 1e6:g} MB/s",
+        "tunnels": or_all(permissions.tunnels),
+        "visitors": or_all(permissions.visitors),
+        "names": "all" if permissions.names is None else ",".join(permissions.names) or "none",
+        "domains": "all" if permissions.domains is None else ",".join(permissions.domains) or "none",
+        "tcp ports": _shown_ports(permissions.tcp_ports),
+        "bandwidth": "all" if permissions.bandwidth is None else f"{permissions.bandwidth / 1e6:g} MB/s",
         "created": format_time(entry.created),
-        "expires": "never" if rights.expires is None else format_time(rights.expires),
+        "expires": "never" if permissions.expires is None else format_time(permissions.expires),
         "note": "".join(letter if letter.isprintable() else "?" for letter in entry.note),
     }
 
 
 def _as_json(entry: TokenEntry, now: int) -> dict[str, Any]:
     """Return a token as JSON-compatible values."""
-    ports = entry.rights.tcp_ports
+    ports = entry.permissions.tcp_ports
     return {
         "key": entry.key,
         "state": entry.state(now),
-        **asdict(entry.rights),
+        **asdict(entry.permissions),
         "tcp_ports": None if ports is None else _shown_ports(ports),
         "created": entry.created,
         "revoked": entry.revoked,

@@ -315,7 +315,7 @@ class ClientSession:
                 resumed=resumed,
                 hold=int(self._context.sessions.hold),
                 time=int(time.time()),
-                token_ends=min(self.identity.rights.expires or 0, MAX_TIME),
+                token_ends=min(self.identity.permissions.expires or 0, MAX_TIME),
             )
         )
 
@@ -349,7 +349,7 @@ class ClientSession:
     def _needs_domain_check(self, bind: Bind) -> bool:
         assert self.identity is not None
         # No DNS query for a domain that is refused anyway, or bound already.
-        may = bool(bind.domain) and self.identity.rights.allows_domain(bind.domain)
+        may = bool(bind.domain) and self.identity.permissions.allows_domain(bind.domain)
         return may and not self.bindings.is_held(bind.lease) and domain_validation_error(bind.domain) is None
 
     async def _check_domain(self, bind: Bind) -> None:

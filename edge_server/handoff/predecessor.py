@@ -128,7 +128,7 @@ class Handoff:
     """The handover of a running edge to its successor. Until the successor is ready nothing changes."""
 
     domain: str
-    mark: int
+    cid_prefix: int
     """First byte of this edge's connection IDs."""
     https: socket.socket
     """Listening socket of TLS visitors."""
@@ -150,7 +150,7 @@ class Handoff:
         Raises:
             HandoffError: the successor failed.
         """
-        offer = HandoffOffer(self.domain, self.mark, has_acme_http=self.acme_http is not None)
+        offer = HandoffOffer(self.domain, self.cid_prefix, has_acme_http=self.acme_http is not None)
         with self.udp.duplicate() as udp:
             pipe = await offer_sockets(channel, offer, self.https, udp, self.acme_http)
         self._forward_from(pipe)

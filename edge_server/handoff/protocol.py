@@ -59,7 +59,7 @@ class HandoffOffer(msgspec.Struct, tag=2, array_like=True, frozen=True):
     http-01."""
 
     domain: str
-    mark: int
+    cid_prefix: int
     """First byte of the predecessor's connection IDs."""
     has_acme_http: bool = False
     """True if the socket for http-01 validators is included."""

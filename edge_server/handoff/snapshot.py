@@ -158,7 +158,7 @@ class NameSnapshot:
         if not port:
             return None
         identity = self._tokens.identity(name.owner)
-        allowed = None if identity is None else identity.rights.tcp_ports
+        allowed = None if identity is None else identity.permissions.tcp_ports
         may = self._claims.is_free_to(name.owner, port) and (allowed is None or port in allowed)
         sock = self._ports.bind_exact(port, name.owner) if may else None
         if sock is None:

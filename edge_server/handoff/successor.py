@@ -34,7 +34,7 @@ class InheritedSockets:
 
     channel: HandoffChannel
     domain: str
-    mark: int
+    cid_prefix: int
     https: socket.socket
     udp: socket.socket
     pipe: socket.socket
@@ -106,7 +106,7 @@ async def request_handoff(directory: Path) -> InheritedSockets | None:
         await channel.send(Ask(VERSION))
         message, sockets = await channel.receive()
         if isinstance(message, HandoffOffer) and len(sockets) == 3 + message.has_acme_http:
-            return InheritedSockets(channel, message.domain, message.mark, *sockets)
+            return InheritedSockets(channel, message.domain, message.cid_prefix, *sockets)
         close_all(sockets)
         if isinstance(message, HandoffRefusal):
             raise HandoffError(message.reason)

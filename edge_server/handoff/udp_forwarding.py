@@ -38,15 +38,15 @@ _decoder: msgspec.msgpack.Decoder[tuple[bytes, int, tuple[str | int, ...]]] = ms
 )
 
 
-def is_marked(datagram: bytes, mark: int) -> bool:
-    """Return True if a datagram belongs to a connection whose IDs have this mark, or may begin a new connection.
+def is_for_edge(datagram: bytes, cid_prefix: int) -> bool:
+    """Return True if a datagram belongs to a connection whose IDs have this prefix, or may begin a new connection.
 
     See RFC 9000 sections 17.2 and 17.3.
     """
     if datagram[0] & _LONG_HEADER:
         # The destination connection ID of an Initial packet may be one that the client has chosen.
-        return datagram[0] & _PACKET_TYPE == 0 or len(datagram) < 7 or datagram[6] == mark
-    return len(datagram) < 2 or datagram[1] == mark
+        return datagram[0] & _PACKET_TYPE == 0 or len(datagram) < 7 or datagram[6] == cid_prefix
+    return len(datagram) < 2 or datagram[1] == cid_prefix
 
 
 class ForwardingSocket:
@@ -56,11 +56,17 @@ class ForwardingSocket:
     ends.
     """
 
-    def __init__(self, source: DatagramSocket, pipe: socket.socket, mark: int) -> None:
-        """Use both sockets, which :meth:`close` closes. ``mark``: first byte of this edge's connection IDs."""
+    def __init__(self, source: DatagramSocket, pipe: socket.socket, cid_prefix: int) -> None:
+        """Use both sockets, which :meth:`close` closes.
+
+        Args:
+            source: the edge's own UDP socket.
+            pipe: socket to the other process.
+            cid_prefix: first byte of this edge's connection IDs.
+        """
         self._source = source
         self._pipe: socket.socket | None = pipe
-        self._mark = mark
+        self._cid_prefix = cid_prefix
         pipe.setblocking(False)
 
     @property
@@ -84,7 +90,7 @@ class ForwardingSocket:
         # Datagrams that GRO has joined are from one socket of a client, which has one connection.
         mine = []
         for received in batch:
-            if is_marked(received.payload, self._mark):
+            if is_for_edge(received.payload, self._cid_prefix):
                 mine.append(received)
             else:
                 self._pass_on(received)
@@ -97,7 +103,7 @@ class ForwardingSocket:
     def with_source(self, source: DatagramSocket) -> ForwardingSocket:
         """Return a socket like this one that reads from another source, with a duplicate of the pipe."""
         assert self._pipe is not None
-        return ForwardingSocket(source, self._pipe.dup(), self._mark)
+        return ForwardingSocket(source, self._pipe.dup(), self._cid_prefix)
 
     @property
     def has_predecessor(self) -> bool:

@@ -71,7 +71,7 @@ class Backend:
         return asyncio.get_running_loop().time() - self.session.stats().last_heard < SILENT
 
     @property
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         """Return True if the client is reachable and its origin has not refused a visitor lately."""
         return self.is_reachable and time.monotonic() >= self._penalised_until
 

@@ -255,7 +255,7 @@ class Bindings:
             sock = context.ports.bind_exact(plan.exact, key)
         else:
             is_free = partial(context.claims.is_free_to, key)
-            sock = context.ports.bind(key, plan.preferred, identity.rights.tcp_ports, is_free=is_free)
+            sock = context.ports.bind(key, plan.preferred, identity.permissions.tcp_ports, is_free=is_free)
         if sock is None:
             raise PortUnavailableError(BindCode.PORT_TAKEN if plan.exact else BindCode.NO_PORT)
         return PublicPort(sock)
@@ -270,7 +270,7 @@ class Bindings:
             self._context.supervisor.start(port.listen(tunnel.tcp_visitor), "listening for TCP visitors")
 
     def _limit(self, tunnel: Tunnel, identity: Identity) -> None:
-        tunnel.max_visitors = identity.rights.visitors
+        tunnel.max_visitors = identity.permissions.visitors
         tunnel.meters = self._context.shaping.buckets_of(identity)
 
     def _record(self, tunnel: Tunnel, bind: Bind) -> None:

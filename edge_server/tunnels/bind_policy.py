@@ -189,7 +189,7 @@ class BindCheck:
 
     def allows_port(self, port: int) -> bool:
         """Return True if the token may have this TCP port."""
-        allowed = self.facts.identity.rights.tcp_ports
+        allowed = self.facts.identity.permissions.tcp_ports
         return allowed is None or port in allowed
 
 
@@ -214,7 +214,7 @@ RULES: Final = (
     Rule(
         BindCode.FORBIDDEN,
         "asks for a TCP port, and its token allows none",
-        lambda check: check.bind.unencrypted and not check.facts.identity.rights.allows_ports,
+        lambda check: check.bind.unencrypted and not check.facts.identity.permissions.allows_ports,
     ),
     Rule(BindCode.INVALID, "asks for options that contradict each other", lambda check: check.contradicts),
     Rule(BindCode.INVALID, "asks for a filter that is invalid", lambda check: check.visitor_filter is None),
@@ -357,7 +357,7 @@ RULES: Final = (
         BindCode.TOO_MANY,
         "holds as many tunnels as its token allows",
         lambda check: (
-            not check.facts.identity.rights.allows_another_tunnel(
+            not check.facts.identity.permissions.allows_another_tunnel(
                 check.facts.owner_leases - (check.takeover_target is not None)
             )
         ),

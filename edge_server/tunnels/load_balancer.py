@@ -23,7 +23,7 @@ class Candidate(Protocol):
         """Return True if a visitor would most likely reach the client."""
 
     @property
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         """Return True if the client is reachable and its origin has not refused a visitor lately."""
 
 
@@ -65,7 +65,7 @@ class LoadBalancer(Generic[CandidateT]):
             return candidates[0] if candidates else None
         chosen = min(
             candidates,
-            key=lambda each: (not each.is_reachable, not each.is_well, each.active, self._turns[each]),
+            key=lambda each: (not each.is_reachable, not each.is_healthy, each.active, self._turns[each]),
         )
         self._turns[chosen] = next(self._counter)
         return chosen

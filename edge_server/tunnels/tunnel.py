@@ -222,7 +222,7 @@ class Tunnel:
         if code is not StreamCode.UNKNOWN_LEASE and refusing is not None:
             refusing.note_refusal()
         other = self.balancer.choose(besides=tried)
-        if other is None or not other.is_well:
+        if other is None or not other.is_healthy:
             return False
         self._admit(splice, entry_point, other, tried)
         return True

@@ -106,7 +106,7 @@ def check_rest(system: ModelSystem) -> None:
         if (
             connection is None
             or connection.welcome is None
-            or not system.network.is_well(connection)
+            or not system.network.is_healthy(connection)
             or connection.session.is_awaiting_resume_state
         ):
             continue
@@ -188,9 +188,9 @@ def _is_up(system: ModelSystem, program: Program) -> bool:
     if program.error is not None:
         # It wants no name any more, and gives back the one that it had.
         return program.manager._resumable.session is None and (
-            connection is None or system.network.is_well(connection)
+            connection is None or system.network.is_healthy(connection)
         )
-    if connection is None or connection.welcome is None or not system.network.is_well(connection):
+    if connection is None or connection.welcome is None or not system.network.is_healthy(connection):
         return False
     client = system.client_of(connection)
     if client is not None and (system.edge is None or client not in system.edge.all_clients):
@@ -343,14 +343,14 @@ def _wait_for_pool(system: ModelSystem, ticket: Ticket) -> None:
     ]
     sessions = [client.session for client in clients if client is not None]
     for _ in range(SERVED_WITHIN):
-        if all(member.session in sessions or not _is_well(system, member) for member in tunnel.backends):
+        if all(member.session in sessions or not _is_healthy(system, member) for member in tunnel.backends):
             return
         system.network.carry(system, 1.0)
     system.fail("a program that has died is called well", f"{ticket.host}")
 
 
-def _is_well(system: ModelSystem, backend: Backend) -> bool:
-    return system.loop.call(lambda: backend.is_well)
+def _is_healthy(system: ModelSystem, backend: Backend) -> bool:
+    return system.loop.call(lambda: backend.is_healthy)
 
 
 def _check_served(system: ModelSystem, visitor: Visitor, program: Program) -> None:

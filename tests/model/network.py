@@ -72,7 +72,7 @@ class Network:
 
     # For rules and invariants.
 
-    def is_well(self, connection: Any) -> bool:
+    def is_healthy(self, connection: Any) -> bool:
         """Return True if the connection's link carries, and its edge is there."""
         raise NotImplementedError
 

@@ -131,7 +131,7 @@ class ScriptedNetwork(Network):
         self._next_port += 10
         return ("10.0.1.1", self._next_port)
 
-    def is_well(self, connection: Any) -> bool:
+    def is_healthy(self, connection: Any) -> bool:
         end = connection._link.connection
         return not end.link.is_cut and end.closed is None and end.peer is not None and end.peer.closed is None
 

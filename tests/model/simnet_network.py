@@ -116,7 +116,7 @@ class SimnetNetwork(Network):
         """Return the sockets of calls that are there."""
         return [socket for socket in self.simnet.sockets if socket not in self._edges]
 
-    def is_well(self, connection: Any) -> bool:
+    def is_healthy(self, connection: Any) -> bool:
         socket = connection._endpoint.socket
         return not connection._link.is_down and not socket.up.conditions.black_hole
 

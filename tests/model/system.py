@@ -214,7 +214,7 @@ class ModelSystem:
         self.reach("a visitor of a pool")
         visit = visitor.tunnel.visitors.get(visitor.splice)
         chosen = next((each for each in backends if visit is not None and visit.carrier is each), None)
-        if chosen is not None and chosen.is_well and not all(each.is_well for each in backends):
+        if chosen is not None and chosen.is_healthy and not all(each.is_healthy for each in backends):
             self.reach("a visitor passes over one of a pool that is away")
 
     def release(self, program: Program, *, then_bind: bool) -> None:

@@ -58,7 +58,7 @@ class _TlsAlpn(challenges.KeyAuthorizationChallenge):
         return self.key_authorization(account_key)
 
 
-class Orders:
+class OrderClient:
     """Orders at one ACME server, in any number of threads."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Orders:
     @contextlib.contextmanager
     def _session(self, *, signed_in: bool = True) -> Iterator[client.ClientV2]:
         network = AcmeHttpClient(
-            self._account.key, timeout=self._settings.pace.network, ca=self._settings.ca, check=self._check
+            self._account.key, timeout=self._settings.timings.network, ca=self._settings.ca, check=self._check
         )
         try:
             acme = client.ClientV2(client.ClientV2.get_directory(self._settings.directory, network), network)
@@ -148,7 +148,7 @@ class Orders:
             raise OrderStoppedError
 
     def _obtain(self, acme: client.ClientV2, names: Sequence[str], challenge: str) -> IssuedCertificate:
-        deadline = time.monotonic() + self._settings.pace.order
+        deadline = time.monotonic() + self._settings.timings.order
         key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
@@ -206,7 +206,7 @@ class Orders:
         while True:
             if pause and self._is_stopping(pause):
                 raise OrderStoppedError
-            pause = self._settings.pace.poll
+            pause = self._settings.timings.poll
             status = order.body.status
             if status == messages.STATUS_VALID and order.body.certificate is not None:
                 return bytes(acme.net.post(order.body.certificate, None, new_nonce_url=nonces).content)
@@ -231,7 +231,7 @@ class Orders:
         """Poll until every name is validated. Raises AcmeError and errors.ValidationError."""
         pending = list(order.authorizations)
         while pending:
-            still_pending, pause = [], self._settings.pace.poll
+            still_pending, pause = [], self._settings.timings.poll
             for each in pending:
                 authorization, response = acme.poll(each)
                 if authorization.body.status == messages.STATUS_PENDING:

@@ -58,7 +58,7 @@ class AcmeService:
         """Challenge responses for validations at the TLS port."""
         self.manager = CertificateManager(
             policy,
-            settings.pace,
+            settings.timings,
             contexts,
             worker,
             certificate_files=files,

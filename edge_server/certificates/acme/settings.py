@@ -92,7 +92,7 @@ class AcmeSettings:
     hook: tuple[str, ...] = ()
     dns_wait: float = DNS_WAIT
     binding: AccountBinding | None = None
-    pace: AcmeTimings = AcmeTimings()
+    timings: AcmeTimings = AcmeTimings()
 
     @property
     def single_challenge(self) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from edge_server.certificates.acme.order import Orders
+    from edge_server.certificates.acme.order import OrderClient
     from edge_server.certificates.acme.quota_file import QuotaFile
     from edge_server.certificates.acme.settings import AcmeSettings
     from edge_server.certificates.acme.store import CertificateFiles, IssuedCertificate
@@ -55,7 +55,7 @@ class OrderWorker:
         self._threads: list[threading.Thread] = []
         self._client_lock = threading.Lock()
         """Serialises orders that start together, so that they share the one account and its key."""
-        self._orders: Orders | None = None
+        self._orders: OrderClient | None = None
 
     @property
     def is_stopping(self) -> bool:
@@ -144,15 +144,15 @@ class OrderWorker:
             logger.exception("the request for a renewal time failed")
         return None
 
-    def _client(self) -> Orders:
+    def _client(self) -> OrderClient:
         """Return the ACME client, and load its library on first use."""
         with self._client_lock:
             if self._orders is None:
-                from edge_server.certificates.acme.order import Orders  # noqa: PLC0415 - an optional package, and half a second
+                from edge_server.certificates.acme.order import OrderClient  # noqa: PLC0415 - an optional package, and half a second
 
                 try:
                     make_directory(self._directory)
                 except OSError as error:
                     raise AcmeError(f"{self._directory} cannot be created: {error.strerror or error}.") from None
-                self._orders = Orders(self._settings, self._directory, self.challenges, self._stopping.wait)
+                self._orders = OrderClient(self._settings, self._directory, self.challenges, self._stopping.wait)
             return self._orders

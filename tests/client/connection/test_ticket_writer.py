@@ -54,12 +54,12 @@ async def test_failed_write_is_logged_once_and_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(ticket_writer, "RETRY_INTERVAL", 0.02)
     said = []
     file = TicketFile(tmp_path / "nowhere" / "ticket")
-    is_well = asyncio.Event()
+    is_healthy = asyncio.Event()
 
     def observe(kind: str, message: str) -> None:
         said.append((kind, message))
         if len(said) == 2:
-            is_well.set()
+            is_healthy.set()
 
     writer = TicketWriter(file, observe, Supervisor())
     writer.put(b"first")
@@ -72,7 +72,7 @@ async def test_failed_write_is_logged_once_and_repeated(tmp_path, monkeypatch):
     await asyncio.sleep(0.1)
     assert len(said) == 1
     file.path.parent.mkdir()
-    await is_well.wait()
+    await is_healthy.wait()
     assert "written again" in said[1][1]
     assert file.read() == b"second"
     writer.close()

@@ -33,7 +33,7 @@ def test_the_development_token_is_accepted():
     tokens = TokenRegistry(CHOSEN)
     found = tokens.check(CHOSEN)
     assert found is not None
-    assert found.rights == ALL
+    assert found.permissions == ALL
     assert tokens.current(found) == found
     assert found == TokenRegistry(CHOSEN).check(CHOSEN)
     assert CHOSEN not in repr(found)
@@ -57,7 +57,7 @@ def test_a_token_of_the_database(store: TokenStore):
     tokens = TokenRegistry(CHOSEN, store, ManualClock(NOW))
     found = tokens.check(token)
     assert found is not None
-    assert (found.key, found.rights) == (entry.key, rights)
+    assert (found.key, found.permissions) == (entry.key, rights)
     assert key_of(token) == entry.key
     assert tokens.known_key(token) == entry.key
     assert tokens.check(CHOSEN) is not None

@@ -47,7 +47,7 @@ def write(authority: DevelopmentAuthority, tmp_path: Path) -> Write:
 @pytest.fixture
 def minting(authority: DevelopmentAuthority) -> ContextStore:
     made = ContextStore()
-    assert made.add_authority(authority, DOMAIN) == {DOMAIN, f"*.{DOMAIN}"}
+    assert made.add_ca(authority, DOMAIN) == {DOMAIN, f"*.{DOMAIN}"}
     return made
 
 
@@ -147,7 +147,7 @@ def test_a_certificate_of_its_own_is_preferred_and_allows_h2(
 def test_minting_beside_a_wildcard_of_the_operators(write: Write, authority: DevelopmentAuthority) -> None:
     made = ContextStore(allow_wildcard_h2=True)
     made.add_files(*write(f"*.{DOMAIN}"))
-    made.add_authority(authority, DOMAIN)
+    made.add_ca(authority, DOMAIN)
     context = made.context_for(f"a.{DOMAIN}", h2=True)
     assert context is not None
     assert meet(context, authority, f"a.{DOMAIN}")[0] == {f"a.{DOMAIN}"}
@@ -155,7 +155,7 @@ def test_minting_beside_a_wildcard_of_the_operators(write: Write, authority: Dev
 
 def test_the_number_of_contexts_is_bounded(authority: DevelopmentAuthority) -> None:
     made = ContextStore(max_contexts=3)
-    made.add_authority(authority, DOMAIN)
+    made.add_ca(authority, DOMAIN)
     first = made.context_for(f"n0.{DOMAIN}", h2=True)
     for number in range(10):
         made.context_for(f"n{number}.{DOMAIN}", h2=True)

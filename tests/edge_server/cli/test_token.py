@@ -144,5 +144,5 @@ def test_a_token_of_before_there_were_domains_has_none(run, tmp_path: Path):
         before = {name: value for name, value in json.loads(text).items() if name != "domains"}
         database.execute("UPDATE token SET rights = ?", (json.dumps(before),))
     (entry,) = store.entries()
-    assert entry.rights.domains == ()
+    assert entry.permissions.domains == ()
     store.close()

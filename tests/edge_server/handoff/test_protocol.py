@@ -75,7 +75,7 @@ async def test_offer_arrives_whole(tmp_path: Path, sockets: list[socket.socket])
     assert stat.S_IMODE((tmp_path / SOCKET).stat().st_mode) == 0o600
     inherited = await request_handoff(tmp_path)
     assert inherited is not None
-    assert (inherited.domain, inherited.mark) == ("a.test", 7)
+    assert (inherited.domain, inherited.cid_prefix) == ("a.test", 7)
     found = [inherited.https, inherited.udp, inherited.pipe]
     assert [sock.getsockname() for sock in found] == [sock.getsockname() for sock in sockets]
     assert [name for name, _ in await inherited.accept()] == held[0] + held[1]

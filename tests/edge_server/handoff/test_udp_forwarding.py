@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket, is_marked
+from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket, is_for_edge
 from quictunnel.transport.engine import Received, Transmit
 from quictunnel.transport.udp import READ_BYTES, UdpSocket
 
@@ -53,7 +53,7 @@ def long_header(kind: int, mark: int) -> bytes:
     ],
 )
 def test_datagram_is_assigned_by_connection_id(datagram: bytes, is_mine: bool) -> None:
-    assert is_marked(datagram, MINE) is is_mine
+    assert is_for_edge(datagram, MINE) is is_mine
 
 
 class Source:

@@ -83,7 +83,7 @@ async def test_a_development_edge_mints_for_names_that_are_held_alone(
 ):
     """And not more than it keeps: a name that was given back leaves nothing behind."""
     services = replace(services, acme=None, certificates=ContextStore(max_contexts=3))
-    services.certificates.add_authority(authority, "example.com")
+    services.certificates.add_ca(authority, "example.com")
     minted = []
     issue = authority.issue
     authority.issue = lambda names: minted.append(tuple(names)) or issue(names)  # type: ignore[method-assign]

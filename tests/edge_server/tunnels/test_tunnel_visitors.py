@@ -55,7 +55,7 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(services:
     sessions[2].is_ready = True
     splice.stream_lost(StreamCode.REFUSED, [b"said"])
     assert [each.active for each in (a, b, c)] == [0, 0, 1]
-    assert not b.is_well
+    assert not b.is_healthy
     assert sessions[2].streams[0].log == [b"said"]
     splice.transport.abort()
     await asyncio.sleep(0)

@@ -104,17 +104,17 @@ def route(hello: ClientHello, _: str, rig: AcmeRig) -> Route | Alert:
 @contextlib.asynccontextmanager
 async def running_service(
     state_dir: Path,
-    server: Pebble | FaultyProxy,
+    acme_server: Pebble | FaultyProxy,
     *,
     tls_port: int,
     own: tuple[str, ...] = (),
-    pace: AcmeTimings = QUICK,
+    timings: AcmeTimings = QUICK,
     **more: Any,
 ) -> AsyncIterator[AcmeRig]:
     """``more``: of the settings."""
-    root = server.ca if isinstance(server, Pebble) else server.pebble.ca
+    root = acme_server.ca if isinstance(acme_server, Pebble) else acme_server.pebble.ca
     settings = AcmeSettings(
-        **{"email": "you@example.com", "directory": server.directory, "ca": root, "pace": pace, **more}
+        **{"email": "you@example.com", "directory": acme_server.directory, "ca": root, "timings": timings, **more}
     )
     certificates, wanted = ContextStore(), set[str]()
     service = AcmeService(

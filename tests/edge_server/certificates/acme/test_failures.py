@@ -62,8 +62,8 @@ def advise(proxy: FaultyProxy) -> None:
 @contextlib.asynccontextmanager
 async def renewing(proxy: FaultyProxy, ca: AcmeCa, state_dir: Path) -> AsyncIterator[tuple[AcmeRig, int]]:
     """Rig that has a certificate and is about to renew it, with the serial of the present one."""
-    pace = replace(QUICK, advice=0.1)
-    async with running_service(state_dir, proxy, tls_port=ca.tls_port, pace=pace) as rig:
+    timings = replace(QUICK, advice=0.1)
+    async with running_service(state_dir, proxy, tls_port=ca.tls_port, timings=timings) as rig:
         rig.want(NAME)
         await rig.wait_until_held(NAME)
         yield rig, await rig.serial(NAME, ca.roots)
@@ -190,8 +190,8 @@ async def test_answers_that_break_off_and_answers_that_never_end(proxy: FaultyPr
         status = await rig.wait_for(NAME, lambda status: status.failures > 0)
         assert "closed the connection within a response" in status.last_error
     proxy.cut, proxy.drip = "", "/dir"
-    pace = replace(QUICK, network=0.5)
-    async with running_service(tmp_path / "b", proxy, tls_port=ca.tls_port, pace=pace) as rig:
+    timings = replace(QUICK, network=0.5)
+    async with running_service(tmp_path / "b", proxy, tls_port=ca.tls_port, timings=timings) as rig:
         rig.want(NAME)
         status = await rig.wait_for(NAME, lambda status: status.failures > 0)
         assert status.last_error == "The ACME server took longer than 0.5 s to respond."
@@ -203,8 +203,8 @@ async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
     monkeypatch.setattr("edge_server.certificates.acme.worker.STOP_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         hung = replace(ca.pebble, port=hanging.getsockname()[1])
-        pace = replace(QUICK, network=1.5)
-        async with running_service(tmp_path, hung, tls_port=ca.tls_port, pace=pace) as rig:
+        timings = replace(QUICK, network=1.5)
+        async with running_service(tmp_path, hung, tls_port=ca.tls_port, timings=timings) as rig:
             rig.want(NAME)
             await rig.wait_for(NAME, lambda status: status.is_ordering)
             (thread,) = rig.manager._worker._threads
@@ -229,8 +229,8 @@ async def test_unreachable_and_untrusted_cas_are_reported(ca: AcmeCa, tmp_path: 
 
 async def test_tries_for_a_name_that_never_had_a_certificate_have_an_end(ca: AcmeCa, tmp_path: Path):
     nowhere = replace(ca.pebble, port=free_port())
-    pace = replace(QUICK, first_retry=0.001, min_retry=0.001, max_retry=0.001)
-    async with running_service(tmp_path, nowhere, tls_port=ca.tls_port, pace=pace) as rig:
+    timings = replace(QUICK, first_retry=0.001, min_retry=0.001, max_retry=0.001)
+    async with running_service(tmp_path, nowhere, tls_port=ca.tls_port, timings=timings) as rig:
         rig.want(NAME)
         status = await rig.wait_for(NAME, lambda status: status.next_try is None)
         assert status.failures == MAX_TRIES

@@ -75,13 +75,13 @@ async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(rig: R
 async def test_waits_after_failures_grow_and_have_a_least_and_a_most(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
-    pace = rig.timings
+    timings = rig.timings
     waits = []
     for _ in range(40):
         rig.fulfil("a.example.com", AcmeError("no"))
         waits.append(rig.certificate("a.example.com").retry_at - clock.now)
-    assert all(pace.min_retry <= wait <= pace.max_retry for wait in waits)
-    assert waits[0] <= pace.first_retry
+    assert all(timings.min_retry <= wait <= timings.max_retry for wait in waits)
+    assert waits[0] <= timings.first_retry
     assert max(waits[-20:]) > 1000
     rig.fulfil("a.example.com", AcmeError("no", retry_after=3 * DAY))
     assert rig.certificate("a.example.com").retry_at == clock.now + 3 * DAY
