@@ -123,9 +123,11 @@ class NameSnapshot:
             return
         count = 0
         for entry in snapshot.entries:
-            if abs(self._now() - entry.left) <= MAX_AGE and self._is_allowed(entry.name):
+            if abs(self._now() - entry.last_connected) <= MAX_AGE and self._is_allowed(entry.name):
                 sock = self._port_of(entry.name)
-                await self._pending.add(entry.name, sock, seconds=RETURN_TIMEOUT, left=entry.left)
+                await self._pending.add(
+                    entry.name, sock, seconds=RETURN_TIMEOUT, last_connected=entry.last_connected
+                )
                 count += 1
         logger.info("%d of %d names of the last run are kept for their clients", count, len(snapshot.entries))
 
@@ -236,8 +238,8 @@ class NameSnapshot:
         return [self._entry(tunnel) for tunnel in self._registry]
 
     def _entry(self, tunnel: Tunnel) -> SnapshotEntry:
-        left = 0 if tunnel.backends else round(self._pending.left(tunnel))
-        return SnapshotEntry(TunnelRecord.of(tunnel, tunnel.tcp_port), left)
+        last_connected = 0 if tunnel.backends else round(self._pending.last_connected(tunnel))
+        return SnapshotEntry(TunnelRecord.of(tunnel, tunnel.tcp_port), last_connected)
 
     # The thread of the table.
 

@@ -21,7 +21,7 @@ class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
     """A held name."""
 
     name: TunnelRecord
-    left: int
+    last_connected: int
     """Time at which its client was last connected (seconds since the epoch); 0: until the edge ended."""
 
 
@@ -67,5 +67,5 @@ def _is_possible(entry: SnapshotEntry) -> bool:
         and 0 <= record.port <= MAX_PORT
         and len(record.program) <= PROGRAM_SIZE
         and 0 <= record.terms.proxy_protocol <= 2
-        and entry.left >= 0
+        and entry.last_connected >= 0
     )

@@ -94,7 +94,10 @@ class HeldNames:
         """Return the names that a run wrote."""
         return cls(
             seen,
-            [SnapshotEntry(trusted(entry.name, is_last=is_last), entry.left or seen) for entry in entries],
+            [
+                SnapshotEntry(trusted(entry.name, is_last=is_last), entry.last_connected or seen)
+                for entry in entries
+            ],
         )
 
 

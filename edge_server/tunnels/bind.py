@@ -230,7 +230,7 @@ class Bindings:
         is_pending = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
         ticket = TicketHolder(grant.generation, grant.program, grant.is_first_bind)
         backend = Backend(self._session, bind.lease, self, ticket)
-        displaced = context.registry.assign(tunnel, backend, grant)
+        replaced = context.registry.assign(tunnel, backend, grant)
         if is_pending:
             context.pending.stop_waiting(tunnel)
         if grant.port is None or not grant.port.keeps:
@@ -240,8 +240,8 @@ class Bindings:
         self._record(tunnel, bind)
         self._confirm(lease)
         tunnel.admit_waiting()
-        if displaced is not None:
-            self._displace(tunnel, displaced, by_ticket=grant.by_ticket)
+        if replaced is not None:
+            self._end_replaced(tunnel, replaced, by_ticket=grant.by_ticket)
 
     def _open_port(self, identity: Identity, plan: PortPlan | None) -> PublicPort | None:
         """Return a new TCP port; None if none was requested, or the tunnel keeps the one that it has.
@@ -286,7 +286,7 @@ class Bindings:
             context.certificates.order_missing(host, tunnel.owner, h2=tunnel.options.h2)
 
     @staticmethod
-    def _displace(tunnel: Tunnel, displaced: Backend, *, by_ticket: bool) -> None:
+    def _end_replaced(tunnel: Tunnel, replaced: Backend, *, by_ticket: bool) -> None:
         """End the lease of a client whose name another client of the same identity has taken over.
 
         A client with the ticket is the same program, started again, so the old session ends. A client without it
@@ -294,9 +294,9 @@ class Bindings:
         """
         logger.info("a newer session of client %s took over %s", tunnel.owner, tunnel.name)
         if by_ticket:
-            displaced.holder.supersede()
+            replaced.holder.supersede()
         else:
-            displaced.holder.revoke(displaced, BindCode.REPLACED)
+            replaced.holder.revoke(replaced, BindCode.REPLACED)
 
     # Confirmation and release.
 

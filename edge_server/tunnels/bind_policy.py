@@ -37,7 +37,7 @@ limit their number."""
 MAX_TAKEOVERS: Final = 10
 """Takeovers by name of one name within :data:`TAKEOVER_SECONDS`, from one connected client to another of the same
 identity: enough for a program that is restarted again and again, too few for two that take the name from each
-    other in turn."""
+other in turn."""
 TAKEOVER_SECONDS: Final = 60.0
 
 
@@ -161,13 +161,13 @@ class BindCheck:
     @property
     def has_stale_ticket(self) -> bool:
         """Return True if a newer process holds the tunnel with this ticket or a newer one."""
-        ticket, bind, evicted = self.ticket, self.bind, self.takeover_target
-        if ticket is None or evicted is None:
+        ticket, bind, target = self.ticket, self.bind, self.takeover_target
+        if ticket is None or target is None:
             return False
         # A predecessor or a snapshot passes on the ticket and program of one client of a pool only.
-        is_one_of_several = bind.pool and not evicted.backends
-        is_old = evicted.is_newer_than(ticket.generation) or is_older_program(bind, ticket, evicted)
-        return is_old and not is_one_of_several and not _is_same_program(bind, evicted)
+        is_one_of_several = bind.pool and not target.backends
+        is_old = target.is_newer_than(ticket.generation) or is_older_program(bind, ticket, target)
+        return is_old and not is_one_of_several and not _is_same_program(bind, target)
 
     @property
     def has_too_many_takeovers(self) -> bool:

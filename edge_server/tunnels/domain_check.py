@@ -2,8 +2,8 @@
 
 It runs before a tunnel gets the domain, so that a domain that cannot work is refused with a clear reason. It is no
 authorisation: the permissions of tokens and the claims decide about that, and the certificate authority validates
-    the domain itself. If the edge does not know its own addresses, as behind a NAT without a configured name,
-    every domain passes.
+the domain itself. If the edge does not know its own addresses, as behind a NAT without a configured name, every
+domain passes.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class DomainCheck:
             domain: the domain.
             owner: key of the token that requests it.
             is_known: True if the owner has claimed the domain already. It then passes if it does not resolve, so
-                that
-                a short failure of DNS takes no domain away.
+                that a short failure of DNS takes no domain away.
         """
         now = asyncio.get_running_loop().time()
         if self._resolve is None or self._good.get(domain, 0.0) > now:

@@ -34,7 +34,7 @@ class _Wait:
     """The wait for the client of one tunnel."""
 
     end: asyncio.TimerHandle
-    left: float
+    last_connected: float
     """Time at which the client was last connected (time.monotonic)."""
 
 
@@ -60,7 +60,7 @@ class PendingTunnels:
         sock: socket.socket | None,
         *,
         seconds: float | None = None,
-        left: float | None = None,
+        last_connected: float | None = None,
     ) -> None:
         """Keep a name and its TCP port for the client that shows its ticket.
 
@@ -68,7 +68,7 @@ class PendingTunnels:
             name: the record of the tunnel.
             sock: the listening socket of its TCP port.
             seconds: seconds for which it is kept; by default those for a name of a predecessor.
-            left: time at which its client was last connected (time.time); None: until now.
+            last_connected: time at which its client was last connected (time.time); None: until now.
         """
         tunnel = Tunnel(
             name.name,
@@ -81,17 +81,17 @@ class PendingTunnels:
         self._registry.add(tunnel)
         keep = max(self.hold, MAX_WAIT) if seconds is None else seconds
         end = asyncio.get_running_loop().call_later(keep, self._expire, tunnel)
-        age = 0.0 if left is None else max(0.0, time.time() - left)
+        age = 0.0 if last_connected is None else max(0.0, time.time() - last_connected)
         self._waits[tunnel] = _Wait(end, time.monotonic() - age)
         if sock is not None:
             tunnel.port = PublicPort(sock)
             self._ports.adopt(tunnel.tcp_port, tunnel.owner)
             await tunnel.port.listen(tunnel.tcp_visitor)
 
-    def left(self, tunnel: Tunnel) -> float:
+    def last_connected(self, tunnel: Tunnel) -> float:
         """Return the time at which the client of a kept tunnel was last connected (time.time, by today's
         clock)."""
-        return time.time() - (time.monotonic() - self._waits[tunnel].left)
+        return time.time() - (time.monotonic() - self._waits[tunnel].last_connected)
 
     def stop_waiting(self, tunnel: Tunnel) -> None:
         """Stop the wait of a tunnel, whose client has bound it."""

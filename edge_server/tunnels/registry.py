@@ -121,13 +121,13 @@ class Registry:
 
         Returns the backend that was replaced, or None.
         """
-        displaced = None
+        replaced = None
         if grant.kind is GrantKind.TAKE_OVER:
             times = (*tunnel.takeovers, time.monotonic())[-MAX_TAKEOVERS:]
             tunnel.takeovers = times if tunnel.backends and not grant.by_ticket else ()
             if tunnel.backends:
-                (displaced,) = tunnel.backends
-                tunnel.balancer.remove(displaced)
+                (replaced,) = tunnel.backends
+                tunnel.balancer.remove(replaced)
         tunnel.balancer.add(backend)
         if grant.kind is not GrantKind.JOIN:
             tunnel.change_to(grant.options, grant.visitor_filter, is_pool=grant.is_pool)
@@ -135,7 +135,7 @@ class Registry:
             self.add(tunnel)
         else:
             self._recount(tunnel)
-        return displaced
+        return replaced
 
     def remove_backend(self, tunnel: Tunnel, backend: Backend) -> bool:
         """Remove a backend from a tunnel, if it still serves it. Returns True if the tunnel was removed as

@@ -75,10 +75,12 @@ async def test_time_of_a_client_does_not_depend_on_a_set_clock(
 ) -> None:
     edge = await runs.begin()
     began = time.time()
-    await edge.services.pending.add(TunnelRecord(RANDOM, "a", 1, TunnelOptions(), 0), None, left=began - 20)
+    await edge.services.pending.add(
+        TunnelRecord(RANDOM, "a", 1, TunnelOptions(), 0), None, last_connected=began - 20
+    )
     (lease,) = edge.services.registry
     monkeypatch.setattr("edge_server.tunnels.pending.time.time", lambda: began + jump)
-    assert edge.services.pending.left(lease) == pytest.approx(began + jump - 20, abs=5)
+    assert edge.services.pending.last_connected(lease) == pytest.approx(began + jump - 20, abs=5)
 
 
 async def test_restarts_in_a_row_do_not_keep_a_name_for_ever(runs: EdgeRuns) -> None:

@@ -96,7 +96,7 @@ async def test_only_released_names_are_not_kept_at_the_stop(runs: EdgeRuns) -> N
     for member in members:
         member.got(name="pool", pool=True)
     await edge.services.pending.add(
-        TunnelRecord("late", owner.key, 1, TunnelOptions(), 0), None, left=runs.clock.now
+        TunnelRecord("late", owner.key, 1, TunnelOptions(), 0), None, last_connected=runs.clock.now
     )
     edge.services.claims.claim(owner.key, "late")
     edge.snapshot.freeze()

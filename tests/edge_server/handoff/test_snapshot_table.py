@@ -84,7 +84,7 @@ async def test_the_time_is_written_again_while_nothing_changes(runs: EdgeRuns) -
     runs.clock.now += STAMP_INTERVAL
     await edge.write()
     (only,) = runs.written().values()
-    assert only.left == runs.clock.now
+    assert only.last_connected == runs.clock.now
 
 
 async def test_a_removed_or_replaced_file_is_written_again(runs: EdgeRuns) -> None:
