@@ -10,7 +10,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from edge_server.tunnels.ownership_store import BANNED
+from edge_server.tunnels.ownership_store import BANNED_OWNER
 from quictunnel.errors import ConfigError
 from quictunnel.wire.codes import SessionCode
 
@@ -117,7 +117,7 @@ class Refresher:
 
     def _is_banned(self, tunnel: Tunnel) -> bool:
         owner = self._services.claims.owner
-        return BANNED in (owner(tunnel.name), owner(f":{tunnel.tcp_port}"))
+        return BANNED_OWNER in (owner(tunnel.name), owner(f":{tunnel.tcp_port}"))
 
     def _see_claims(self) -> None:
         services = self._services

@@ -88,7 +88,7 @@ class EdgeServices:
     memory: MemoryBudget = field(default_factory=MemoryBudget)
     ports: TcpPorts
     registry: Registry
-    fresh_names: RequestLimiter = field(default_factory=new_name_limiter)
+    random_name_limit: RequestLimiter = field(default_factory=new_name_limiter)
     requests: RequestLimiter = field(default_factory=request_limiter)
     sealer: TicketSealer
     sessions: SessionTable[ClientSession]
@@ -130,7 +130,7 @@ class EdgeServices:
             admission=self.admission,
             certificates=self.certificate_policy,
             claims=self.claims,
-            fresh_names=self.fresh_names,
+            random_name_limit=self.random_name_limit,
             https_port=self.https_port,
             visitor_log=self.visitor_log,
             names=self.names,

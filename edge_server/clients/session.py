@@ -52,8 +52,9 @@ TOKEN_RETRY_DELAY: Final = 1.0
 """Seconds after which an unknown token is checked a second time and then refused: by then the edge has read a
 token that was created a moment ago. The delay also slows down guessing of tokens."""
 REQUEST_INTERVAL: Final = 0.002
-"""Seconds between the start of a request of cost 1 and the next request of the same client; an expensive request
-adds its cost. A request takes some tenths of a millisecond, so hundreds of one client do not delay the others."""
+"""Seconds between the start of a request of cost 1 and the next request of the same client; it is multiplied by
+the cost of an expensive request. A request takes some tenths of a millisecond, so hundreds of one client do not
+delay the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ def _is_possible(entry: SnapshotEntry) -> bool:
     else:
         is_name = bool(RANDOM_LABEL.fullmatch(record.name)) or validation_error(record.name) is None
     try:
-        IpFilter(record.terms.allow, record.terms.deny)
+        IpFilter(record.options.allow, record.options.deny)
     except ValueError:
         return False
     return (
@@ -66,6 +66,6 @@ def _is_possible(entry: SnapshotEntry) -> bool:
         and 0 <= record.generation <= MAX_GENERATION
         and 0 <= record.port <= MAX_PORT
         and len(record.program) <= PROGRAM_SIZE
-        and 0 <= record.terms.proxy_protocol <= 2
+        and 0 <= record.options.proxy_protocol <= 2
         and entry.last_connected >= 0
     )

@@ -270,7 +270,7 @@ def select_fairly(entries: list[SnapshotEntry], limit: int = MAX_WEIGHT) -> list
     weights: dict[str, int] = defaultdict(int)
     for entry in entries:
         by_owner[entry.name.owner].append(entry)
-        weights[entry.name.owner] += weight_of(entry.name.terms)
+        weights[entry.name.owner] += weight_of(entry.name.options)
     if sum(weights.values()) <= limit:
         return entries
     selected: list[SnapshotEntry] = []
@@ -278,7 +278,7 @@ def select_fairly(entries: list[SnapshotEntry], limit: int = MAX_WEIGHT) -> list
     for position, owner in enumerate(owners):
         room = limit // (len(owners) - position)
         for entry in by_owner[owner]:
-            weight = weight_of(entry.name.terms)
+            weight = weight_of(entry.name.options)
             if weight <= room:
                 selected.append(entry)
                 room -= weight

@@ -158,7 +158,7 @@ class Bindings:
             points_here=points_here,
             session_leases=len(self._leases),
             owner_leases=context.registry.held_by(identity.key),
-            has_generated_name=context.fresh_names.can_take(identity.key),
+            has_generated_name=context.random_name_limit.can_take(identity.key),
         )
 
     def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:
@@ -175,7 +175,7 @@ class Bindings:
             allows_h2=not bind.h2 or certificates.allows_h2(host, is_whole_domain="." in name),
             can_certify=not bind.domain or certificates.can_certify(host),
             has_share=has_share,
-            has_share_instead=has_share or registry.may_hold(key, options, instead_of=tunnel),
+            has_share_if_replaced=has_share or registry.may_hold(key, options, instead_of=tunnel),
             tunnel=None if tunnel is None else self._tunnel_facts(key, tunnel),
         )
 
@@ -216,7 +216,7 @@ class Bindings:
             self._session.send(BindRefused(bind.lease, error.code))
             return
         if grant.is_generated:
-            context.fresh_names.try_take(identity.key)
+            context.random_name_limit.try_take(identity.key)
         tunnel = context.registry.find(grant.name)
         if tunnel is None:
             tunnel = Tunnel(
@@ -271,7 +271,7 @@ class Bindings:
 
     def _limit(self, tunnel: Tunnel, identity: Identity) -> None:
         tunnel.max_visitors = identity.permissions.visitors
-        tunnel.meters = self._context.shaping.buckets_of(identity)
+        tunnel.meters = self._context.shaping.meters_of(identity)
 
     def _record(self, tunnel: Tunnel, bind: Bind) -> None:
         """Claim a chosen name or port, add to the history, and order a missing certificate."""
@@ -289,8 +289,8 @@ class Bindings:
     def _end_replaced(tunnel: Tunnel, replaced: Backend, *, by_ticket: bool) -> None:
         """End the lease of a client whose name another client of the same identity has taken over.
 
-        A client with the ticket is the same program, started again, so the old session ends. A client without it
-        may be another program; the old session then keeps its other leases.
+        A client with the ticket continues the work of the old one, so the old session ends. A client without it
+        may do something else; the old session then keeps its other leases.
         """
         logger.info("a newer session of client %s took over %s", tunnel.owner, tunnel.name)
         if by_ticket:

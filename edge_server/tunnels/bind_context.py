@@ -29,7 +29,7 @@ class BindContext:
     admission: Admission
     certificates: CertificatePolicy
     claims: NameOwnership
-    fresh_names: RequestLimiter
+    random_name_limit: RequestLimiter
     """Limits the number of random names that a token gets."""
     https_port: int
     """Port of TLS visitors that is announced to clients."""

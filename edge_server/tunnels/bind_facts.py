@@ -60,7 +60,7 @@ class NameFacts:
 
     name: str
     owner: str | None = None
-    """Its owner by the claims; ``BANNED`` if the operator has banned it, None if it is free."""
+    """Its owner by the claims; ``BANNED_OWNER`` if the operator has banned it, None if it is free."""
     forbidden: BindCode | None = None
     """The refusal by the permissions of the token; None if they allow the name."""
     can_claim: bool = True
@@ -73,7 +73,7 @@ class NameFacts:
     """True if it has a certificate, or one can be ordered."""
     has_share: bool = True
     """True if the identity's share of the edge allows one more tunnel with these options."""
-    has_share_instead: bool = True
+    has_share_if_replaced: bool = True
     """True if the share allows the new tunnel once the current tunnel of the name is replaced."""
     tunnel: TunnelFacts | None = None
     """The current tunnel of the name; None if there is none."""

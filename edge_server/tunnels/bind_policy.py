@@ -17,7 +17,7 @@ from edge_server.ingress.ip_filter import IpFilter
 from edge_server.tunnels.bind_facts import chosen_name, ticket_for
 from edge_server.tunnels.load_balancer import MAX_MEMBERS
 from edge_server.tunnels.options import TunnelOptions
-from edge_server.tunnels.ownership_store import BANNED
+from edge_server.tunnels.ownership_store import BANNED_OWNER
 from quictunnel.wire import labels
 from quictunnel.wire.codes import BindCode
 from quictunnel.wire.messages import BindV2
@@ -79,7 +79,9 @@ class Grant:
     generation: int
     """Generation of the ticket to issue."""
     program: bytes
+    """Random ID of the client, by which its retries are recognised; empty if it sent none."""
     is_first_bind: bool
+    """True if this program had not held the name when it first bound it."""
 
 
 class Refusal(NamedTuple):
@@ -131,7 +133,7 @@ class BindCheck:
     @property
     def has_other_owner(self) -> bool:
         """Return True if another identity owns the name."""
-        return self.facts.name.owner not in (None, self.facts.identity.key, BANNED)
+        return self.facts.name.owner not in (None, self.facts.identity.key, BANNED_OWNER)
 
     @cached_property
     def visitor_filter(self) -> IpFilter | None:
@@ -156,7 +158,7 @@ class BindCheck:
     def has_share(self) -> bool:
         """Return True if the identity's share of the edge allows the tunnel."""
         name = self.facts.name
-        return name.has_share if self.takeover_target is None else name.has_share_instead
+        return name.has_share if self.takeover_target is None else name.has_share_if_replaced
 
     @property
     def has_stale_ticket(self) -> bool:
@@ -262,7 +264,7 @@ RULES: Final = (
         lambda check: check.is_generated and not check.facts.has_generated_name,
         logging.WARNING,
     ),
-    Rule(BindCode.BANNED, "asks for a name that is banned", lambda check: check.facts.name.owner == BANNED),
+    Rule(BindCode.BANNED, "asks for a name that is banned", lambda check: check.facts.name.owner == BANNED_OWNER),
     Rule(
         BindCode.H2_FORBIDDEN,
         "asks for HTTP/2 with a certificate of several names",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_server.tunnels.ownership_store import BANNED
+from edge_server.tunnels.ownership_store import BANNED_OWNER
 from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class NameDirectory:
             return False
         tunnel, claimed_by = self._registry.find(name), self._claims.owner(name)
         owner = claimed_by if tunnel is None else tunnel.owner
-        if owner is None or claimed_by == BANNED:
+        if owner is None or claimed_by == BANNED_OWNER:
             return False
         identity = self._tokens.identity(owner)
         if identity is None:

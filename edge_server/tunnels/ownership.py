@@ -77,7 +77,7 @@ class NameOwnership:
         self.apply_read()
 
     def owner(self, what: str) -> str | None:
-        """Return the owner of a name or port; BANNED if the operator has banned it, None if it is free."""
+        """Return the owner of a name or port; BANNED_OWNER if the operator has banned it, None if it is free."""
         claim = self._claims.get(what)
         return None if claim is None else claim.owner
 

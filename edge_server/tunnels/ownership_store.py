@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FILE: Final = "claims.db"
 VERSION: Final = 2
-BANNED: Final = ""
+BANNED_OWNER: Final = ""
 """Owner of banned names."""
 DAY: Final = 86_400
 MAX_DAYS: Final = 90
@@ -91,7 +91,7 @@ class Claim:
     @property
     def is_banned(self) -> bool:
         """Return True if this is a ban."""
-        return self.owner == BANNED
+        return self.owner == BANNED_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +198,13 @@ class OwnershipStore:
             database.executemany(
                 "INSERT INTO claim VALUES (?, ?, ?) ON CONFLICT (what) DO UPDATE SET owner = excluded.owner, "
                 "seen = excluded.seen WHERE owner <> ?",
-                [(claim.what, claim.owner, claim.seen, BANNED) for claim in claims],
+                [(claim.what, claim.owner, claim.seen, BANNED_OWNER) for claim in claims],
             )
 
     def ban(self, what: str, now: int) -> None:
         """Ban a name, port or network."""
         with self._database.writing() as database:
-            database.execute("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", (what, BANNED, now))
+            database.execute("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", (what, BANNED_OWNER, now))
 
     def remove(self, what: str) -> bool:
         """Remove a claim or a ban. Return False if there is none."""

@@ -50,8 +50,8 @@ class PendingTunnels:
         self._admission = admission
         self._visitor_log = visitor_log
         self.hold = hold
-        """Seconds for which a name of the predecessor is kept for its client, but at least :data:`MAX_WAIT`, the
-        time for which visitors wait."""
+        """Seconds for which a name of the predecessor is kept for its client; :meth:`add` keeps it for at least
+        :data:`MAX_WAIT`, the time for which visitors wait."""
         self._waits: dict[Tunnel, _Wait] = {}
 
     async def add(
@@ -73,7 +73,7 @@ class PendingTunnels:
         tunnel = Tunnel(
             name.name,
             owner=name.owner,
-            options=name.terms,
+            options=name.options,
             admission=self._admission,
             visitor_log=self._visitor_log,
             kept_for=TicketHolder(name.generation, name.program, name.is_first_bind),

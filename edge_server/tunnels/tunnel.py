@@ -117,7 +117,7 @@ class Tunnel:
             self.port.stop()
 
     def duplicate_socket(self) -> socket.socket | None:
-        """Return a second handle of the listening socket of its TCP port; None if there is none."""
+        """Return a second handle of the listening socket of its TCP port; None if it has none or is closed."""
         return self.port.duplicate() if self.port is not None and self.is_open else None
 
     def close(self) -> None:
@@ -167,8 +167,8 @@ class Tunnel:
         visit = VisitorConnection(host, port, entry_point.kind, tunnel_name=self.name, owner=self.owner)
         self.visitors[splice] = visit
         if entry_point.tls:
-            ends = splice.transport.get_extra_info("ssl_object")
-            visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
+            tls = splice.transport.get_extra_info("ssl_object")
+            visit.tls, visit.alpn = tls.version() or "", tls.selected_alpn_protocol() or ""
         self._visitor_log.begin(visit)
         self.total_visitors += 1
         backend = self.balancer.choose()
@@ -201,7 +201,7 @@ class Tunnel:
         if stream is None:
             splice.refuse()
             return
-        visit.set_carrier(backend)
+        visit.set_backend(backend)
         if self.meters is not None and splice.throttle is None:
             splice.throttle = Throttle(*self.meters)
         if self.is_pool:
@@ -218,7 +218,7 @@ class Tunnel:
 
         Returns False if no other backend is well.
         """
-        refusing = self.visitors[splice].carrier
+        refusing = self.visitors[splice].backend
         if code is not StreamCode.UNKNOWN_LEASE and refusing is not None:
             refusing.note_refusal()
         other = self.balancer.choose(besides=tried)
@@ -230,7 +230,7 @@ class Tunnel:
     def _visitor_ended(self, splice: Splice) -> None:
         self.waiting.discard(splice)
         visit = self.visitors.pop(splice)
-        visit.set_carrier(None)
+        visit.set_backend(None)
         self._admission.release(self.owner, self.name, visit.host)
         self.past_in += visit.bytes_in
         self.past_out += visit.bytes_out

@@ -21,7 +21,7 @@ class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
     name: str
     owner: str
     generation: int
-    terms: TunnelOptions
+    options: TunnelOptions
     port: int
     """TCP port, whose listening socket is sent with the message of a hot restart; 0 for none."""
     program: bytes = b""

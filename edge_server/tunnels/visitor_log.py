@@ -117,8 +117,8 @@ class VisitorConnection:
 
     __slots__ = (
         "alpn",
+        "backend",
         "began",
-        "carrier",
         "first_byte",
         "host",
         "kind",
@@ -148,7 +148,7 @@ class VisitorConnection:
         self.began = time.monotonic()
         self.first_byte: float | None = None
         """Seconds from ``began`` to the first byte of the origin; None until then."""
-        self.carrier: Carrier | None = None
+        self.backend: Carrier | None = None
         """The client that serves it; None while it is queued."""
         self.stream: Stream | None = None
         """Its stream to the client; None while it is queued."""
@@ -163,11 +163,11 @@ class VisitorConnection:
         """Bytes from the origin to the visitor so far."""
         return self.stream.bytes_received if self.stream is not None else 0
 
-    def set_carrier(self, carrier: Carrier | None) -> None:
+    def set_backend(self, carrier: Carrier | None) -> None:
         """Set the client that serves the visitor; None at the end."""
-        if self.carrier is not None:
-            self.carrier.active -= 1
-        self.carrier = carrier
+        if self.backend is not None:
+            self.backend.active -= 1
+        self.backend = carrier
         if carrier is not None:
             carrier.active += 1
 

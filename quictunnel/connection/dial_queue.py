@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     StartDial: TypeAlias = Callable[[Stream, Reservation], asyncio.Task[None]]
 
 MAX_CONCURRENT_DIALS: Final = 4
-"""Connections to one local port that may be pending at a time. With more pending connections than the service's
+"""Connections to one local port that may be pending at a time, not counting
+those older than :data:`DIAL_SLOT_TIME`. With more pending connections than the service's
 backlog (five, for Python's own servers), the kernel answers with SYN cookies. If the last packet of such a
 handshake finds no room, the server's side knows nothing of the connection, which only the client believes to be
 open."""
@@ -30,7 +31,7 @@ then, and the kernel retries after whole seconds, which are no multiples of this
 
 
 class DialQueue:
-    """Visitors of one origin in the order of their arrival; at most a few dials are pending at a time.
+    """Visitors of one origin in the order of their arrival; at most a few recent dials are pending at a time.
 
     ``Capacity`` bounds the length: each visitor in the queue has a reservation.
     """

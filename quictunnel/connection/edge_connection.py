@@ -85,7 +85,8 @@ class EdgeConnectionOwner(Protocol):
         """Return the session whose secret was presented: the edge resumes it on this connection's link."""
 
     def connection_usable(self, connection: EdgeConnection) -> None:
-        """Handle that both sides know where each stream continues; before or after ``greet`` returns."""
+        """Handle that the session may be used: a new one at once, a resumed one when both sides know where each
+        stream continues. May be called before ``greet`` returns."""
 
     def connection_away(self, connection: EdgeConnection, closed: Closed) -> bool:
         """Return True to keep the session, whose link was lost, for another connection."""
@@ -174,6 +175,7 @@ class EdgeConnection:
         A session that this connection was to resume waits for another one, if this one was never activated and
         another may follow."""
         if self.session.link is self._link:
+            # CLOSED ends the session as well, REPLACED only this link; DONE says that nothing is left to do.
             if self._has_presented_secret and self._owner.is_closed:
                 code = SessionCode.CLOSED
             elif self.is_resumed and not self._is_active:

@@ -402,7 +402,8 @@ class ConnectionManager:
         return self._machine.state is ConnectionState.CLOSED
 
     def connection_secret(self, connection: EdgeConnection) -> bytes | None:
-        """Return the secret of a session that waits for a link."""
+        """Return the secret of a session that waits for a link; empty if there is none, None if another connection
+        presents it."""
         return self._resumable.secret_for(connection)
 
     def connection_failed(self, connection: EdgeConnection) -> None:

@@ -362,5 +362,5 @@ class _PendingStreamHandler:
     def writable(self) -> None: ...
 
 
-PENDING: Final = _PendingStreamHandler()
+PLACEHOLDER: Final = _PendingStreamHandler()
 """Argument of :meth:`Link.open` for a caller that registers the stream immediately afterwards."""

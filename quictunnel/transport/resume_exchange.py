@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.link import PENDING
+from quictunnel.transport.link import PLACEHOLDER
 from quictunnel.wire.codes import StreamCode, reset_code
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
@@ -148,7 +148,7 @@ class ResumeExchange:
     def open_again(self) -> None:
         """Edge: open streams on the new link, as far as the client allows."""
         while self._to_open and self._unmentioned is None:
-            quic_stream = self._owner.link.open(PENDING)
+            quic_stream = self._owner.link.open(PLACEHOLDER)
             if quic_stream is None:
                 return
             _, stream = self._to_open.popitem()

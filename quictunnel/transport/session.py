@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.credit_sender import CreditSender
 from quictunnel.transport.incoming_stream import IncomingStream
-from quictunnel.transport.link import PENDING, IgnoringLinkHandler, Link
+from quictunnel.transport.link import PLACEHOLDER, IgnoringLinkHandler, Link
 from quictunnel.transport.resume_exchange import ResumeExchange
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, stream_code
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_KEPT: Final = 64 * 1024 * 1024
-"""Bytes beyond an initial window each that the streams of a session may keep until the peer has consumed them.
+"""Bytes that the streams of a session may keep together until the peer has consumed them. The initial window of
+each stream does not count.
 Twice the pool from which honest receivers open larger windows, so they never reach it; a peer that raises limits
 and consumes nothing would otherwise pin the largest window with every stream."""
 
@@ -148,7 +149,7 @@ class Session:
         link.serve(self)
 
     def send_resume_state(self) -> None:
-        """Send the offsets of every stream: the first message of a session on a new link."""
+        """Send the offsets of every stream: the first message of the session after Hello or Welcome."""
         self._credit_sender.clear()
         self._exchange.begin()
 
@@ -167,7 +168,7 @@ class Session:
         if not self.is_ready:
             self._numbers.record(preface.stream)
             return self._add(preface)
-        quic_stream = self.link.open(PENDING)
+        quic_stream = self.link.open(PLACEHOLDER)
         if quic_stream is None:
             return None
         self._numbers.record(preface.stream)
@@ -271,7 +272,7 @@ class Session:
         """
         self.reject(quic_stream, code)
         if number is None:
-            self._numbers.record_unnamed()
+            self._numbers.record_unnamed()  # by a peer of protocol version 1
             return
         stream = self._streams.get(number)
         if stream is None:

@@ -54,7 +54,7 @@ class Splice(asyncio.BaseProtocol):
 
     ``on_connected`` is called when the connection is established, and calls :meth:`join` then or later. Until
     then, nothing is read but the data already in flight. ``on_closed`` is called exactly once, when the transport
-    is closed for good.
+    is closed and nothing of the connection is left to be delivered.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class Splice(asyncio.BaseProtocol):
         self._paused = False
         """True while the transport's write buffer is above its high-water mark."""
         self._uncredited = 0
-        """Bytes written to the transport and not yet credited."""
+        """Bytes written to the transport, or dropped after it was lost, and not yet credited."""
         self._ended = False
         """True once the TCP peer has sent its FIN."""
         self._finished = False
@@ -229,7 +229,8 @@ class Splice(asyncio.BaseProtocol):
         self._report_closed()
 
     def _reads_remainder(self, error: Exception | None) -> bool:  # noqa: ARG002 - for the subclasses
-        """Continue to read a broken connection. Return False if no bytes of it are left to be read."""
+        """Continue to read the bytes that the kernel still holds after a failed write. Return False if there are
+        none."""
         return False
 
     @property

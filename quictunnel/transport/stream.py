@@ -93,7 +93,7 @@ class Stream:
     )
 
     def __init__(self, session: StreamOwner, preface: Preface, send_window: int, now: float) -> None:
-        """Create a stream that has no QUIC stream until :meth:`bind`."""
+        """Create a stream that has no QUIC stream until :meth:`attach_quic_stream`."""
         self.preface = preface
         self.receive_window = ReceiveWindow(INITIAL_WINDOW, session.pool, now)
         self.receive_done = False
@@ -385,7 +385,7 @@ class Stream:
 
     def resume_entry(self) -> tuple[int, int, int, int]:
         """Return the entry of a ``ResumeState``: number, bytes received, bytes consumed, limit."""
-        consumed, limit = self.receive_window.announce(self._session.now(), 0.0)
+        consumed, limit = self.receive_window.announce(self._session.now(), rtt=0.0)
         return self.number, self.receive_window.received + self._end_arrived, consumed, limit
 
     def restart(self) -> None:
@@ -411,6 +411,7 @@ class Stream:
                 consumer.stream_lost(code, untaken)
 
     def _untaken(self, code: StreamCode) -> list[bytes | memoryview] | None:
+        """Return all bytes that were written, if the peer consumed none of them; None otherwise."""
         buffer = self._sender.buffer
         is_touched = buffer.base or self.is_stopped or self.receive_window.received or self._end_arrived
         return None if code not in NOT_CONSUMED or is_touched else buffer.pieces()

@@ -53,14 +53,14 @@ def _check_tunnels(system: ModelSystem) -> None:
                 system.fail("a visitor waits although its client has a link", f"{tunnel.name}")
             if len(tunnel.waiting) and edge.find_name(tunnel.name) is not tunnel:
                 system.fail("a visitor waits for a tunnel that is over", f"{tunnel.name}")
-            served = sum(visit.carrier is not None for visit in tunnel.visitors.values())
+            served = sum(visit.backend is not None for visit in tunnel.visitors.values())
             active = {each for each in map(_carrier_of, tunnel.visitors.values()) if each is not None}
             if served != sum(backend.active for backend in active):
                 system.fail("a client's visitors are counted wrong", f"{tunnel.name}: {served}")
 
 
 def _carrier_of(visit: VisitorConnection) -> Carrier | None:
-    return visit.carrier
+    return visit.backend
 
 
 def _tunnel_closes(system: ModelSystem, visitor: Visitor) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token import digest_of, key_of
 from edge_server.auth.token_store import TokenEntry
-from edge_server.tunnels.ownership_store import BANNED, Claim
+from edge_server.tunnels.ownership_store import BANNED_OWNER, Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ class ClaimStore:
 
     def ban(self, name: str) -> None:
         """Withdraw a name for good."""
-        self._claims[name] = Claim(name, BANNED, 0)
+        self._claims[name] = Claim(name, BANNED_OWNER, 0)
         self._changes += 1
 
     def changes(self) -> int:

@@ -213,7 +213,7 @@ class ModelSystem:
             return
         self.reach("a visitor of a pool")
         visit = visitor.tunnel.visitors.get(visitor.splice)
-        chosen = next((each for each in backends if visit is not None and visit.carrier is each), None)
+        chosen = next((each for each in backends if visit is not None and visit.backend is each), None)
         if chosen is not None and chosen.is_healthy and not all(each.is_healthy for each in backends):
             self.reach("a visitor passes over one of a pool that is away")
 
@@ -305,7 +305,7 @@ class ModelSystem:
             for tunnel in edge.services.registry.alive:
                 for visitor in self.visitors:
                     visit = tunnel.visitors.get(visitor.splice)
-                    carrier: Any = None if visit is None else visit.carrier
+                    carrier: Any = None if visit is None else visit.backend
                     if carrier is not None and carrier.session is client.session:
                         visitor.may_be_reset(why)
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edge_server.certificates.acme.store import IssuedCertificate
 
 MAX_CONCURRENT_ORDERS: Final = 2
-"""Orders at once: enough for progress while one of them waits, and considerate to the CA."""
+"""Orders and requests for advice at once: enough for progress while one of them waits, and considerate to the
+CA."""
 MAX_TRIES: Final = 20
 """Failed tries for a name that never had a certificate: three days with waits that grow to hours. Then the name
 has to be requested again. A name that had a certificate is tried for as long as it is needed."""
@@ -33,8 +34,9 @@ are not renewed together."""
 FORCED_RENEWAL: Final = 0.1
 """Fraction of its lifetime before the end at which it is renewed, whatever the server suggests."""
 MIN_AGE: Final = 1 / 3
-"""Fraction of its lifetime for which a new certificate is not renewed, whatever the edge's clock says: with a
-clock that is months ahead, each new one would appear expired and be ordered again at once."""
+"""Fraction of its lifetime for which the schedule does not renew a certificate that was just issued: with a clock
+that is months ahead, each new one would appear expired and be ordered again at once. The server's advice
+(RFC 9773) still counts, because it is early for a certificate that will be revoked."""
 POLL_INTERVAL: Final = 60.0
 """Seconds between checks when nothing is due: clocks are set, and machines sleep."""
 ADVICE_RETRY: Final = 4.0

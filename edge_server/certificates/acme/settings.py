@@ -95,7 +95,7 @@ class AcmeSettings:
     timings: AcmeTimings = AcmeTimings()
 
     @property
-    def single_challenge(self) -> str:
+    def client_challenge(self) -> str:
         """Challenge for names that are validated one by one."""
         if self.challenge != DNS:
             return self.challenge

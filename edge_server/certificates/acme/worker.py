@@ -32,7 +32,7 @@ STOP_TIMEOUT: Final = 3.0
 
 
 class OrderWorker:
-    """Runs orders at one ACME server. All methods are for the event loop's thread, and none blocks it."""
+    """Runs orders at one ACME server. All public methods are for the event loop's thread, and none blocks it."""
 
     def __init__(
         self, settings: AcmeSettings, directory: Path, certificate_files: CertificateFiles, quota_file: QuotaFile
@@ -55,7 +55,7 @@ class OrderWorker:
         self._threads: list[threading.Thread] = []
         self._client_lock = threading.Lock()
         """Serialises orders that start together, so that they share the one account and its key."""
-        self._orders: OrderClient | None = None
+        self._acme_client: OrderClient | None = None
 
     @property
     def is_stopping(self) -> bool:
@@ -76,7 +76,7 @@ class OrderWorker:
             on_done: called once on the event loop with the certificate or the reason of the failure.
             is_own: True for the edge's own names, which may be validated by dns-01.
         """
-        challenge = self._settings.challenge if is_own else self._settings.single_challenge
+        challenge = self._settings.challenge if is_own else self._settings.client_challenge
         no_thread: IssuedCertificate | AcmeError = AcmeError("No thread could be started.")
         self._start(functools.partial(self._order, names, challenge), on_done, no_thread)
 
@@ -147,12 +147,14 @@ class OrderWorker:
     def _client(self) -> OrderClient:
         """Return the ACME client, and load its library on first use."""
         with self._client_lock:
-            if self._orders is None:
+            if self._acme_client is None:
                 from edge_server.certificates.acme.order import OrderClient  # noqa: PLC0415 - an optional package, and half a second
 
                 try:
                     make_directory(self._directory)
                 except OSError as error:
                     raise AcmeError(f"{self._directory} cannot be created: {error.strerror or error}.") from None
-                self._orders = OrderClient(self._settings, self._directory, self.challenges, self._stopping.wait)
-            return self._orders
+                self._acme_client = OrderClient(
+                    self._settings, self._directory, self.challenges, self._stopping.wait
+                )
+            return self._acme_client

@@ -138,7 +138,7 @@ async def test_a_random_name_is_had_again_by_its_ticket(services: EdgeServices):
 
 
 async def test_random_names_are_all_in_the_history(services: EdgeServices, tmp_path: Path):
-    services.fresh_names.burst = 5.0
+    services.random_name_limit.burst = 5.0
     client = Client(services, A)
     given = []
     for number in range(8):

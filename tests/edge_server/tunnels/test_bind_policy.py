@@ -29,7 +29,7 @@ from edge_server.tunnels.bind_policy import (
 )
 from edge_server.tunnels.load_balancer import MAX_MEMBERS
 from edge_server.tunnels.options import TunnelOptions
-from edge_server.tunnels.ownership_store import BANNED
+from edge_server.tunnels.ownership_store import BANNED_OWNER
 from edge_server.tunnels.tickets import Ticket
 from quictunnel.wire.codes import BindCode
 from quictunnel.wire.messages import Bind, BindV2
@@ -125,8 +125,8 @@ REFUSALS: Final = (
     Row(BindCode.TOO_MANY_NAMES, "holds as many domains", SHOP, {"name_other_domains": MAX_DOMAINS}),
     Row(BindCode.TOO_MANY_NAMES, "owns as many names and ports as", WEB, {"name_can_claim": False}),
     Row(BindCode.TOO_MANY_NAMES, "has been given too many random", ANY, {"has_generated_name": False}),
-    Row(BindCode.BANNED, "asks for a name that is banned", WEB, {"name_owner": BANNED}),
-    Row(BindCode.BANNED, "asks for a name that is banned", ANY, {"ticket": ticket(), "name_owner": BANNED}),
+    Row(BindCode.BANNED, "asks for a name that is banned", WEB, {"name_owner": BANNED_OWNER}),
+    Row(BindCode.BANNED, "asks for a name that is banned", ANY, {"ticket": ticket(), "name_owner": BANNED_OWNER}),
     Row(BindCode.H2_FORBIDDEN, "asks for HTTP/2", bind(h2=True), {"name_allows_h2": False}),
     Row(BindCode.NO_CERTIFICATE, "asks for a domain for which", SHOP, {"name_can_certify": False}),
     Row(BindCode.FORBIDDEN, "asks for a TCP port that its token", bind(tcp_port=70), {"identity": LIMITED}),
@@ -235,7 +235,7 @@ REFUSALS: Final = (
         BindCode.TOO_MANY,
         "holds its share of this edge",
         WEB,
-        {"name_has_share_instead": False, "name_tunnel": held()},
+        {"name_has_share_if_replaced": False, "name_tunnel": held()},
     ),
 )
 
@@ -266,7 +266,7 @@ EVERYTHING_WRONG: Final = {
     "identity": TWO_TUNNELS,
     "owner_leases": 9,
     "name_has_share": False,
-    "name_has_share_instead": False,
+    "name_has_share_if_replaced": False,
 }
 MENDED: Final = (
     (BindCode.CLOSING, "is_draining"),

@@ -12,7 +12,7 @@ import pytest
 
 from edge_server.storage import sqlite
 from edge_server.tunnels.ownership import KEPT, MAX_CLAIMS, SEEN_INTERVAL, NameOwnership
-from edge_server.tunnels.ownership_store import BANNED, FILE, OwnershipStore
+from edge_server.tunnels.ownership_store import BANNED_OWNER, FILE, OwnershipStore
 from quictunnel.errors import ConfigError
 from tests.harness.manual_clock import ManualClock
 
@@ -107,7 +107,7 @@ def test_changes_by_command_are_seen(claims: NameOwnership, tmp_path: Path):
     assert not command.remove("gone")
     claims.synchronise()
     assert claims.apply_read()
-    assert claims.owner("app") == BANNED
+    assert claims.owner("app") == BANNED_OWNER
     assert claims.owner("gone") is None
 
 
@@ -121,8 +121,8 @@ def test_a_ban_does_not_end_and_is_not_undone_by_its_owner(
     claims.synchronise()
     claims.apply_read()
     time.now += 10 * KEPT
-    assert claims.owner("app") == BANNED
-    assert reopen(tmp_path, time).owner("app") == BANNED
+    assert claims.owner("app") == BANNED_OWNER
+    assert reopen(tmp_path, time).owner("app") == BANNED_OWNER
     assert OwnershipStore(tmp_path).remove("app")
     assert reopen(tmp_path, time).owner("app") is None
 
@@ -227,7 +227,7 @@ def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, 
     time.now += 11
     other.remove_expired(())
     assert other.owner("app") is None
-    assert other.owner("bad") == BANNED
+    assert other.owner("bad") == BANNED_OWNER
 
 
 def test_a_clock_that_is_set_back_ends_nothing(claims: NameOwnership, time: ManualClock):

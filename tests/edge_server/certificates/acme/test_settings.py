@@ -37,15 +37,15 @@ def test_without_options_there_is_no_acme():
 
 def test_default_challenge_is_tls_alpn_per_name():
     found = settings()
-    assert (found.challenge, found.single_challenge) == ("tls-alpn-01", "tls-alpn-01")
+    assert (found.challenge, found.client_challenge) == ("tls-alpn-01", "tls-alpn-01")
     assert found.directory == "https://acme-v02.api.letsencrypt.org/directory"
     found = settings("--acme-http", "0.0.0.0:80", "--acme-challenge", "http-01")
-    assert (found.challenge, found.single_challenge, found.http) == ("http-01", "http-01", ("0.0.0.0", 80))
+    assert (found.challenge, found.client_challenge, found.http) == ("http-01", "http-01", ("0.0.0.0", 80))
 
 
 def test_dns_options_choose_dns01_for_a_wildcard(secret: str):
     found = settings("--acme-dns-hook", "/usr/local/bin/hook 'with a word'")
-    assert (found.challenge, found.single_challenge) == ("dns-01", "tls-alpn-01")
+    assert (found.challenge, found.client_challenge) == ("dns-01", "tls-alpn-01")
     assert found.hook == ("/usr/local/bin/hook", "with a word")
     found = settings("--acme-dns", "192.0.2.1", "--acme-dns-key", "edge.", "--acme-dns-secret", secret)
     assert found.challenge == "dns-01"
@@ -59,7 +59,7 @@ def test_dns_options_choose_dns01_for_a_wildcard(secret: str):
     assert found.updates is not None
     assert (found.updates.zone, found.updates.resolver) == ("acme.example.net", ("192.0.2.2", 5353))
     found = settings("--acme-dns-hook", "hook", "--acme-http", "127.0.0.1:8080")
-    assert found.single_challenge == "http-01"
+    assert found.client_challenge == "http-01"
 
 
 @pytest.mark.parametrize(

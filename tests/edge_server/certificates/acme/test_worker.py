@@ -50,7 +50,7 @@ class WorkerRig:
 
     def use(self, obtain: Callable[[], IssuedCertificate]) -> FakeOrders:
         orders = FakeOrders(obtain)
-        self.worker._orders = cast("Any", orders)
+        self.worker._acme_client = cast("Any", orders)
         return orders
 
     async def order(self, *, is_own: bool = False) -> IssuedCertificate | AcmeError:
