@@ -2,10 +2,10 @@
 
     python -m perf.instructions
 
-Two engines in one process (native/examples/bulk.rs) transfer data, so the result is the sender's and the
-receiver's
-work together. It is the difference of two runs of different lengths, without start and handshake. valgrind does
-not support AVX-512, so encryption needs more instructions than outside. Compare the result only with itself.
+Two engines in one process (native/examples/bulk.rs) transfer data, so the result is the sender's and
+the receiver's work together. It is the difference of two runs of different lengths, without start and handshake.
+valgrind does not support AVX-512, so encryption needs more instructions than outside. Compare the result only with
+itself.
 """
 
 from __future__ import annotations

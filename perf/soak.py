@@ -11,12 +11,12 @@ would take at twelve visitors a second, and every timer in between expires.
 - Streams begin with a preface and end in each of the ways of ``StreamEnding``. The end of every half must be
   reported, and no stream, event or connection may be left.
 - Bytes are transferred by one stream after another, from either side in turn, and compared; with 8 GiB or more
-even
-  beyond offset 2**32. The engines' counters must match the bytes handed over, and keys must be updated in time.
+  even beyond offset 2**32. The engines' counters must match the bytes handed over, and keys must be updated in
+  time.
 
 RSS is sampled twenty times, each time after a garbage collection. After a tenth of the work it may grow by at most
-``--growth``: 8 MiB are 9 bytes for each of a million streams. A failure ends the run with one line and exit code
-1.
+``--growth``: 8 MiB are 9 bytes for each of a million streams. A failure ends the run with one line and exit
+code 1.
 """
 
 from __future__ import annotations

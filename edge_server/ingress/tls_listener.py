@@ -142,8 +142,7 @@ class TlsListener:
         Args:
             route: resolves a ClientHello and an address.
             redirect_target: resolves the host name and the address of a visitor without TLS; None where the name
-            is
-                not served.
+                is not served.
             loop: by default the running one.
             deadlines: of the handshake.
             max_pending: connections in their handshake at once.

@@ -93,7 +93,7 @@ def _session(client: ClientSession) -> dict[str, Any]:
         "address": client.peer,
         "is_away": session.is_away,
         "is_leaving": client.is_draining,
-        "tunnels": [tunnel_name.name for tunnel_name in client.bindings],
+        "tunnels": [lease.name for lease in client.bindings],
         "streams": session.streams,
         "kept_bytes": session.kept_bytes,
         "link": msgspec.to_builtins(session.stats()),

@@ -158,7 +158,7 @@ class Bindings:
             points_here=points_here,
             session_leases=len(self._leases),
             owner_leases=context.registry.held_by(identity.key),
-            has_generated_name=context.random_name_limit.can_take(identity.key),
+            can_generate_name=context.random_name_limit.can_take(identity.key),
         )
 
     def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:

@@ -106,7 +106,7 @@ class BindFacts:
     """Leases of the requesting session."""
     owner_leases: int = 0
     """Leases of the identity, over all of its sessions."""
-    has_generated_name: bool = True
+    can_generate_name: bool = True
     """True if the identity may be assigned one more random name now."""
 
 

@@ -261,7 +261,7 @@ RULES: Final = (
     Rule(
         BindCode.TOO_MANY_NAMES,
         "has been given too many random names lately",
-        lambda check: check.is_generated and not check.facts.has_generated_name,
+        lambda check: check.is_generated and not check.facts.can_generate_name,
         logging.WARNING,
     ),
     Rule(BindCode.BANNED, "asks for a name that is banned", lambda check: check.facts.name.owner == BANNED_OWNER),

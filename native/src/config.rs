@@ -186,9 +186,9 @@ fn idle(seconds: f64) -> Option<IdleTimeout> {
 fn endpoint(settings: &Settings) -> Result<EndpointConfig, SettingsError> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &settings.reset_key);
     let mut config = EndpointConfig::new(Arc::new(key.clone()));
-    let mark = settings.cid_prefix;
+    let prefix = settings.cid_prefix;
     config
-        .cid_generator(move || Box::new(HmacCidGenerator::new(&key, mark)))
+        .cid_generator(move || Box::new(HmacCidGenerator::new(&key, prefix)))
         // The engine limits them: quinn-proto would send one and drop those of all other peers for a while.
         .min_reset_interval(Duration::ZERO)
         .supported_versions(vec![1])

@@ -98,7 +98,7 @@ class IgnoringLinkHandler:
 class Link:
     """QUIC connection as a session uses it. All methods are called on the loop's thread."""
 
-    def __init__(self, side: Side, events: LinkHandler, wake: Callable[[], None]) -> None:
+    def __init__(self, side: Side, handler: LinkHandler, wake: Callable[[], None]) -> None:
         self.streams: dict[int, StreamHandler] = {}
         self.is_up = False
         self.is_down = False
@@ -109,7 +109,7 @@ class Link:
         self._control_queue: deque[bytes | memoryview] = deque()
         self._control_queued = 0
         self._control_state = ControlStateMachine(side)
-        self._events = events
+        self._handler = handler
         self._timer: asyncio.TimerHandle | None = None
         self._checks = 0
         self._silence_pings = 0
@@ -135,9 +135,9 @@ class Link:
         assert self._connection is not None
         return self._connection
 
-    def serve(self, events: LinkHandler) -> None:
+    def serve(self, handler: LinkHandler) -> None:
         """Replace the callbacks: a session that lost its link continues on this one."""
-        self._events = events
+        self._handler = handler
 
     def attach(self, connection: Connection) -> None:
         """Set the QUIC connection: once, before any of its events."""
@@ -158,11 +158,11 @@ class Link:
             return
         self._push_control()
 
-    def open(self, events: StreamHandler) -> int | None:
+    def open(self, handler: StreamHandler) -> int | None:
         """Open a QUIC stream. Return None while the peer's limit is reached."""
         quic_stream = None if self._is_closing else self.connection.open()
         if quic_stream is not None:
-            self.streams[quic_stream] = events
+            self.streams[quic_stream] = handler
         return quic_stream
 
     def close(self, code: SessionCode, reason: str = "") -> None:
@@ -194,7 +194,7 @@ class Link:
             self._check_later()
         self.stats()
         self.is_up = True
-        self._events.link_up()
+        self._handler.link_up()
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
         """Pass on bytes to the control stream or to the receiver of the stream."""
@@ -240,12 +240,12 @@ class Link:
 
     def streams_available(self) -> None:
         """Tell the session that the peer allows more streams."""
-        self._events.link_streams_available()
+        self._handler.link_streams_available()
 
     def turn_ended(self) -> None:
         """Tell the session that all events of a batch were told."""
         if not self.is_down:
-            self._events.link_turn_ended()
+            self._handler.link_turn_ended()
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:
         """Tell the session that the link is down."""
@@ -256,7 +256,7 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
         self._control_queue.clear()
-        self._events.link_down(Closed(cause, code, reason))
+        self._handler.link_down(Closed(cause, code, reason))
         self.streams.clear()
 
     # Inside.
@@ -266,7 +266,7 @@ class Link:
         if receiver is None:
             if not self._is_new(stream):
                 return _IGNORED
-            receiver = self.streams[stream] = self._events.link_stream(stream)
+            receiver = self.streams[stream] = self._handler.link_stream(stream)
         return receiver
 
     def _is_new(self, stream: int) -> bool:
@@ -295,7 +295,7 @@ class Link:
                 if self._is_closing:
                     return
                 self._control_state.received(message)
-                self._events.link_message(message)
+                self._handler.link_message(message)
         if end:
             raise ProtocolError("the control stream was ended")
 

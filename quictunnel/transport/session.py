@@ -73,7 +73,7 @@ class SessionHandler(Protocol):
 class Session:
     """Session of a client and an edge. All methods are called on the loop's thread."""
 
-    def __init__(self, side: Side, events: SessionHandler, wake: Callable[[], None]) -> None:
+    def __init__(self, side: Side, handler: SessionHandler, wake: Callable[[], None]) -> None:
         self.link = Link(side, self, wake)
         self.pool = WindowPool()
         self.peer_window = 0
@@ -85,7 +85,7 @@ class Session:
         self.kept_bytes = 0
         """Bytes that the streams keep, without those within an initial window each (``MAX_KEPT``)."""
         self._streams: dict[int, Stream] = {}
-        self._events = events
+        self._handler = handler
         self._side = side
         self._numbers = StreamNumbers()
         """Edge: numbers assigned so far; client: numbers seen so far."""
@@ -135,10 +135,10 @@ class Session:
         """Send a message on the control stream."""
         self.link.send(message)
 
-    def resume(self, link: Link, events: SessionHandler) -> None:
+    def resume(self, link: Link, handler: SessionHandler) -> None:
         """Continue on this link, whose other end knows the session. A former link is closed: the later one
         wins."""
-        old, self.link, self._events = self.link, link, events
+        old, self.link, self._handler = self.link, link, handler
         old.serve(IgnoringLinkHandler())
         old.streams.clear()
         if not old.is_down:
@@ -192,13 +192,13 @@ class Session:
 
     def link_up(self) -> None:
         """Report the established link to the owner."""
-        self._events.session_up()
+        self._handler.session_up()
 
     def link_message(self, message: AnyMessage) -> None:
         """Handle messages about streams; pass others to the owner. Raises ProtocolError."""
         if isinstance(message, ResumeState):
             if self._exchange.on_resume_state(message):
-                self._events.session_resumed()
+                self._handler.session_resumed()
                 self._exchange.release_parked()
         elif self._exchange.is_pending:
             raise ProtocolError("a message before the ResumeState")
@@ -207,7 +207,7 @@ class Session:
         elif isinstance(message, StreamsAborted):
             self._aborted(message)
         else:
-            self._events.session_message(message)
+            self._handler.session_message(message)
 
     def link_stream(self, quic_stream: int) -> StreamHandler:
         """Return the receiver of a stream that the edge opened. Raises ProtocolError at the edge."""
@@ -220,7 +220,7 @@ class Session:
     def link_streams_available(self) -> None:
         """Open streams that wait to be opened again; report the limit to the owner."""
         self._exchange.open_again()
-        self._events.session_streams_available()
+        self._handler.session_streams_available()
 
     def link_turn_ended(self) -> None:
         """Send the credit that is due."""
@@ -228,7 +228,7 @@ class Session:
 
     def link_down(self, closed: Closed) -> None:
         """Keep the streams for another link if the owner wants that; otherwise end."""
-        if self._events.session_away(closed):
+        if self._handler.session_away(closed):
             self.is_away = True
             self._leave_link()
         else:
@@ -248,7 +248,7 @@ class Session:
         elif self._numbers.record(preface.stream):
             stream = self._add(preface)
             self.attach_quic_stream(stream, quic_stream)
-            self._events.session_stream(stream)
+            self._handler.session_stream(stream)
         else:
             self.link.connection.stop(quic_stream, StreamCode.ABORTED)
             self.reject(quic_stream, StreamCode.ABORTED)
@@ -354,7 +354,7 @@ class Session:
         self._credit_sender.close()
         for stream in list(self._streams.values()):
             stream.lose(StreamCode.CLOSING)
-        self._events.session_down(closed)
+        self._handler.session_down(closed)
 
     def _credits(self, message: Credits) -> None:
         for number, consumed, limit in message.entries:

@@ -124,7 +124,7 @@ REFUSALS: Final = (
     Row(BindCode.NAME_TAKEN, "asks for a domain of another token", SHOP, {"name_owner": "b"}),
     Row(BindCode.TOO_MANY_NAMES, "holds as many domains", SHOP, {"name_other_domains": MAX_DOMAINS}),
     Row(BindCode.TOO_MANY_NAMES, "owns as many names and ports as", WEB, {"name_can_claim": False}),
-    Row(BindCode.TOO_MANY_NAMES, "has been given too many random", ANY, {"has_generated_name": False}),
+    Row(BindCode.TOO_MANY_NAMES, "has been given too many random", ANY, {"can_generate_name": False}),
     Row(BindCode.BANNED, "asks for a name that is banned", WEB, {"name_owner": BANNED_OWNER}),
     Row(BindCode.BANNED, "asks for a name that is banned", ANY, {"ticket": ticket(), "name_owner": BANNED_OWNER}),
     Row(BindCode.H2_FORBIDDEN, "asks for HTTP/2", bind(h2=True), {"name_allows_h2": False}),
@@ -306,7 +306,7 @@ GRANTED: Final = (
     # Rights and owners of chosen names say nothing about a random one.
     (ANY, {"ticket": ticket(), "name_forbidden": BindCode.FORBIDDEN}, {"name": RANDOM}),
     (ANY, {"name_can_claim": False}, {"is_generated": True}),
-    (WEB, {"has_generated_name": False}, {"name": "web", "is_generated": False}),
+    (WEB, {"can_generate_name": False}, {"name": "web", "is_generated": False}),
     (WEB, {"name_owner": "a"}, {"name": "web"}),
     # A ticket for another name than the one that is asked for is none.
     (WEB, {"ticket": ticket("other", generation=7)}, {"name": "web", "by_ticket": False, "generation": 1}),

@@ -124,8 +124,8 @@ class TunnelConnection(ConnectionBase):
             first.stateless_reset_token = self._make_token(first.cid)
 
     def _new_cid(self) -> bytes:
-        mark = self._settings.cid_prefix
-        return self.random(CID_SIZE) if mark is None else bytes((mark,)) + self.random(CID_SIZE - 1)
+        prefix = self._settings.cid_prefix
+        return self.random(CID_SIZE) if prefix is None else bytes((prefix,)) + self.random(CID_SIZE - 1)
 
     def _apply_limits(self) -> None:
         settings = self._settings

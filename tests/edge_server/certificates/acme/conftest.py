@@ -22,6 +22,7 @@ from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import Route, TlsListener
 from edge_server.storage.steady_clock import Clock
 from tests.edge_server.certificates.acme.pebble import FaultyProxy, Names, Pebble, names, pebble, running_proxy
+from tests.edge_server.certificates.acme.renewal_rig import RenewalRig
 from tests.harness.programs import free_port
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from edge_server.certificates.acme.renewal import CertificateManager
     from edge_server.certificates.acme.scheduler import CertificateStatus
     from edge_server.ingress.client_hello import ClientHello
+    from tests.harness.manual_clock import ManualClock
 
 QUICK = AcmeTimings(
     first_retry=0.4, min_retry=0.1, max_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0
@@ -137,6 +139,13 @@ async def running_service(
         server.close()
         front.abort()
         await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, clock: ManualClock) -> RenewalRig:
+    """Return a manager whose clock and orders the test controls."""
+    clock.now = 1_800_000_000.0
+    return RenewalRig(tmp_path, clock)
 
 
 @pytest.fixture(scope="module")

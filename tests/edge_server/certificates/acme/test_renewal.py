@@ -37,12 +37,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-async def rig(tmp_path: Path, clock: ManualClock) -> RenewalRig:
-    clock.now = 1_800_000_000.0
-    return RenewalRig(tmp_path, clock)
-
-
 async def test_certificate_is_renewed_at_two_thirds_of_its_life(rig: RenewalRig, clock: ManualClock):
     assert rig.want("a.example.com")
     assert rig.due() == ["a.example.com"]

@@ -13,15 +13,7 @@ from tests.edge_server.certificates.acme.fake_certificates import issue
 from tests.edge_server.certificates.acme.renewal_rig import DAY, RenewalRig
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.harness.manual_clock import ManualClock
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, clock: ManualClock) -> RenewalRig:
-    clock.now = 1_800_000_000.0
-    return RenewalRig(tmp_path, clock)
 
 
 async def test_token_that_is_revoked_while_its_order_runs(rig: RenewalRig, clock: ManualClock):
