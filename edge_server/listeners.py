@@ -37,27 +37,27 @@ def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
     return sock
 
 
-def https_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.socket:
+def https_socket(config: EdgeConfig, activated: ActivatedSockets) -> socket.socket:
     """Return the listening socket of TLS visitors: an activated one, or a new one. Raises ConfigError."""
-    sock, given.https = given.https, None
+    sock, activated.https = activated.https, None
     if sock is None:
         return listen_at("--https", config.https)
     sock.setblocking(False)
     return _of_port(sock, "--https", config.https[1])
 
 
-async def quic_socket(config: EdgeConfig, given: ActivatedSockets) -> UdpSocket:
+async def quic_socket(config: EdgeConfig, activated: ActivatedSockets) -> UdpSocket:
     """Return the UDP socket for clients: an activated one, or a new one. Raises ConfigError."""
-    sock, given.quic = given.quic, None
+    sock, activated.quic = activated.quic, None
     if sock is None:
         return await bind_quic(config.quic)
     sockopts.enlarge_buffers(sock, sockopts.BUFFER_BYTES)
     return UdpSocket.adopt(_of_port(sock, "--quic", config.quic[1]))
 
 
-def acme_http_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.socket | None:
+def acme_http_socket(config: EdgeConfig, activated: ActivatedSockets) -> socket.socket | None:
     """Return the activated or inherited socket for http-01 validators; None without one. Raises ConfigError."""
-    sock, given.acme_http = given.acme_http, None
+    sock, activated.acme_http = activated.acme_http, None
     if sock is None:
         return None
     if config.acme_http is None:
@@ -67,13 +67,13 @@ def acme_http_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.sock
     return _of_port(sock, "--acme-http", config.acme_http[1])
 
 
-def _of_port(sock: socket.socket, option: str, wanted: int) -> socket.socket:
+def _of_port(sock: socket.socket, option: str, configured_port: int) -> socket.socket:
     """Return the socket if its port is the configured one; 0 matches any. Raises ConfigError."""
     port = sock.getsockname()[1]
-    if wanted not in (0, port):
+    if configured_port not in (0, port):
         sock.close()
         raise ConfigError(
-            f"{option} has port {wanted}, the socket that was passed has {port}: use the same in both."
+            f"{option} has port {configured_port}, the socket that was passed has {port}: use the same in both."
         )
     return sock
 

@@ -112,7 +112,7 @@ class Refresher:
         for tunnel in services.registry:
             if self._is_banned(tunnel):
                 logger.info("%s is withdrawn from client %s", tunnel.name, tunnel.owner)
-                services.claims.record("banned", tunnel, "")
+                services.claims.add_to_history("banned", tunnel, "")
                 services.pending.withdraw(tunnel)
 
     def _is_banned(self, tunnel: Tunnel) -> bool:
@@ -122,6 +122,6 @@ class Refresher:
     def _see_claims(self) -> None:
         services = self._services
         for tunnel in services.registry:
-            services.claims.seen(tunnel.owner, tunnel.name)
-            services.claims.seen(tunnel.owner, f":{tunnel.tcp_port}")
-            services.claims.record("seen", tunnel, "")
+            services.claims.mark_used(tunnel.owner, tunnel.name)
+            services.claims.mark_used(tunnel.owner, f":{tunnel.tcp_port}")
+            services.claims.add_to_history("in_use", tunnel, "")

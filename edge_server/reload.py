@@ -41,23 +41,23 @@ class ReloadOutcome:
 Apply: TypeAlias = "Callable[[EdgeConfig], Awaitable[ReloadOutcome]]"
 
 
-async def reconfigure(services: EdgeServices, before: EdgeConfig, wanted: EdgeConfig) -> ReloadOutcome:
-    """Apply the options of ``wanted`` that may change while the edge serves.
+async def reconfigure(services: EdgeServices, current: EdgeConfig, requested: EdgeConfig) -> ReloadOutcome:
+    """Apply the options of ``requested`` that may change while the edge serves.
 
     Raises ConfigError; then nothing has changed.
     """
-    different = differences(before, wanted)
+    different = differences(current, requested)
     live = [name for name in different if name in _LIVE]
     if {"cert", "key"} & set(live):
-        if before.cert is None or wanted.cert is None or wanted.key is None:
+        if current.cert is None or requested.cert is None or requested.key is None:
             # A change between the development authority and files needs a restart: names and chain differ.
             live = [name for name in live if name not in ("cert", "key")]
         else:
             read = services.certificates.load_replacement
-            use = await asyncio.to_thread(read, before.cert, wanted.cert, wanted.key, before.domain)
+            use = await asyncio.to_thread(read, current.cert, requested.cert, requested.key, current.domain)
             use()
-    changes: dict[str, Any] = {name: getattr(wanted, name) for name in live}
-    config = dataclasses.replace(before, **changes)
+    changes: dict[str, Any] = {name: getattr(requested, name) for name in live}
+    config = dataclasses.replace(current, **changes)
     # From here on nothing can fail. ``grace`` is read when the edge drains.
     services.certificates.allow_wildcard_h2(config.allow_wildcard_h2)
     services.sessions.hold = services.pending.hold = config.hold
@@ -97,23 +97,23 @@ async def reload(apply: Apply, read: Callable[[], Reading]) -> None:
 class Reloads:
     """Runs the requested reloads one after the other."""
 
-    def __init__(self, apply: Apply, read: Callable[[], Reading], asked: asyncio.Event) -> None:
+    def __init__(self, apply: Apply, read: Callable[[], Reading], requested: asyncio.Event) -> None:
         """Wait for requests to reload.
 
         Args:
             apply: applies a configuration (:meth:`edge_server.server.RunningEdge.reconfigure`).
             read: reads the configuration; called in another thread.
-            asked: event that requests a reload. If it is set again during a reload, another one follows.
+            requested: event that requests a reload. If it is set again during a reload, another one follows.
         """
         self._apply = apply
         self._read = read
-        self._asked = asked
+        self._requested = requested
 
     async def run(self) -> None:
         """Reload on each request, until cancelled."""
         while True:
-            await self._asked.wait()
-            self._asked.clear()
+            await self._requested.wait()
+            self._requested.clear()
             try:
                 await reload(self._apply, self._read)
             except Exception:  # a bug in the reload must not end the edge

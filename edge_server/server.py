@@ -57,7 +57,7 @@ class RunningEdge:
     admin: Admin | None
     """The operator's page; None without ``--admin``."""
     handoff: Handoff
-    asked_to_drain: asyncio.Event
+    drain_requested: asyncio.Event
     """Set when the operator requests a drain on the page. The caller should then drain and stop this edge."""
     taken_over: asyncio.Event
     """Set when another edge has taken over. The caller should then drain and stop this edge."""
@@ -153,7 +153,7 @@ class RunningEdge:
         if self.admin is not None:
             self.admin.release_address()
         if self.services.acme is not None:
-            self.services.acme.leave()
+            self.services.acme.release()
         self.stop_accepting()
         logger.info("a successor takes over; %d active visitors remain", self.visitors)
         self.taken_over.set()

@@ -84,7 +84,7 @@ async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
         await first_of(
             signals.stop.wait(),
             server.taken_over.wait(),
-            server.asked_to_drain.wait(),
+            server.drain_requested.wait(),
             tasks.run_repeatedly(reloads.run, "reading the configuration again"),
             tasks.run_repeatedly(keep_alive, "notifying the watchdog"),
         )

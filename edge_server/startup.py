@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.handoff.protocol import Held
+    from edge_server.handoff.protocol import RecordWithSocket
     from edge_server.handoff.snapshot import NameSnapshot
     from edge_server.handoff.successor import InheritedSockets
     from edge_server.ingress.tls_listener import TlsListener
@@ -114,41 +114,41 @@ class _Opened(NamedTuple):
     snapshot: NameSnapshot
 
 
-async def start_edge(config: EdgeConfig, given: ActivatedSockets | None = None) -> RunningEdge:
+async def start_edge(config: EdgeConfig, activated: ActivatedSockets | None = None) -> RunningEdge:
     """Start an edge on the running loop.
 
     Args:
         config: the configuration of the edge.
-        given: activated sockets, which are closed if the start fails.
+        activated: activated sockets, which are closed if the start fails.
 
     Raises:
         ConfigError: the operator has to change something; the message is one line. Nothing is left open.
     """
     stack = contextlib.AsyncExitStack()
     try:
-        return await _start(stack, config, given or ActivatedSockets())
+        return await _start(stack, config, activated or ActivatedSockets())
     except BaseException:
         await stack.aclose()
         raise
 
 
-async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSockets) -> RunningEdge:
-    stack.callback(given.close)
+async def _start(stack: AsyncExitStack, config: EdgeConfig, activated: ActivatedSockets) -> RunningEdge:
+    stack.callback(activated.close)
     # The last step of the stop: transports that were reset close their sockets in the next iteration of the loop.
     stack.push_async_callback(asyncio.sleep, 0)
     DescriptorBudget.of(descriptor_limit()).check()
-    opened = await _open(stack, config, given)
-    given.close()
+    opened = await _open(stack, config, activated)
+    activated.close()
     edge = await _serve(stack, config, opened)
     edge.services.admission.budget.log()
     logger.info("QUIC engine: %s %s", opened.engine.name, opened.engine.version)
     return edge
 
 
-async def _open(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSockets) -> _Opened:
+async def _open(stack: AsyncExitStack, config: EdgeConfig, activated: ActivatedSockets) -> _Opened:
     """Open files, ports and databases, and keep the names of the previous edge. Nobody is served yet."""
     files = _prepare_files(config)
-    sockets = await _open_sockets(stack, config, files.state, given)
+    sockets = await _open_sockets(stack, config, files.state, activated)
     services = open_services(
         stack, config, files.state, sockets.https, certificates=files.certificates, token=files.token
     )
@@ -174,8 +174,8 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
         await services.acme.start(services.supervisor)
     snapshot.start()
     _watch_machine(stack, introspection)
-    asked_to_drain = asyncio.Event()
-    admin = await _start_admin(stack, introspection, files, sockets.admin, asked_to_drain.set)
+    drain_requested = asyncio.Event()
+    admin = await _start_admin(stack, introspection, files, sockets.admin, drain_requested.set)
     # Last, and without an await until the end, because a client that reads the file may connect at once.
     address = local_quic_address(config, introspection)
     client_env = files.state.publish(edge=address, token=files.token, ca=files.ca)
@@ -191,7 +191,7 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
         refresher=refresher,
         admin=admin,
         handoff=_handoff(config, sockets, services, introspection.endpoint),
-        asked_to_drain=asked_to_drain,
+        drain_requested=drain_requested,
         taken_over=asyncio.Event(),
         stop_accepting=stop_accepting,
         resources=stack,
@@ -214,29 +214,29 @@ def _prepare_files(config: EdgeConfig) -> _Files:
 
 
 async def _open_sockets(
-    stack: AsyncExitStack, config: EdgeConfig, state: StateDir, given: ActivatedSockets
+    stack: AsyncExitStack, config: EdgeConfig, state: StateDir, activated: ActivatedSockets
 ) -> _Sockets:
     """Open the ports, or inherit them from the running edge."""
     if config.admin is not None:
         check_packages()
-    inherited = await _inherit(stack, config, state, given) if config.takeover else None
+    inherited = await _inherit(stack, config, state, activated) if config.takeover else None
     admin = None
     if config.admin is not None and inherited is None:
         admin = listen_at("--admin", config.admin)
         stack.callback(admin.close)
-    https = https_socket(config, given) if inherited is None else inherited.https
+    https = https_socket(config, activated) if inherited is None else inherited.https
     stack.callback(https.close)
-    acme_http = acme_http_socket(config, given)
+    acme_http = acme_http_socket(config, activated)
     if acme_http is not None:
         stack.callback(acme_http.close)
-    udp = await quic_socket(config, given) if inherited is None else UdpSocket.adopt(inherited.udp)
+    udp = await quic_socket(config, activated) if inherited is None else UdpSocket.adopt(inherited.udp)
     stack.callback(udp.close)
     cid_prefix = secrets.randbelow(256) if inherited is None else (inherited.cid_prefix + 1) % 256
     return _Sockets(inherited, cid_prefix, admin, https, acme_http, udp)
 
 
 async def _inherit(
-    stack: AsyncExitStack, config: EdgeConfig, state: StateDir, given: ActivatedSockets
+    stack: AsyncExitStack, config: EdgeConfig, state: StateDir, activated: ActivatedSockets
 ) -> InheritedSockets | None:
     """Request the sockets of the running edge. Return None if none runs."""
     inherited = await request_handoff(state.path)
@@ -245,19 +245,19 @@ async def _inherit(
         return None
     stack.callback(inherited.close)
     inherited.check(config.domain, config.https[1], config.quic[1])
-    _inherit_acme_http(inherited, config.acme_http, given)
+    _inherit_acme_http(inherited, config.acme_http, activated)
     return inherited
 
 
 def _inherit_acme_http(
-    inherited: InheritedSockets, wanted: tuple[str, int] | None, given: ActivatedSockets
+    inherited: InheritedSockets, configured: tuple[str, int] | None, activated: ActivatedSockets
 ) -> None:
     """Take over the socket for http-01 validators, whose port this edge may have no privilege to open."""
     sock, inherited.acme_http = inherited.acme_http, None
     if sock is None:
         return
-    if wanted is not None and wanted[1] in (0, sock.getsockname()[1]) and given.acme_http is None:
-        given.acme_http = sock
+    if configured is not None and configured[1] in (0, sock.getsockname()[1]) and activated.acme_http is None:
+        activated.acme_http = sock
     else:
         sock.close()
 
@@ -282,7 +282,7 @@ async def _keep_names(
     return snapshot
 
 
-async def _add_names(pending: PendingTunnels, names: list[Held]) -> None:
+async def _add_names(pending: PendingTunnels, names: list[RecordWithSocket]) -> None:
     """Keep names with the sockets of their ports, which are closed if this is cancelled."""
     rest = names[::-1]
     try:

@@ -94,15 +94,15 @@ def take_activated_sockets(environ: MutableMapping[str, str], *, first: int = FI
     Raises ConfigError for sockets that an edge does not use.
     """
     count, names = _announced(environ)
-    given = ActivatedSockets()
+    activated = ActivatedSockets()
     try:
         for number in range(count):
             descriptor = first + number
-            _put(given, descriptor, names[number] if number < len(names) else "")
+            _put(activated, descriptor, names[number] if number < len(names) else "")
     except BaseException:
-        given.close()
+        activated.close()
         raise
-    return given
+    return activated
 
 
 def _announced(environ: MutableMapping[str, str]) -> tuple[int, list[str]]:
@@ -118,7 +118,7 @@ def _announced(environ: MutableMapping[str, str]) -> tuple[int, list[str]]:
     return int(count), names.split(":")
 
 
-def _put(given: ActivatedSockets, descriptor: int, name: str) -> None:
+def _put(activated: ActivatedSockets, descriptor: int, name: str) -> None:
     about = f"LISTEN_FDS: file descriptor {descriptor}" + (f" ({name})" if name else "")
     try:
         sock = socket.socket(fileno=descriptor)
@@ -133,16 +133,16 @@ def _put(given: ActivatedSockets, descriptor: int, name: str) -> None:
                 "ListenDatagram= with ports, and Accept=no."
             )
         if kind != _KINDS.get(name, kind):
-            wanted = {"https": "ListenStream= (TCP)", "quic": "ListenDatagram= (UDP)"}[_KINDS[name]]
-            raise ConfigError(f"{about} should come from {wanted}, by its name.")
+            directive = {"https": "ListenStream= (TCP)", "quic": "ListenDatagram= (UDP)"}[_KINDS[name]]
+            raise ConfigError(f"{about} should come from {directive}, by its name.")
         option = name if name in _KINDS else kind
         field = option.replace("-", "_")
-        if getattr(given, field) is not None:
+        if getattr(activated, field) is not None:
             raise ConfigError(f"{about} is a second socket for --{option}: give one of each.")
     except BaseException:
         sock.close()
         raise
-    setattr(given, field, sock)
+    setattr(activated, field, sock)
 
 
 def _kind(sock: socket.socket) -> str | None:

@@ -227,7 +227,7 @@ def open_services(
     ports = TcpPorts(config.tcp_host, config.tcp_ports, monotonic, max_ports=admission.budget.ports)
     services = EdgeServices(
         acme=_acme_service(
-            config, state, certificates, is_wanted=names.is_owned, clock=clock, https_port=https_port
+            config, state, certificates, is_needed=names.is_owned, clock=clock, https_port=https_port
         ),
         admission=admission,
         attempts=FailedAttempts(monotonic),
@@ -243,7 +243,7 @@ def open_services(
         registry=registry,
         sealer=TicketSealer(state.key("ticket"), config.domain),
         sessions=SessionTable(config.hold),
-        tcp_host=config.shown_tcp_host,
+        tcp_host=config.announced_tcp_host,
         tokens=tokens,
     )
     stack.push_async_callback(services.close)
@@ -255,7 +255,7 @@ def _acme_service(
     state: StateDir,
     certificates: ContextStore,
     *,
-    is_wanted: Callable[[str], bool],
+    is_needed: Callable[[str], bool],
     clock: Clock,
     https_port: int,
 ) -> AcmeService | None:
@@ -266,7 +266,7 @@ def _acme_service(
     # If the operator has configured certificate files for the edge's own names, ACME is for custom domains only.
     has_wildcard = config.cert is None and settings.challenge == DNS
     own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
-    policy = RenewalPolicy(own=own, is_wanted=is_wanted)
+    policy = RenewalPolicy(own=own, is_needed=is_needed)
     return AcmeService(settings, state.path, certificates, policy, clock=clock, https_port=https_port)
 
 

@@ -97,7 +97,7 @@ class Actions:
     def end_trace(self, target: str, who: str) -> Traced | None:
         """Stop tracing a session."""
         found, tracing = self._session(target), self._introspection.tracing
-        if found is None or not tracing.is_asked_for(found[0]):
+        if found is None or not tracing.is_chosen(found[0]):
             return None
         client, owner = found
         file = tracing.end(client)
@@ -114,7 +114,7 @@ class Actions:
         for tunnel in tuple(introspection.registry.alive):
             if tunnel.name == target:  # including visitors that outlived a tunnel of this name
                 tunnel.end_visitors()
-        introspection.claims.record("closed", held, "")
+        introspection.claims.add_to_history("closed", held, "")
         introspection.pending.withdraw(held)
         return Done("close_tunnel", target)
 

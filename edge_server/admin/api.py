@@ -233,14 +233,14 @@ class Api:
 
 def _read_query(operation: Operation, request: Request) -> dict[str, str | int]:
     """Parse and check the query. Raises Wrong."""
-    given = request.query_params
+    query = request.query_params
     known = {parameter.name for parameter in operation.parameters}
-    for name in given:
+    for name in query:
         if name not in known:
             raise ParameterError(f"Unknown parameter; known are: {', '.join(sorted(known)) or 'none'}.")
     found: dict[str, str | int] = {}
     for parameter in operation.parameters:
-        value = given.get(parameter.name, "")
+        value = query.get(parameter.name, "")
         if not parameter.most:
             found[parameter.name] = value
         elif not value:

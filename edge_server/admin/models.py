@@ -317,7 +317,7 @@ class ReadModels:
             link=None if session.is_away else self._link(client),
             streams=session.streams,
             tunnels=[lease.name for lease in client.bindings],
-            is_traced=tracing.is_asked_for(client),
+            is_traced=tracing.is_chosen(client),
             qlog=str(file) if file is not None else None,
         )
 

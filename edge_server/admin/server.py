@@ -47,8 +47,8 @@ def check_packages() -> None:
 
 
 class Admin:
-    """The operator's server of one edge. Call :meth:`serve` or :meth:`serve_when_free`, :meth:`leave` on a hot
-    restart, and :meth:`close`."""
+    """The operator's server of one edge. Call :meth:`serve` or :meth:`serve_when_free`, :meth:`release_address`
+    on a hot restart, and :meth:`close`."""
 
     def __init__(
         self,

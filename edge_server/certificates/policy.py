@@ -51,5 +51,5 @@ class CertificatePolicy:
         is no cause for an alarm.
         """
         statuses = self.acme.statuses if self.acme is not None else []
-        left_over = {frozenset(status.names) for status in statuses if not status.is_wanted}
+        left_over = {frozenset(status.names) for status in statuses if not status.is_needed}
         return [each for each in self.contexts.validities() if each.names not in left_over]

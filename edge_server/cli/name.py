@@ -124,7 +124,7 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
             {
                 "name": claim.what.removeprefix(NETWORK_PREFIX),
                 "banned": claim.is_banned,
-                "seen": claim.seen,
+                "seen": claim.last_used,
                 "owner": None if claim.is_banned else claim.owner,
             }
             for claim in claims
@@ -137,7 +137,7 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     rows = [("NAME", "OWNER", "LAST SEEN")]
     for claim in claims:
         owner = "(banned)" if claim.is_banned else claim.owner
-        rows.append((claim.what.removeprefix(NETWORK_PREFIX), owner, format_time(claim.seen)))
+        rows.append((claim.what.removeprefix(NETWORK_PREFIX), owner, format_time(claim.last_used)))
     print_table(rows)
 
 

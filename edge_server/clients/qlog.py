@@ -72,7 +72,7 @@ class QlogRecorder:
         return trace.file if trace is not None else None
 
     @staticmethod
-    def is_asked_for(client: TracedSession) -> bool:
+    def is_chosen(client: TracedSession) -> bool:
         """Return True if an operator chose this session to be traced."""
         return client.trace is not None and not client.trace.is_over
 

@@ -64,36 +64,36 @@ class EdgeConfig:
         STATE_DIR,
         "directory for keys, the token and client.env",
         required=True,
-        shown="the platform's state directory for the user",
+        default_text="the platform's state directory for the user",
         group="addresses",
     )
     domain: str = option(DOMAIN, "domain of the tunnels, which are names directly below it", DEFAULT_DOMAIN)
     quic: tuple[str, int] = option(ADDRESS, "UDP address for clients; port 0: any", ("127.0.0.1", 4433))
     https: tuple[str, int] = option(ADDRESS, "TCP address for TLS visitors; port 0: any", ("127.0.0.1", 8443))
-    tcp_host: str = option(HOST, "address for plain TCP visitors", "127.0.0.1", shown="the host of https")
+    tcp_host: str = option(HOST, "address for plain TCP visitors", "127.0.0.1", default_text="the host of https")
     tcp_ports: range = option(PORTS, "range of ports for plain TCP visitors", range(20000, 30000))
     public_host: str = option(
         HOST,
         "host under which other machines reach this edge; announced to clients for plain TCP and the QUIC port",
         "",
-        shown="the listening address, or domain",
+        default_text="the listening address, or domain",
     )
     admin: tuple[str, int] | None = option(
         OWN_ADDRESS,
         "address of the operator's page and API (`python -m edge_server admin url` prints a link to it)",
-        shown="nowhere",
+        default_text="nowhere",
     )
     admin_names: tuple[str, ...] = option(
         HOSTS,
         "host names that requests for the operator's page may have in addition to localhost and IP addresses, "
         "such as that of a reverse proxy or a container",
         (),
-        shown="none",
+        default_text="none",
     )
     cert: Path | None = option(
         FILE,
         "PEM certificate chain for visitors; requires key",
-        shown="from the development CA",
+        default_text="from the development CA",
         group="certificates for visitors",
         live=True,
     )
@@ -110,7 +110,7 @@ class EdgeConfig:
         "DNS server for checking that custom domains point here and, if acme-dns-zone is another zone, for the "
         "CNAME of _acme-challenge; HOST or HOST:PORT",
         "",
-        shown="the system's",
+        default_text="the system's",
     )
     skip_domain_check: bool = option(SWITCH, "accept domains without checking that their DNS points here", False)
     acme: str = option(
@@ -118,37 +118,39 @@ class EdgeConfig:
         "get certificates for visitors by ACME: your mail address for the certificate authority; you accept its "
         "terms of service",
         "",
-        shown="off",
+        default_text="off",
         group="certificates by ACME",
         alias="acme-email",
     )
-    acme_directory: str = option(named_text("URL"), "URL of the ACME server", "", shown="Let's Encrypt")
+    acme_directory: str = option(named_text("URL"), "URL of the ACME server", "", default_text="Let's Encrypt")
     acme_ca: Path | None = option(
         FILE,
         "PEM file of the CA that signed the ACME server's own certificate",
-        shown="the system's authorities",
+        default_text="the system's authorities",
     )
     acme_challenge: str = option(
         choice(*CHALLENGES),
         "challenge for the edge's names: dns-01 gives one wildcard certificate, the others one certificate for "
         "each name; custom domains use tls-alpn-01 on the https port, or http-01 if acme-http is given",
         "",
-        shown="dns-01 if acme-dns or acme-dns-hook is given, else tls-alpn-01",
+        default_text="dns-01 if acme-dns or acme-dns-hook is given, else tls-alpn-01",
     )
     acme_http: tuple[str, int] | None = option(
         OWN_ADDRESS,
         "TCP address for http-01, reachable from outside as port 80; visitors are redirected to https",
-        shown="nowhere",
+        default_text="nowhere",
     )
     acme_dns: str = option(TEXT, "DNS server that accepts dynamic updates (RFC 2136), HOST or HOST:PORT", "")
     acme_dns_zone: str = option(
         HOST,
         "zone to update: it contains _acme-challenge of the domain, or the target of its CNAME",
         "",
-        shown="domain",
+        default_text="domain",
     )
     acme_dns_key: str = option(named_text("NAME"), "name of the TSIG key for the updates", "")
-    acme_dns_algorithm: str = option(choice(*ALGORITHMS), "algorithm of the TSIG key", "", shown=ALGORITHMS[0])
+    acme_dns_algorithm: str = option(
+        choice(*ALGORITHMS), "algorithm of the TSIG key", "", default_text=ALGORITHMS[0]
+    )
     acme_dns_secret: Path | None = option(FILE, "file with the TSIG key in base64")
     acme_dns_hook: str = option(
         named_text("COMMAND"),
@@ -156,7 +158,7 @@ class EdgeConfig:
         "",
     )
     acme_dns_wait: float | None = option(
-        SECONDS, "time between a DNS update and the authority's check", shown=f"{DNS_WAIT:g}"
+        SECONDS, "time between a DNS update and the authority's check", default_text=f"{DNS_WAIT:g}"
     )
     acme_eab: str = option(
         named_text("ID"), "ID of your account with the certificate authority (external account binding)", ""
@@ -182,13 +184,18 @@ class EdgeConfig:
         False,
     )
     engine: str = option(
-        choice(*CHOICES), "the QUIC engine", "auto", shown=f"${ENGINE} or auto", group="QUIC", fallback=ENGINE
+        choice(*CHOICES),
+        "the QUIC engine",
+        "auto",
+        default_text=f"${ENGINE} or auto",
+        group="QUIC",
+        fallback=ENGINE,
     )
     congestion: str = option(
         choice(*CONGESTIONS),
         "congestion control towards clients; auto is the best one of the engine",
         "auto",
-        shown=f"${CONGESTION} or auto",
+        default_text=f"${CONGESTION} or auto",
         fallback=CONGESTION,
     )
     log_format: str = option(
@@ -209,12 +216,12 @@ class EdgeConfig:
         DIRECTORY,
         "write a qlog trace of each QUIC connection into this directory; for debugging: it slows the edge down "
         "and takes up to 1 GB",
-        shown="none",
+        default_text="none",
         live=True,
     )
 
     @property
-    def shown_tcp_host(self) -> str:
+    def announced_tcp_host(self) -> str:
         """Return the public name of the plain TCP ports."""
         return self.public_name(self.tcp_host)
 
@@ -269,7 +276,7 @@ def read(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({}))
         from_file(OPTIONS, Path(path), parsed)
     from_environment(OPTIONS, environ, parsed)
     for name, value in arguments.items():
-        parsed.given[name] = OptionValue(value, "--" + name.replace("_", "-"))
+        parsed.values[name] = OptionValue(value, "--" + name.replace("_", "-"))
     config = _config_of(parsed, environ)
     return Reading(config, tuple(parsed.problems[:MAX_PROBLEMS]), only_check)
 
@@ -285,7 +292,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})
 def _config_of(parsed: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig | None:
     """Return the configuration, or None with the reasons in ``parsed.problems``."""
     values = _values(parsed, environ)
-    pair = {name: value for name in ("cert", "key") if (value := parsed.given.get(name)) and value.value}
+    pair = {name: value for name in ("cert", "key") if (value := parsed.values.get(name)) and value.value}
     if len(pair) == 1:
         (what,) = (value.what for value in pair.values())
         dashes = "--" if what.startswith("--") else ""  # the spelling of the source: command line or file
@@ -294,7 +301,7 @@ def _config_of(parsed: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig 
             "certificate."
         )
     try:
-        if "state_dir" not in parsed.given:
+        if "state_dir" not in parsed.values:
             values["state_dir"] = default_state_dir().absolute()
     except ConfigError as error:
         parsed.problems.append(f"{error} Or set the directory for the edge's keys with --state-dir.")
@@ -317,15 +324,15 @@ def _values(parsed: ParsedOptions, environ: Mapping[str, str]) -> dict[str, Any]
     """Return the values by field, in the types of the options; add the problems to ``parsed``."""
     values: dict[str, Any] = {}
     for row in OPTIONS:
-        given = parsed.given.get(row.field)
-        if given is not None and given.value == "" and row.field in _DEFAULT_WHEN_EMPTY:
-            del parsed.given[row.field]
-            given = None
-        if given is None and (text := environ.get(row.fallback)):
-            given = OptionValue(text, row.fallback)
+        option_value = parsed.values.get(row.field)
+        if option_value is not None and option_value.value == "" and row.field in _DEFAULT_WHEN_EMPTY:
+            del parsed.values[row.field]
+            option_value = None
+        if option_value is None and (text := environ.get(row.fallback)):
+            option_value = OptionValue(text, row.fallback)
         try:
-            if given is not None:
-                values[row.field] = row.kind.value_of(given)
+            if option_value is not None:
+                values[row.field] = row.kind.value_of(option_value)
         except ConfigError as error:
             parsed.problems.append(str(error))
     return values

@@ -60,7 +60,7 @@ def option(
     default: T | None = None,
     *,
     required: bool = False,
-    shown: str | None = None,
+    default_text: str | None = None,
     group: str = "",
     live: bool = False,
     alias: str = "",
@@ -73,13 +73,13 @@ def option(
         summary: the meaning, for ``--help`` and the documents.
         default: the default.
         required: True if an EdgeConfig made in code needs a value.
-        shown: text of the default in documents and help, if it is not the default's own.
+        default_text: text of the default in documents and help, if it is not the default's own.
         group: the heading, for the first option below it.
         live: as in :class:`Option`; so are ``alias`` and ``fallback``.
     """
-    if shown is None:
-        shown = "" if default is None else kind.show(default)
-    row = Option("", kind, summary, shown, group, live, alias, fallback)
+    if default_text is None:
+        default_text = "" if default is None else kind.show(default)
+    row = Option("", kind, summary, default_text, group, live, alias, fallback)
     made: Any = dataclasses.field(default=MISSING if required else default, metadata={_KEY: row})
     return cast("T", made)
 

@@ -55,12 +55,12 @@ class OptionType(Generic[T]):
     is_path: bool = False
     """True for paths, which are relative to the file if they come from one."""
 
-    def value_of(self, given: OptionValue) -> T:
+    def value_of(self, option_value: OptionValue) -> T:
         """Return the value. Raises ConfigError."""
-        value, what, words = given.value, given.what, self.words
+        value, what, words = option_value.value, option_value.what, self.words
         if isinstance(value, str) and not value.isprintable():
             raise ConfigError(f"{what} contains a character that cannot be printed: {short_repr(value)}.")
-        if given.is_toml and type(value) not in self.toml:
+        if option_value.is_toml and type(value) not in self.toml:
             words = "text" if self.toml == (str,) else words
         else:
             try:
@@ -131,8 +131,8 @@ def _hosts(text: str) -> tuple[str, ...]:
     return _if(len(names) <= MAX_HOSTS and all(map(LABEL.fullmatch, labels)), names)
 
 
-def _seconds(given: str | float) -> float:
-    seconds = float(given)
+def _seconds(value: str | float) -> float:
+    seconds = float(value)
     return _if(0 <= seconds <= MAX_SECONDS, seconds)
 
 

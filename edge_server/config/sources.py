@@ -31,9 +31,9 @@ MAX_PROBLEMS: Final = 50
 
 @dataclass(slots=True)
 class ParsedOptions:
-    """The given values by field, and the problems. A value that is added later replaces an earlier one."""
+    """The values by field, and the problems. A value that is added later replaces an earlier one."""
 
-    given: dict[str, OptionValue] = field(default_factory=dict)
+    values: dict[str, OptionValue] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -50,7 +50,7 @@ def from_environment(options: Sequence[Option], environ: Mapping[str, str], pars
         if not variable.startswith(PREFIX) or variable == CONFIG or not value:
             continue
         if option := by_variable.get(variable):
-            parsed.given[option.field] = OptionValue(value, variable)
+            parsed.values[option.field] = OptionValue(value, variable)
         else:
             suggestion = hint(variable, [*by_variable, CONFIG])
             parsed.problems.append(f"The environment has an unknown variable {short_repr(variable)}; {suggestion}")
@@ -86,11 +86,11 @@ def from_file(options: Sequence[Option], path: Path, parsed: ParsedOptions) -> N
         if option is None:
             known = [other for other in by_name if len(keys) == 1 or other.startswith(keys[0] + "-")]
             parsed.problems.append(f"{where}unknown name {short_repr(key)}; {hint(name, known, keys)}")
-        elif option.field in parsed.given:
-            parsed.problems.append(f"{where}{option.name} is given twice ({parsed.given[option.field].what}).")
+        elif option.field in parsed.values:
+            parsed.problems.append(f"{where}{option.name} is given twice ({parsed.values[option.field].what}).")
         else:
             is_relative = option.kind.is_path and isinstance(value, str) and value and value[0] != "~"
-            parsed.given[option.field] = OptionValue(
+            parsed.values[option.field] = OptionValue(
                 str(path.parent / value) if is_relative else value, where + key, is_toml=True
             )
 

@@ -50,7 +50,7 @@ class LegacySnapshot:
         """Return the names in the file; None if there is no file. Raises ConfigError."""
         try:
             with self.path.open("rb") as file:
-                content, seen = file.read(MAX_BYTES + 1), int(os.fstat(file.fileno()).st_mtime)
+                content, written_at = file.read(MAX_BYTES + 1), int(os.fstat(file.fileno()).st_mtime)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -67,7 +67,7 @@ class LegacySnapshot:
             raise ConfigError(
                 f"{self.path} cannot be used: it is damaged, or of another --domain or ticket.key."
             ) from None
-        return HeldNames.of(held.entries, seen, is_last=held.is_last)
+        return HeldNames.of(held.entries, written_at, is_last=held.is_last)
 
     def remove(self) -> None:
         """Remove the file, once the table has its names."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 from edge_server.handoff.protocol import (
     SOCKET,
     VERSION,
-    Ask,
     HandoffChannel,
     HandoffError,
     HandoffOffer,
     HandoffRefusal,
+    HandoffRequest,
     Names,
     Ready,
     close_all,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from edge_server.handoff.protocol import Held
+    from edge_server.handoff.protocol import RecordWithSocket
     from edge_server.tunnels.registry import Registry
     from quictunnel.transport.endpoint import Endpoint
 
@@ -53,7 +53,7 @@ class HandoffListener:
 
         Args:
             directory: the state directory.
-            hand_over: called after an Ask, for one successor at a time; may raise HandoffError.
+            hand_over: called after an HandoffRequest, for one successor at a time; may raise HandoffError.
 
         Raises OSError if the socket cannot be created.
         """
@@ -110,7 +110,7 @@ class HandoffListener:
         try:
             message, sockets = await channel.receive()
             close_all(sockets)
-            if not isinstance(message, Ask) or message.version != VERSION:
+            if not isinstance(message, HandoffRequest) or message.version != VERSION:
                 await channel.send(HandoffRefusal("its version of the handoff protocol is another one"))
             elif self._turn.locked():
                 await channel.send(HandoffRefusal("another edge is taking over already"))
@@ -140,7 +140,7 @@ class Handoff:
     registry: Registry
 
     async def hand_over(self, channel: HandoffChannel, on_ready: Callable[[], None]) -> None:
-        """Hand over to a successor that has sent an Ask.
+        """Hand over to a successor that has sent an HandoffRequest.
 
         Args:
             channel: with the successor.
@@ -171,7 +171,7 @@ class Handoff:
             source = before.with_source(source)
         self.endpoint.rebind(source)
 
-    def _held_names(self) -> list[Held]:
+    def _held_names(self) -> list[RecordWithSocket]:
         """Return all tunnels with duplicates of their listening sockets, and stop listening on their ports."""
         names = []
         for tunnel in self.registry:
@@ -206,7 +206,7 @@ async def offer_sockets(
     return ours
 
 
-async def send_names(channel: HandoffChannel, names: list[Held]) -> None:
+async def send_names(channel: HandoffChannel, names: list[RecordWithSocket]) -> None:
     """Send the tunnels and the sockets of their ports to a successor, and close these sockets. Raises
     HandoffError."""
     with contextlib.ExitStack() as stack:

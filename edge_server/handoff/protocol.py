@@ -4,7 +4,7 @@ The running edge (the predecessor) hands its sockets and names over to its succe
 Unix socket in the state directory (:data:`SOCKET`), which only the user of the edge may use:
 
     successor                                   predecessor
-      |-- Ask ------------------------------------>|
+      |-- HandoffRequest ------------------------>|
       |<- HandoffOffer, with the HTTPS socket, ----|   nothing has changed so far: if the successor
       |   the UDP socket, one end of a socket      |   fails here, the predecessor serves on
       |   pair, and perhaps the http-01 socket     |
@@ -48,7 +48,7 @@ IS_SUPPORTED: Final = sys.platform == "linux"
 """True on platforms with SOCK_SEQPACKET and SO_PEERCRED."""
 
 
-class Ask(msgspec.Struct, tag=1, array_like=True, frozen=True):
+class HandoffRequest(msgspec.Struct, tag=1, array_like=True, frozen=True):
     """Request of the successor for the handover."""
 
     version: int
@@ -82,23 +82,23 @@ class HandoffRefusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
     reason: str
 
 
-Message = Ask | HandoffOffer | Ready | Names | HandoffRefusal
+Message = HandoffRequest | HandoffOffer | Ready | Names | HandoffRefusal
 _encode = msgspec.msgpack.Encoder().encode
-Held = tuple[TunnelRecord, "socket.socket | None"]
+RecordWithSocket = tuple[TunnelRecord, "socket.socket | None"]
 """A tunnel, and the listening socket of its TCP port; None without a port."""
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-def in_parts(held: Iterable[Held]) -> list[list[Held]]:
+def in_parts(held: Iterable[RecordWithSocket]) -> list[list[RecordWithSocket]]:
     """Split the tunnels into parts that fit into one message each; at least one part."""
-    parts: list[list[Held]] = [[]]
+    parts: list[list[RecordWithSocket]] = [[]]
     size = 0
-    for name, sock in held:
-        length = len(_encode(name))
+    for record, sock in held:
+        length = len(_encode(record))
         if len(parts[-1]) >= MAX_NAMES or (parts[-1] and size + length > MAX_NAMES_BYTES):
             parts.append([])
             size = 0
-        parts[-1].append((name, sock))
+        parts[-1].append((record, sock))
         size += length
     return parts
 

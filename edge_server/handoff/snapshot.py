@@ -123,10 +123,10 @@ class NameSnapshot:
             return
         count = 0
         for entry in snapshot.entries:
-            if abs(self._now() - entry.last_connected) <= MAX_AGE and self._is_allowed(entry.name):
-                sock = self._port_of(entry.name)
+            if abs(self._now() - entry.last_connected) <= MAX_AGE and self._is_allowed(entry.record):
+                sock = self._port_of(entry.record)
                 await self._pending.add(
-                    entry.name, sock, seconds=RETURN_TIMEOUT, last_connected=entry.last_connected
+                    entry.record, sock, seconds=RETURN_TIMEOUT, last_connected=entry.last_connected
                 )
                 count += 1
         logger.info("%d of %d names of the last run are kept for their clients", count, len(snapshot.entries))
@@ -142,7 +142,7 @@ class NameSnapshot:
                 self._warn(error)
             else:
                 found += [snapshot] if snapshot is not None else []
-        return max(found, key=lambda snapshot: snapshot.seen, default=None)
+        return max(found, key=lambda snapshot: snapshot.written_at, default=None)
 
     def _is_allowed(self, name: TunnelRecord) -> bool:
         """Return True if the owner of a name would still get it."""

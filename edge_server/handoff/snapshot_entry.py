@@ -20,7 +20,7 @@ MAX_OWNER: Final = 64
 class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A held name."""
 
-    name: TunnelRecord
+    record: TunnelRecord
     last_connected: int
     """Time at which its client was last connected (seconds since the epoch); 0: until the edge ended."""
 
@@ -44,14 +44,14 @@ def trusted(record: TunnelRecord, *, is_last: bool) -> TunnelRecord:
 
 def is_valid(entries: list[SnapshotEntry]) -> bool:
     """Return True if one edge can have held all of these names at once."""
-    names = [entry.name.name for entry in entries]
-    ports = [entry.name.port for entry in entries if entry.name.port]
+    names = [entry.record.name for entry in entries]
+    ports = [entry.record.port for entry in entries if entry.record.port]
     is_unique = len(set(names)) == len(names) and len(set(ports)) == len(ports)
     return is_unique and all(_is_possible(entry) for entry in entries)
 
 
 def _is_possible(entry: SnapshotEntry) -> bool:
-    record = entry.name
+    record = entry.record
     if "." in record.name:
         is_name = domain_validation_error(record.name) is None
     else:

@@ -73,7 +73,7 @@ class AnotherWriterError(Exception):
 class _RunState(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """The state of a run, stored with each write."""
 
-    seen: int
+    written_at: int
     """Time of the write (seconds since the epoch)."""
     is_last: bool
     """True if it was written at the stop, after which no name was assigned."""
@@ -83,19 +83,19 @@ class _RunState(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 class HeldNames:
     """The names that were held at a moment."""
 
-    seen: int
+    written_at: int
     """Time of that moment (seconds since the epoch)."""
     entries: list[SnapshotEntry]
     """The names, each with the time at which its client was last connected, without fields that may be
     outdated."""
 
     @classmethod
-    def of(cls, entries: Iterable[SnapshotEntry], seen: int, *, is_last: bool) -> HeldNames:
+    def of(cls, entries: Iterable[SnapshotEntry], written_at: int, *, is_last: bool) -> HeldNames:
         """Return the names that a run wrote."""
         return cls(
-            seen,
+            written_at,
             [
-                SnapshotEntry(trusted(entry.name, is_last=is_last), entry.last_connected or seen)
+                SnapshotEntry(trusted(entry.record, is_last=is_last), entry.last_connected or written_at)
                 for entry in entries
             ],
         )
@@ -175,7 +175,7 @@ class SnapshotStore:
             raise self._damaged("it is damaged, or of another --domain or ticket.key") from None
         if not is_valid(entries):
             raise self._damaged("it has names that no edge can have held")
-        return HeldNames.of(entries, state.seen, is_last=state.is_last)
+        return HeldNames.of(entries, state.written_at, is_last=state.is_last)
 
     def write(self, entries: Iterable[SnapshotEntry], *, at: float, is_last: bool = False) -> bool:
         """Make these the rows of the table; only those that differ from the last write are written.
@@ -191,10 +191,10 @@ class SnapshotStore:
         Raises:
             AnotherWriterError: a later run has taken the table. Nothing is written.
         """
-        given = list(entries)
-        chosen = select_fairly(given)
-        self._write({entry.name.name: entry for entry in chosen}, _RunState(int(at), is_last))
-        return len(chosen) == len(given)
+        held = list(entries)
+        chosen = select_fairly(held)
+        self._write({entry.record.name: entry for entry in chosen}, _RunState(int(at), is_last))
+        return len(chosen) == len(held)
 
     def stamp(self, at: float) -> bool:
         """Update the time of the last write alone.
@@ -219,7 +219,7 @@ class SnapshotStore:
             # The first statement takes the lock, so no other run writes between it and the end.
             query = "UPDATE run SET sealed = ? WHERE writer = ?"
             if not database.execute(query, (sealed, self._run)).rowcount:
-                self._take(database, state.seen, sealed)
+                self._take(database, state.written_at, sealed)
                 before = None
             if before is None:
                 database.execute("DELETE FROM held")
@@ -240,7 +240,7 @@ class SnapshotStore:
         """Return True if that run has written within :data:`MAX_AGE` seconds."""
         try:
             content = _RowCipher(self._key, self._domain, run).open(_STATE, sealed)
-            return abs(now - msgspec.msgpack.decode(content, type=_RunState).seen) <= MAX_AGE
+            return abs(now - msgspec.msgpack.decode(content, type=_RunState).written_at) <= MAX_AGE
         except _UNREADABLE:
             return False
 
@@ -269,8 +269,8 @@ def select_fairly(entries: list[SnapshotEntry], limit: int = MAX_WEIGHT) -> list
     by_owner: dict[str, list[SnapshotEntry]] = defaultdict(list)
     weights: dict[str, int] = defaultdict(int)
     for entry in entries:
-        by_owner[entry.name.owner].append(entry)
-        weights[entry.name.owner] += weight_of(entry.name.options)
+        by_owner[entry.record.owner].append(entry)
+        weights[entry.record.owner] += weight_of(entry.record.options)
     if sum(weights.values()) <= limit:
         return entries
     selected: list[SnapshotEntry] = []
@@ -278,7 +278,7 @@ def select_fairly(entries: list[SnapshotEntry], limit: int = MAX_WEIGHT) -> list
     for position, owner in enumerate(owners):
         room = limit // (len(owners) - position)
         for entry in by_owner[owner]:
-            weight = weight_of(entry.name.options)
+            weight = weight_of(entry.record.options)
             if weight <= room:
                 selected.append(entry)
                 room -= weight

@@ -10,11 +10,11 @@ from edge_server.handoff.protocol import (
     IS_SUPPORTED,
     SOCKET,
     VERSION,
-    Ask,
     HandoffChannel,
     HandoffError,
     HandoffOffer,
     HandoffRefusal,
+    HandoffRequest,
     Names,
     Ready,
     close_all,
@@ -25,7 +25,7 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.handoff.protocol import Held
+    from edge_server.handoff.protocol import RecordWithSocket
 
 
 @dataclass(slots=True)
@@ -40,13 +40,13 @@ class InheritedSockets:
     pipe: socket.socket
     acme_http: socket.socket | None = None
 
-    async def accept(self) -> list[Held]:
+    async def accept(self) -> list[RecordWithSocket]:
         """Confirm to the predecessor that this edge is ready, and receive its tunnels with the sockets of their
         ports.
 
         Afterwards only this edge uses the sockets. Raises HandoffError.
         """
-        names: list[Held] = []
+        names: list[RecordWithSocket] = []
         try:
             await self.channel.send(Ready())
             while not await self._receive_names(names):
@@ -57,7 +57,7 @@ class InheritedSockets:
         self.channel.close()
         return names
 
-    async def _receive_names(self, names: list[Held]) -> bool:
+    async def _receive_names(self, names: list[RecordWithSocket]) -> bool:
         """Add the tunnels of one message to ``names``. Return True after the last one. Raises HandoffError."""
         message, sockets = await self.channel.receive()
         if not isinstance(message, Names) or len(sockets) != sum(entry.port > 0 for entry in message.entries):
@@ -103,7 +103,7 @@ async def request_handoff(directory: Path) -> InheritedSockets | None:
         raise ConfigError(f"--takeover: {directory / SOCKET} cannot be used ({error.strerror}).") from None
     channel = HandoffChannel(sock)
     try:
-        await channel.send(Ask(VERSION))
+        await channel.send(HandoffRequest(VERSION))
         message, sockets = await channel.receive()
         if isinstance(message, HandoffOffer) and len(sockets) == 3 + message.has_acme_http:
             return InheritedSockets(channel, message.domain, message.cid_prefix, *sockets)

@@ -23,15 +23,15 @@ from edge_server.resources.peer_network import network_prefix, peer_prefix
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SHARE: Final = 8
-"""Multiple of what is left that one owner, tunnel, address or network may have (dynamic thresholds, Choudhury and
-Hahne 1998). A holder that takes all it can gets 8/9 of the places, a second one 8/9 of the rest, and the next
-still gets some."""
+MAX_PER_FREE_PLACE: Final = 8
+"""Places that one owner, tunnel, address or network may have for each place that is free (dynamic thresholds,
+Choudhury and Hahne 1998). A holder that takes all it can gets 8/9 of the places, a second one 8/9 of the rest,
+and the next still gets some."""
 MIN_PLACES: Final = 16
 """Places that each holder may have while there are any."""
-MIN_PLACES_SHARE: Final = 16
+MIN_PLACES_DIVISOR: Final = 16
 """Divisor of the cap that bounds :data:`MIN_PLACES` where the cap is small."""
-WAITING_SHARE: Final = 4
+WAITING_DIVISOR: Final = 4
 """Divisor of the cap for visitors whose client is disconnected; each holds a descriptor and about 30 KiB of TLS
 state."""
 MAX_WAITING: Final = 4096
@@ -66,7 +66,7 @@ class Admission:
         """Visitors that may be between accept and the end of their TLS handshake."""
         self.cap = self.budget.visitors if cap is None else cap
         self.waiting: FairPlaces[WaitingVisitor] = FairPlaces(
-            max(1, min(MAX_WAITING, self.cap // WAITING_SHARE)),
+            max(1, min(MAX_WAITING, self.cap // WAITING_DIVISOR)),
             limit_per_tunnel=MAX_WAITING_PER_TUNNEL,
             protected_for=MAX_WAIT,  # a visitor that waits may use the whole time
             clock=time.monotonic,
@@ -75,7 +75,7 @@ class Admission:
         self.shortage = ShortageLog()
         self.active = 0
         self.refused = 0
-        self._min_places = min(MIN_PLACES, max(1, self.cap // MIN_PLACES_SHARE))
+        self._min_places = min(MIN_PLACES, max(1, self.cap // MIN_PLACES_DIVISOR))
         self._by_owner: Counter[str] = Counter()
         self._by_tunnel: Counter[str] = Counter()
         self._by_address: Counter[str] = Counter()
@@ -100,7 +100,7 @@ class Admission:
             limit: visitors that the owner may have at once; None: no limit.
         """
         address, network = peer_prefix(host), network_prefix(host)
-        fair = max(self._min_places, SHARE * (self.cap - self.active))
+        fair = max(self._min_places, MAX_PER_FREE_PLACE * (self.cap - self.active))
         held = max(
             self._by_owner[owner],
             self._by_tunnel[tunnel_name],

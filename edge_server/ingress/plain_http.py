@@ -76,8 +76,8 @@ def redirect(base_url: str, request: Request) -> bytes:
 
 def _read_head(head: bytes) -> Request:
     line, *fields = head.split(b"\r\n")
-    asked = _LINE.fullmatch(line)
-    if asked is None:
+    request_line = _LINE.fullmatch(line)
+    if request_line is None:
         raise RequestError("no request line")
     hosts = []
     for field in fields:
@@ -89,8 +89,8 @@ def _read_head(head: bytes) -> Request:
     if len(hosts) != 1:
         raise RequestError("no host, or several")  # RFC 9112 section 3.2
     # The absolute form takes precedence over the field (RFC 9112 section 3.2.2).
-    authority = hosts[0] if asked[1] is None else asked[1]
+    authority = hosts[0] if request_line[1] is None else request_line[1]
     try:
-        return Request(read_host_name(_PORT.sub(b"", authority)), asked[2])
+        return Request(read_host_name(_PORT.sub(b"", authority)), request_line[2])
     except HelloError as error:
         raise RequestError(error.reason) from None

@@ -37,9 +37,9 @@ MIN_BUDGET: Final = 100
 """Smallest budget in visitors a second; the slowest of machines can serve that."""
 MAX_BUDGET: Final = 10_000
 """Budget above which the limit is lifted: no machine serves more on one core."""
-SHARE: Final = 8
-"""Multiple of what is left of a second's budget that one owner or tunnel may use."""
-ADDRESS_SHARE: Final = 2
+MAX_PER_REMAINING: Final = 8
+"""Connections a second that one owner or tunnel may use for each connection that remains of the budget."""
+MAX_PER_REMAINING_OF_ADDRESS: Final = 2
 """The same for one address or network. Smaller, so that other visitors of a tunnel that one address floods still
 get some."""
 MIN_PER_SECOND: Final = 16
@@ -74,10 +74,10 @@ class ConnectionRateLimiter:
             self._start_second(second)
         self._seen += 1
         holders = {
-            f"from {peer_prefix(host)}": ADDRESS_SHARE,
-            f"within {network_prefix(host)}": ADDRESS_SHARE,
-            f"of {owner}": SHARE,
-            f"to {tunnel_name}": SHARE,
+            f"from {peer_prefix(host)}": MAX_PER_REMAINING_OF_ADDRESS,
+            f"within {network_prefix(host)}": MAX_PER_REMAINING_OF_ADDRESS,
+            f"of {owner}": MAX_PER_REMAINING,
+            f"to {tunnel_name}": MAX_PER_REMAINING,
         }
         if self.budget < math.inf:
             left = self.budget - self._admitted

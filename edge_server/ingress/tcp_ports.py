@@ -67,11 +67,11 @@ class _NumberSet:
         count = self._count_below(part.stop - self._start) - before
         if count <= 0:
             return None
-        wanted, at, step = before + generator.randrange(count), 0, self._top
+        rank, at, step = before + generator.randrange(count), 0, self._top
         while step:
-            if at + step <= self._size and self._tree[at + step] <= wanted:
+            if at + step <= self._size and self._tree[at + step] <= rank:
                 at += step
-                wanted -= self._tree[at]
+                rank -= self._tree[at]
             step >>= 1
         return self._start + at
 
@@ -117,7 +117,7 @@ class TcpPorts:
     def bind(
         self,
         owner: str,
-        wanted: int = 0,
+        preferred: int = 0,
         allowed: range | None = None,
         is_free: Callable[[int], bool] = lambda _: True,
     ) -> socket.socket | None:
@@ -126,12 +126,12 @@ class TcpPorts:
 
         Args:
             owner: token key.
-            wanted: preferred port, taken if it is free or was the owner's; 0: a random one.
+            preferred: preferred port, taken if it is free or was the owner's; 0: a random one.
             allowed: ports that the owner may have; None: all.
             is_free: returns True for a port that the owner may have now.
         """
         try:
-            return self._find(owner, wanted, self._range if allowed is None else allowed, is_free)
+            return self._find(owner, preferred, self._range if allowed is None else allowed, is_free)
         except OSError as error:
             return self._log_failure(error)
 
@@ -157,11 +157,11 @@ class TcpPorts:
         self._quarantined_of.setdefault(owner, {})[port] = None
 
     def _find(
-        self, owner: str, wanted: int, allowed: range, is_free: Callable[[int], bool]
+        self, owner: str, preferred: int, allowed: range, is_free: Callable[[int], bool]
     ) -> socket.socket | None:
         self._expire()
-        if wanted in self._range and wanted in allowed and is_free(wanted):
-            taken = self._take(wanted, owner)
+        if preferred in self._range and preferred in allowed and is_free(preferred):
+            taken = self._take(preferred, owner)
             if taken is not None:
                 return taken
         # Own quarantined ports first: an owner that binds and unbinds in a loop then uses up one port, not all.

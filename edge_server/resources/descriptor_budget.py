@@ -28,14 +28,14 @@ more than OPEN_MAX, though its hard limit is infinite."""
 RESERVE: Final = 128
 """Descriptors for the edge itself: sockets, files, the event loop, the operator's page, ACME, and connections that
 one turn of the loop accepts before they can be refused."""
-RESERVE_SHARE: Final = 8
+RESERVE_DIVISOR: Final = 8
 """Divisor of the limit for the reserve where the limit is small."""
 MIN_RESERVE: Final = 48
 """Smallest reserve. An idle edge has 16 descriptors open, and 30 with the operator's page and ACME active."""
-PORT_SHARE: Final = 8
+PORT_DIVISOR: Final = 8
 """Divisor of the limit for the listening sockets of tunnels with a TCP port. Tokens have shares of these
 (:mod:`edge_server.ingress.tcp_ports`), separate from those of visitors."""
-HANDSHAKE_SHARE: Final = 4
+HANDSHAKE_DIVISOR: Final = 4
 """Divisor of the rest for visitors in their TLS handshake. They are not counted against a tunnel yet, and silent
 connections must not use up the descriptors of everybody else."""
 MAX_HANDSHAKES: Final = 4096
@@ -69,8 +69,8 @@ def descriptor_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MACOS_FILES
-    for wanted in (MAX_FILES, MACOS_FILES):
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    for target in (MAX_FILES, MACOS_FILES):
+        most = target if hard == resource.RLIM_INFINITY else min(target, hard)
         if most <= soft:
             continue
         try:
@@ -98,10 +98,10 @@ class DescriptorBudget:
     def of(cls, limit: int) -> Self:
         """Divide ``limit`` descriptors. Each use gets at least one; :meth:`check` rejects a limit that is too
         small."""
-        reserve = min(RESERVE, max(MIN_RESERVE, limit // RESERVE_SHARE))
-        ports = min(MAX_PORTS, max(1, limit // PORT_SHARE))
+        reserve = min(RESERVE, max(MIN_RESERVE, limit // RESERVE_DIVISOR))
+        ports = min(MAX_PORTS, max(1, limit // PORT_DIVISOR))
         free = max(2, limit - reserve - ports)
-        handshakes = min(MAX_HANDSHAKES, max(1, free // HANDSHAKE_SHARE))
+        handshakes = min(MAX_HANDSHAKES, max(1, free // HANDSHAKE_DIVISOR))
         return cls(limit=limit, handshakes=handshakes, visitors=free - handshakes, ports=ports)
 
     def check(self) -> None:

@@ -22,7 +22,7 @@ from edge_server.resources.peer_network import network_prefix, peer_prefix
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NETWORK_SHARE: Final = 8
+NETWORK_DIVISOR: Final = 8
 """Divisor of the places that one network may hold before it is evicted first: nine networks have to cooperate
 before tokens are compared."""
 MIN_PER_NETWORK: Final = 8
@@ -194,7 +194,7 @@ class FairPlaces(Generic[Holder]):
 
     def _next_to_evict(self) -> Holder:
         _, held = self.largest_network()
-        share = max(MIN_PER_NETWORK, self.limit // NETWORK_SHARE)
+        share = max(MIN_PER_NETWORK, self.limit // NETWORK_DIVISOR)
         return (self._by_source if held > share else self._by_target).next_to_evict()
 
     def _is_protected(self, holder: Holder, new_holder: Holder) -> bool:

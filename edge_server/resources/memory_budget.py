@@ -36,9 +36,9 @@ class _OwnerMemory:
         self._shares = shares
         self._owner = owner
 
-    def lend(self, wanted: int) -> int:
-        """Take up to ``wanted`` bytes; return the bytes taken."""
-        lent = min(wanted, self._shares.max_for(self._owner))
+    def lend(self, requested: int) -> int:
+        """Take up to ``requested`` bytes; return the bytes taken."""
+        lent = min(requested, self._shares.max_for(self._owner))
         self._shares.take(self._owner, lent)
         return lent
 

@@ -11,20 +11,25 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-DEFAULT_SHARE: Final = 8
-"""Multiple of what is left that one holder may have. A holder that takes all it can gets 8/9, a second one 8/9 of
-the rest, and the next still gets some."""
+DEFAULT_MAX_PER_FREE: Final = 8
+"""Units that one holder may have for each unit that is free. A holder that takes all it can gets 8/9, a
+second one 8/9 of the rest, and the next still gets some."""
 
 
 class Shares:
     """Counts the holders of ``size`` units and decides who may take more."""
 
-    def __init__(self, size: int, *, share: int = DEFAULT_SHARE, minimum: int = 0) -> None:
-        """``share``: multiple of what is left that a holder may have. ``minimum``: units that each holder may have
-        while there are any."""
+    def __init__(self, size: int, *, max_per_free: int = DEFAULT_MAX_PER_FREE, minimum: int = 0) -> None:
+        """Start without holders.
+
+        Args:
+            size: units in all.
+            max_per_free: units that a holder may have for each unit that is free.
+            minimum: units that each holder may have while there are any.
+        """
         self.size = size
         self.used = 0
-        self._share = share
+        self._max_per_free = max_per_free
         self._minimum = minimum
         self._held: Counter[str] = Counter()
 
@@ -40,8 +45,10 @@ class Shares:
     def max_for(self, holder: str) -> int:
         """Return the largest amount that :meth:`may_take` allows a holder to take now."""
         left, held = max(0, self.available), self._held[holder]
-        # held + n - 1 < share * (left - (n - 1)), solved for n.
-        by_share = (self._share * left - held + self._share) // (self._share + 1) if left else 0
+        # held + n - 1 < max_per_free * (left - (n - 1)), solved for n.
+        by_share = (
+            (self._max_per_free * left - held + self._max_per_free) // (self._max_per_free + 1) if left else 0
+        )
         return max(0, min(left, max(by_share, self._minimum - held)))
 
     def may_take(self, holder: str, amount: int = 1) -> bool:

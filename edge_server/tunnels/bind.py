@@ -20,6 +20,7 @@ from edge_server.tunnels.public_port import PublicPort
 from edge_server.tunnels.tickets import Ticket
 from edge_server.tunnels.tunnel import Lease, Tunnel
 from quictunnel.errors import ProtocolError
+from quictunnel.shared.address import short_repr
 from quictunnel.wire import labels
 from quictunnel.wire.codes import BindCode
 from quictunnel.wire.messages import BindRefused, Bound, Unbound
@@ -92,7 +93,8 @@ class Bindings:
         facts = self._facts(identity, bind, is_draining=is_draining, points_here=points_here)
         match self._context.policy.decide(bind, facts):
             case Refusal(code, reason, level):
-                logger.log(level, "client %s %s", identity.key, reason)
+                name = short_repr(requested_name(bind, facts.ticket))
+                logger.log(level, "client %s: Bind of name %s refused: %s", identity.key, name, reason)
                 self._session.send(BindRefused(bind.lease, code))
             case grant:
                 self._apply(identity, bind, grant)
@@ -280,7 +282,7 @@ class Bindings:
             context.claims.claim(tunnel.owner, tunnel.name)
         if bind.tcp_port:
             context.claims.claim(tunnel.owner, f":{bind.tcp_port}")
-        context.claims.record("held", tunnel, self._host)
+        context.claims.add_to_history("held", tunnel, self._host)
         if not tunnel.options.passthrough:
             host = context.names.host_of(tunnel.name)
             context.certificates.order_missing(host, tunnel.owner, h2=tunnel.options.h2)
@@ -319,7 +321,7 @@ class Bindings:
     def _release(self, number: int, *, for_good: bool = True) -> None:
         context, (tunnel, backend) = self._context, self._leases.pop(number)
         backend.is_released = for_good
-        context.claims.record("released", tunnel, self._host, backend.total_visitors)
+        context.claims.add_to_history("released", tunnel, self._host, backend.total_visitors)
         port = tunnel.tcp_port
         if context.registry.remove_backend(tunnel, backend):
             tunnel.close()
@@ -328,6 +330,6 @@ class Bindings:
         else:
             tunnel.admit_waiting()
         if port:
-            context.claims.seen(tunnel.owner, f":{port}")
-        context.claims.seen(tunnel.owner, tunnel.name)
+            context.claims.mark_used(tunnel.owner, f":{port}")
+        context.claims.mark_used(tunnel.owner, tunnel.name)
         logger.info("client %s released %s", tunnel.owner, context.names.host_of(tunnel.name))

@@ -19,7 +19,7 @@ UNCONFIRMED: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelFacts:
-    """The tunnel that has the wanted name now."""
+    """The tunnel that has the requested name now."""
 
     owner: str
     options: TunnelOptions = field(default_factory=TunnelOptions)
@@ -117,8 +117,8 @@ def chosen_name(bind: Bind) -> str:
 
 def ticket_for(bind: Bind, ticket: Ticket | None) -> Ticket | None:
     """Return the ticket; None if it is for another name than the requested one."""
-    asked = chosen_name(bind)
-    return ticket if ticket is not None and asked in ("", ticket.name) else None
+    chosen = chosen_name(bind)
+    return ticket if ticket is not None and chosen in ("", ticket.name) else None
 
 
 def requested_name(bind: Bind, ticket: Ticket | None) -> str:

@@ -89,7 +89,7 @@ class Refusal(NamedTuple):
 
     code: BindCode
     reason: str
-    """Log message, which continues "client KEY"."""
+    """Reason for the log. The client gets the code."""
     level: int
     """Log level of the message."""
 
@@ -102,16 +102,16 @@ class BindCheck:
         self.domain = domain
         self.bind = bind
         self.facts = facts
-        asked, tunnel = chosen_name(bind), facts.name.tunnel
+        chosen, tunnel = chosen_name(bind), facts.name.tunnel
         self.name = facts.name.name
         """The name that the client would get."""
         self.is_domain = "." in self.name
         """True if the name is a whole domain."""
         self.ticket = ticket_for(bind, facts.ticket)
         """The ticket in the request, if it is for this name."""
-        self.is_generated = not asked and self.ticket is None
+        self.is_generated = not chosen and self.ticket is None
         """True if a new random name is requested: no name is chosen, and the request has no ticket."""
-        self.is_chosen = bool(asked) or not (self.is_generated or labels.RANDOM_LABEL.fullmatch(self.name))
+        self.is_chosen = bool(chosen) or not (self.is_generated or labels.RANDOM_LABEL.fullmatch(self.name))
         """True if a client chose the name: now, or when the ticket was issued. Another identity may have claimed
         it since then. Random names cannot be claimed."""
         self.tunnel = tunnel
@@ -180,11 +180,11 @@ class BindCheck:
     @property
     def keeps_port(self) -> bool:
         """Return True if the current TCP port of the tunnel is still requested and allowed."""
-        asked, tunnel = self.bind.tcp_port, self.tunnel
+        requested, tunnel = self.bind.tcp_port, self.tunnel
         return (
             tunnel is not None
             and tunnel.tcp_port != 0
-            and asked in (0, tunnel.tcp_port)
+            and requested in (0, tunnel.tcp_port)
             and tunnel.is_port_free
             and self.allows_port(tunnel.tcp_port)
         )
@@ -201,106 +201,111 @@ class Rule(NamedTuple):
     code: BindCode | None
     """None: the code is that of the permissions (``NameFacts.forbidden``)."""
     reason: str
+    """As in :class:`Refusal`."""
     applies: Callable[[BindCheck], bool]
     level: int = logging.DEBUG
 
 
 RULES: Final = (
-    Rule(BindCode.CLOSING, "asks an edge that is draining", lambda check: check.facts.is_draining),
+    Rule(BindCode.CLOSING, "the edge is draining", lambda check: check.facts.is_draining),
     Rule(
         BindCode.DOMAIN_ELSEWHERE,
-        "asks for a domain that does not point here",
+        "the domain does not point to this edge",
         lambda check: not check.facts.points_here,
     ),
     # The request itself.
     Rule(
         BindCode.FORBIDDEN,
-        "asks for a TCP port, and its token allows none",
+        "the token allows no TCP port",
         lambda check: check.bind.unencrypted and not check.facts.identity.permissions.allows_ports,
     ),
-    Rule(BindCode.INVALID, "asks for options that contradict each other", lambda check: check.contradicts),
-    Rule(BindCode.INVALID, "asks for a filter that is invalid", lambda check: check.visitor_filter is None),
+    Rule(BindCode.INVALID, "options of the request contradict each other", lambda check: check.contradicts),
+    Rule(
+        BindCode.INVALID, "a network of the visitor filter is invalid", lambda check: check.visitor_filter is None
+    ),
     Rule(
         BindCode.TOO_MANY,
-        "holds as many leases as a session may",
+        f"the session holds {MAX_LEASES_PER_SESSION} leases, the maximum",
         lambda check: check.facts.session_leases >= MAX_LEASES_PER_SESSION,
     ),
     # A chosen name. The permissions are checked before the owner of a domain, because a client that may not bind a
     # domain should not learn that another token owns it.
     Rule(
         BindCode.INVALID,
-        "asks for a name that is invalid",
+        "the name is invalid",
         lambda check: check.is_chosen and not check.is_valid_name,
     ),
     Rule(
         BindCode.NAME_TAKEN,
-        "asks for a name of another token",
+        "another token owns the name",
         lambda check: check.is_chosen and not check.is_domain and check.has_other_owner,
     ),
     Rule(
         None,
-        "asks for a name that its token does not allow",
+        "the token does not allow the name",
         lambda check: check.is_chosen and check.facts.name.forbidden is not None,
     ),
     Rule(
         BindCode.NAME_TAKEN,
-        "asks for a domain of another token",
+        "another token owns the domain",
         lambda check: check.is_chosen and check.is_domain and check.has_other_owner,
     ),
     Rule(
         BindCode.TOO_MANY_NAMES,
-        "holds as many domains as a token may",
+        f"the token holds {MAX_DOMAINS} domains, the maximum",
         lambda check: check.is_chosen and check.is_domain and check.facts.name.other_domains >= MAX_DOMAINS,
     ),
     Rule(
         BindCode.TOO_MANY_NAMES,
-        "owns as many names and ports as a token may",
+        "the token owns the maximum of names and ports, so it cannot claim the name",
         lambda check: check.is_chosen and not check.facts.name.can_claim,
     ),
     # Chosen and random names.
     Rule(
         BindCode.TOO_MANY_NAMES,
-        "has been given too many random names lately",
+        "the token has reached its rate limit for random names",
         lambda check: check.is_generated and not check.facts.can_generate_name,
         logging.WARNING,
     ),
-    Rule(BindCode.BANNED, "asks for a name that is banned", lambda check: check.facts.name.owner == BANNED_OWNER),
+    Rule(
+        BindCode.BANNED, "the operator has banned the name", lambda check: check.facts.name.owner == BANNED_OWNER
+    ),
     Rule(
         BindCode.H2_FORBIDDEN,
-        "asks for HTTP/2 with a certificate of several names",
+        "HTTP/2 is not allowed with a certificate of several names",
         lambda check: check.bind.h2 and not check.facts.name.allows_h2,
     ),
     Rule(
         BindCode.NO_CERTIFICATE,
-        "asks for a domain for which there is no certificate",
+        "there is no certificate for the domain, and none can be ordered",
         lambda check: bool(check.bind.domain) and not check.bind.passthrough and not check.facts.name.can_certify,
     ),
     # A TCP port by number.
     Rule(
         BindCode.FORBIDDEN,
-        "asks for a TCP port that its token does not allow",
+        "the token does not allow the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.allows_port(check.bind.tcp_port),
     ),
     Rule(
         BindCode.PORT_TAKEN,
-        "asks for a TCP port of another token",
+        "another token owns the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.facts.port.is_free,
     ),
     Rule(
         BindCode.TOO_MANY_NAMES,
-        "owns as many names and ports as a token may, and asks for a TCP port",
+        "the token owns the maximum of names and ports, so it cannot claim the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.facts.port.can_claim,
     ),
     # The current tunnel of the name, whose claim may have ended or changed in the meantime.
     Rule(
         BindCode.NAME_TAKEN,
-        "asks for a name that a client of another token holds",
+        "a client of another token holds the name",
         lambda check: check.tunnel is not None and check.tunnel.owner != check.facts.identity.key,
     ),
     # A pool, whose clients must all have the same options.
     Rule(
         BindCode.NOT_SHARED,
-        "asks to share a tunnel that is not shared, or has other options",
+        "the tunnel of the name is no pool, or has other options",
         lambda check: (
             check.pool is not None
             and (
@@ -312,52 +317,57 @@ RULES: Final = (
     ),
     Rule(
         BindCode.PORT_TAKEN,
-        "asks to share a tunnel that has another TCP port",
+        "the pool has another TCP port",
         lambda check: check.pool is not None and check.bind.tcp_port not in (0, check.pool.tcp_port),
     ),
     Rule(
         BindCode.FORBIDDEN,
-        "asks to share a tunnel with a TCP port that its token does not allow",
+        "the pool has a TCP port that the token does not allow",
         lambda check: check.pool is not None and check.bind.unencrypted and not check.keeps_port,
     ),
     Rule(
         BindCode.TOO_MANY,
-        "asks to share a tunnel with as many clients as may share one",
+        f"the pool has {MAX_MEMBERS} clients, the maximum",
         lambda check: check.pool is not None and check.pool.backends >= MAX_MEMBERS,
     ),
     # A takeover from another client of the same identity. A session with a mistake in one request is not closed,
     # because that would end its other tunnels.
     Rule(
         BindCode.STALE,
-        "shows one ticket for two leases",
+        "the session has a lease with this ticket already",
         lambda check: (
             check.takeover_target is not None and check.takeover_target.is_own and check.ticket is not None
         ),
     ),
     Rule(
         BindCode.NOT_SHARED,
-        "asks for one name twice",
+        "the session holds the name already",
         lambda check: check.takeover_target is not None and check.takeover_target.is_own,
     ),
     Rule(
         BindCode.NOT_SHARED,
-        "asks for a name that several clients share",
+        "several clients of a pool serve the name",
         lambda check: (
             check.takeover_target is not None
             and check.takeover_target.is_pool
             and check.takeover_target.backends > 1
         ),
     ),
-    Rule(BindCode.STALE, "shows an old ticket", lambda check: check.has_stale_ticket, logging.INFO),
+    Rule(
+        BindCode.STALE,
+        "a newer program holds the name, so the ticket is stale",
+        lambda check: check.has_stale_ticket,
+        logging.INFO,
+    ),
     Rule(
         BindCode.NOT_SHARED,
-        "asks for a name that was taken over too often lately",
+        f"the name was taken over {MAX_TAKEOVERS} times within {TAKEOVER_SECONDS:.0f} s, the maximum",
         lambda check: check.has_too_many_takeovers,
     ),
     # Limits, last, because the other reasons are more specific.
     Rule(
         BindCode.TOO_MANY,
-        "holds as many tunnels as its token allows",
+        "the token holds as many tunnels as its permissions allow",
         lambda check: (
             not check.facts.identity.permissions.allows_another_tunnel(
                 check.facts.owner_leases - (check.takeover_target is not None)
@@ -366,7 +376,7 @@ RULES: Final = (
     ),
     Rule(
         BindCode.TOO_MANY,
-        "holds its share of this edge's tunnels; another one is refused",
+        "the token holds its fair share of the tunnels of this edge",
         lambda check: not check.has_share,
         logging.WARNING,
     ),

@@ -28,7 +28,7 @@ KEPT_DAYS: Final = 30
 """Days for which an unused name stays with its owner: longer than a holiday, so that its visitors do not reach
 another owner in the meantime."""
 KEPT: Final = KEPT_DAYS * 86_400
-SEEN_INTERVAL: Final = 86_400
+MARK_USED_INTERVAL: Final = 86_400
 """Seconds after which the time of a claim in use is written again."""
 MAX_CLAIMS: Final = 100
 """Names and ports together that one identity may claim: as many as a session may hold. Without a limit, one
@@ -38,7 +38,7 @@ MAX_PENDING: Final = 10_000
 while the database cannot be written, are discarded."""
 
 
-class Held(Protocol):
+class HeldTunnel(Protocol):
     """A tunnel as the history uses it."""
 
     @property
@@ -62,13 +62,13 @@ class NameOwnership:
         self._store = store
         self._now = now
         self._claims: dict[str, Claim] = {}
-        self._of: dict[str, set[str]] = {}
+        self._by_owner: dict[str, set[str]] = {}
         """Names and ports by owner."""
         self._changed: dict[str, Claim] = {}
         self._removed: dict[str, Claim] = {}
         """Claims to remove from the database."""
         self._events: dict[tuple[int, str, str], HistoryEntry] = {}
-        self._waiting = Shares(MAX_PENDING)
+        self._event_shares = Shares(MAX_PENDING)
         self._lock = threading.Lock()
         """Protects the pending changes and events, which the loop's thread and the writing thread both use."""
         self._version = -1
@@ -83,7 +83,7 @@ class NameOwnership:
 
     def may_claim(self, owner: str, what: str) -> bool:
         """Return True if an owner has this claim already, or is below the limit of claims."""
-        return self.owner(what) == owner or len(self._of.get(owner, ())) < MAX_CLAIMS
+        return self.owner(what) == owner or len(self._by_owner.get(owner, ())) < MAX_CLAIMS
 
     def claim(self, owner: str, what: str) -> None:
         """Assign a name or port to an owner, and record that it is in use now.
@@ -92,10 +92,10 @@ class NameOwnership:
         """
         self._change(Claim(what, owner, int(self._now())))
 
-    def seen(self, owner: str, what: str) -> None:
+    def mark_used(self, owner: str, what: str) -> None:
         """Record that a claim is in use, or was until now."""
         claim = self._claims.get(what)
-        if claim is not None and claim.owner == owner and claim.seen < self._now() - SEEN_INTERVAL:
+        if claim is not None and claim.owner == owner and claim.last_used < self._now() - MARK_USED_INTERVAL:
             self.claim(owner, what)
 
     def remove_expired(self, held: Container[str]) -> None:
@@ -106,7 +106,7 @@ class NameOwnership:
         """
         before = self._now() - KEPT
         for what, claim in tuple(self._claims.items()):
-            if claim.seen < before and not claim.is_banned and what not in held:
+            if claim.last_used < before and not claim.is_banned and what not in held:
                 self._drop(what)
                 with self._lock:
                     self._changed.pop(what, None)
@@ -121,9 +121,9 @@ class NameOwnership:
             return
         for claim in tuple(self._claims.values()):
             if not claim.is_banned:
-                self._change(replace(claim, seen=claim.seen + int(forward)))
+                self._change(replace(claim, last_used=claim.last_used + int(forward)))
 
-    def record(self, event: str, held: Held, host: str, visitors: int = 0) -> None:
+    def add_to_history(self, event: str, held: HeldTunnel, host: str, visitors: int = 0) -> None:
         """Add an event of a name to the history.
 
         Args:
@@ -140,9 +140,9 @@ class NameOwnership:
         with self._lock:
             before = self._events.get(key)
             if before is None:
-                if not self._waiting.may_take(owner):
+                if not self._event_shares.may_take(owner):
                     return
-                self._waiting.take(owner)
+                self._event_shares.take(owner)
             self._events[key] = fresh if before is None else before.joined(fresh)
 
     def banned_networks(self) -> list[str]:
@@ -185,12 +185,12 @@ class NameOwnership:
             events = dict(self._events)
         if not events:
             return
-        self._store.record(events.values())
+        self._store.add_to_history(events.values())
         with self._lock:
             for key, event in events.items():
                 if self._events[key] is event:
                     del self._events[key]
-                    self._waiting.release(event.owner)
+                    self._event_shares.release(event.owner)
                 else:
                     self._events[key] = self._events[key].without(event)
 
@@ -200,7 +200,7 @@ class NameOwnership:
         if read is None:
             return False
         self._claims.clear()
-        self._of.clear()
+        self._by_owner.clear()
         with self._lock:
             changed, removed = tuple(self._changed.values()), dict(self._removed)
         for claim in (*read, *changed):
@@ -218,12 +218,12 @@ class NameOwnership:
     def _put(self, claim: Claim) -> None:
         self._drop(claim.what)
         self._claims[claim.what] = claim
-        self._of.setdefault(claim.owner, set()).add(claim.what)
+        self._by_owner.setdefault(claim.owner, set()).add(claim.what)
 
     def _drop(self, what: str) -> None:
         before = self._claims.pop(what, None)
         if before is not None:
-            mine = self._of[before.owner]
+            mine = self._by_owner[before.owner]
             mine.remove(what)
             if not mine:
-                del self._of[before.owner]
+                del self._by_owner[before.owner]

@@ -85,7 +85,7 @@ class Claim:
     """A name, a TCP port as ``:20022``, or a network as ``@203.0.113.0/24`` (``:`` and ``@`` are not valid in
     names). Networks can only be banned."""
     owner: str
-    seen: int
+    last_used: int
     """Time of its last use: seconds since the epoch."""
 
     @property
@@ -122,7 +122,8 @@ class HistoryEntry:
     def of(
         cls, event: str, at: int, *, name: str, owner: str, port: int = 0, host: str = "", visitors: int = 0
     ) -> HistoryEntry:
-        """Return the entry of one event: ``held``, ``released``, ``banned``, or ``seen`` for a name still held."""
+        """Return the entry of one event: ``held``, ``released``, ``banned``, or ``in_use`` for a name that is
+        still held."""
         counts = {each: int(each == event) for each in ("held", "released", "banned")}
         return cls(
             day=at // DAY,
@@ -198,7 +199,7 @@ class OwnershipStore:
             database.executemany(
                 "INSERT INTO claim VALUES (?, ?, ?) ON CONFLICT (what) DO UPDATE SET owner = excluded.owner, "
                 "seen = excluded.seen WHERE owner <> ?",
-                [(claim.what, claim.owner, claim.seen, BANNED_OWNER) for claim in claims],
+                [(claim.what, claim.owner, claim.last_used, BANNED_OWNER) for claim in claims],
             )
 
     def ban(self, what: str, now: int) -> None:
@@ -219,7 +220,7 @@ class OwnershipStore:
                 [astuple(claim) for claim in claims],
             )
 
-    def record(self, entries: Iterable[HistoryEntry]) -> None:
+    def add_to_history(self, entries: Iterable[HistoryEntry]) -> None:
         """Add entries to the history. An owner's names beyond the limit of a day are added to their shared
         entry."""
         with self._database.writing() as database:

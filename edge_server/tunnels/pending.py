@@ -56,7 +56,7 @@ class PendingTunnels:
 
     async def add(
         self,
-        name: TunnelRecord,
+        record: TunnelRecord,
         sock: socket.socket | None,
         *,
         seconds: float | None = None,
@@ -65,18 +65,18 @@ class PendingTunnels:
         """Keep a name and its TCP port for the client that shows its ticket.
 
         Args:
-            name: the record of the tunnel.
+            record: the record of the tunnel.
             sock: the listening socket of its TCP port.
             seconds: seconds for which it is kept; by default those for a name of a predecessor.
             last_connected: time at which its client was last connected (time.time); None: until now.
         """
         tunnel = Tunnel(
-            name.name,
-            owner=name.owner,
-            options=name.options,
+            record.name,
+            owner=record.owner,
+            options=record.options,
             admission=self._admission,
             visitor_log=self._visitor_log,
-            kept_for=TicketHolder(name.generation, name.program, name.is_first_bind),
+            kept_for=TicketHolder(record.generation, record.program, record.is_first_bind),
         )
         self._registry.add(tunnel)
         keep = max(self.hold, MAX_WAIT) if seconds is None else seconds

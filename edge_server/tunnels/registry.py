@@ -52,7 +52,7 @@ class Registry:
     lease, and a tunnel that is kept for a client counts as one.
     """
 
-    def __init__(self, name: Callable[[], str] = random_name) -> None:
+    def __init__(self, make_name: Callable[[], str] = random_name) -> None:
         self._tunnels: dict[str, Tunnel] = {}
         self._counted: dict[Tunnel, _Count] = {}
         """The leases and weight with which each tunnel is counted now."""
@@ -65,7 +65,7 @@ class Registry:
         """All tunnels, including removed ones that still have visitors."""
         self.changes = 0
         """Number of changes so far, with which a reader detects changes."""
-        self._name = name
+        self._make_name = make_name
 
     def __len__(self) -> int:
         return len(self._tunnels)
@@ -99,7 +99,7 @@ class Registry:
 
     def generate_name(self) -> str:
         """Return a new random name that nobody holds."""
-        while (name := self._name()) in self._tunnels:
+        while (name := self._make_name()) in self._tunnels:
             pass
         return name
 

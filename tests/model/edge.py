@@ -174,7 +174,7 @@ class ModelEdge(RunningEdge):
             refresher=Refresher(services, clients.sessions),
             admin=None,
             handoff=absent,
-            asked_to_drain=asyncio.Event(),
+            drain_requested=asyncio.Event(),
             taken_over=asyncio.Event(),
             stop_accepting=lambda: None,
             resources=contextlib.AsyncExitStack(),

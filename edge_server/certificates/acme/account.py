@@ -95,11 +95,11 @@ class Account:
             )
         elif acme.external_account_required():
             raise AcmeError(f"{self._settings.directory} requires an existing account: set --acme-eab.")
-        wanted = messages.NewRegistration.from_data(
+        registration = messages.NewRegistration.from_data(
             email=self._settings.email, terms_of_service_agreed=True, external_account_binding=binding
         )
         try:
-            uri = str(acme.new_account(wanted).uri or "")
+            uri = str(acme.new_account(registration).uri or "")
         except errors.ConflictError as known:
             uri = str(known.location)
         if not uri:

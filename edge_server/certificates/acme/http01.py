@@ -54,10 +54,10 @@ class Http01Responder:
     def response_to(self, head: bytes) -> bytes:
         """Return the whole response to a request's head."""
         text = head.decode("latin-1")
-        asked = _LINE.fullmatch(text.partition("\r\n")[0])
-        if asked is None:
+        request_line = _LINE.fullmatch(text.partition("\r\n")[0])
+        if request_line is None:
             return _response("400 Bad Request", b"Only GET and HEAD requests of HTTP/1 are supported.\n")
-        _, path = asked.groups()
+        _, path = request_line.groups()
         if path.startswith(PATH):
             found = self.challenges.get(path.removeprefix(PATH))
             if found is None:

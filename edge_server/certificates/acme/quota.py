@@ -26,9 +26,9 @@ MAX_ORDERS: Final = 300
 """Orders of one account in three hours, failed ones included."""
 MAX_NEW_ORDERS: Final = 200
 """Orders for names without a certificate among them; the rest is reserved for renewals and for the edge's own."""
-TOKEN_SHARE: Final = 4
-"""Multiple of what is left that one token may have: 40 of 50 new names a week, the next one 8. Smaller than for
-other resources, because these recover only after a week."""
+TOKEN_MAX_PER_FREE: Final = 4
+"""Orders or new names that one token may have for each one that is left: 40 of 50 new names a week, the next
+one 8. Smaller than for other resources, because these recover only after a week."""
 CLEANUP_INTERVAL: Final = 60.0
 """Seconds between removals of names that are older than a week."""
 
@@ -70,7 +70,7 @@ class Quota:
         """New names of the last week by registered domain."""
         self._orders: deque[StartedOrder] = deque()
         """Orders of the last three hours, the oldest first."""
-        self._new_orders = Shares(MAX_NEW_ORDERS, share=TOKEN_SHARE)
+        self._new_orders = Shares(MAX_NEW_ORDERS, max_per_free=TOKEN_MAX_PER_FREE)
         """Orders for new names by owner."""
         self._cleaned_at = float("-inf")
 
@@ -148,7 +148,7 @@ class Quota:
         requested = self._requested.get(domain, {})
         if name in requested:
             return ""
-        shares = Shares(MAX_NEW_NAMES, share=TOKEN_SHARE)
+        shares = Shares(MAX_NEW_NAMES, max_per_free=TOKEN_MAX_PER_FREE)
         for each in requested.values():
             shares.take(each.owner)
         if shares.may_take(owner):

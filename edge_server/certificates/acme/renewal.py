@@ -48,7 +48,7 @@ class RenewalPolicy:
 
     own: tuple[str, ...]
     """The edge's own names, in one certificate; empty if it has another one for them."""
-    is_wanted: Callable[[str], bool]
+    is_needed: Callable[[str], bool]
     """Returns True if a name still belongs to an owner."""
 
     @property
@@ -93,7 +93,7 @@ class CertificateManager:
         self._quota_file = quota_file
         self._now = now
         self._is_settled = is_settled
-        self._scheduler = RenewalScheduler(timings, self._is_wanted, random.SystemRandom())
+        self._scheduler = RenewalScheduler(timings, self._is_needed, random.SystemRandom())
         self._quota = Quota()
         self.outcomes: Counter[OrderOutcome] = Counter()
         """Results of all orders so far."""
@@ -123,7 +123,7 @@ class CertificateManager:
         supervisor = supervisor or Supervisor()
         self._task = supervisor.keep_running(self._run, "certificate renewal")
 
-    def leave(self) -> None:
+    def stop_orders(self) -> None:
         """Start no more orders, and abort those in progress."""
         self._worker.stop()
         if self._task is not None:
@@ -131,7 +131,7 @@ class CertificateManager:
 
     async def close(self) -> None:
         """Stop; orders in progress have a moment to clean up."""
-        self.leave()
+        self.stop_orders()
         if self._task is not None:
             await asyncio.wait([self._task])
         await self._worker.join()
@@ -202,8 +202,8 @@ class CertificateManager:
     def _is_own(self, name: str) -> bool:
         return bool(name) and name == self._policy.own_identifier
 
-    def _is_wanted(self, name: str) -> bool:
-        return self._is_own(name) or self._policy.is_wanted(name)
+    def _is_needed(self, name: str) -> bool:
+        return self._is_own(name) or self._policy.is_needed(name)
 
     async def _run(self) -> None:
         while True:

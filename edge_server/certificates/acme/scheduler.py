@@ -51,7 +51,7 @@ class CertificateStatus:
     """Status of one certificate, for people. Times are seconds since the epoch."""
 
     names: tuple[str, ...]
-    is_wanted: bool
+    is_needed: bool
     """True while a client or the edge needs it; otherwise it is not renewed."""
     not_after: float | None
     """None while there is no certificate."""
@@ -115,16 +115,16 @@ class Plan(NamedTuple):
 class RenewalScheduler:
     """The certificates of one edge with the times of their renewals."""
 
-    def __init__(self, timings: AcmeTimings, is_wanted: Callable[[str], bool], random: Random) -> None:
+    def __init__(self, timings: AcmeTimings, is_needed: Callable[[str], bool], random: Random) -> None:
         """Start without certificates.
 
         Args:
             timings: waits after failures, and the interval between requests for advice.
-            is_wanted: returns True if the certificate with this identifier is needed; others are not ordered.
+            is_needed: returns True if the certificate with this identifier is needed; others are not ordered.
             random: source of the jitter.
         """
         self._timings = timings
-        self._is_wanted = is_wanted
+        self._is_needed = is_needed
         self._random = random
         self._certificates: dict[str, ScheduledCertificate] = {}
 
@@ -161,7 +161,7 @@ class RenewalScheduler:
         """Return what is due, without regard to free slots and quotas."""
         due, next_check = [], POLL_INTERVAL
         for each in sorted(self._certificates.values(), key=lambda each: each.due):
-            if each.running is not None or not self._is_wanted(each.identifier):
+            if each.running is not None or not self._is_needed(each.identifier):
                 continue
             if each.due <= now:
                 due.append(DueAction(each, "order"))
@@ -220,26 +220,26 @@ class RenewalScheduler:
         found = [
             each
             for each in self._certificates.values()
-            if each.running is None and not self._is_wanted(each.identifier)
+            if each.running is None and not self._is_needed(each.identifier)
         ]
         return sorted(found, key=lambda each: each.renew_at)
 
     def count_wanted(self, owner: str) -> int:
         """Return the number of needed certificates of an owner."""
         owned = (each.identifier for each in self._certificates.values() if each.owner == owner)
-        return sum(map(self._is_wanted, owned))
+        return sum(map(self._is_needed, owned))
 
     def status(self, certificate: ScheduledCertificate) -> CertificateStatus:
         """Return the status of a certificate."""
-        is_wanted = self._is_wanted(certificate.identifier)
+        is_needed = self._is_needed(certificate.identifier)
         issued = certificate.issued
         return CertificateStatus(
             names=certificate.names,
-            is_wanted=is_wanted,
+            is_needed=is_needed,
             not_after=issued.not_after if issued is not None else None,
             renew_at=certificate.renew_at if issued is not None else None,
             is_ordering=certificate.running == "order",
             failures=certificate.failures,
             last_error=certificate.last_error,
-            next_try=certificate.due if is_wanted and math.isfinite(certificate.due) else None,
+            next_try=certificate.due if is_needed and math.isfinite(certificate.due) else None,
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class AcmeService:
-    """All of ACME. Call :meth:`open`, then :meth:`start`, :meth:`leave` on a hot restart, and :meth:`close`."""
+    """All of ACME. Call :meth:`open`, then :meth:`start`, :meth:`release` on a hot restart, and :meth:`close`."""
 
     def __init__(
         self,
@@ -99,15 +99,15 @@ class AcmeService:
             self._http.callback(descriptors.clear_close_on_fork, self.listening)
         await self.manager.start(supervisor)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Stop orders and the listener, because a successor takes over."""
-        self.manager.leave()
+        self.manager.stop_orders()
         self._http.close()
         self._responder.abort()
 
     async def close(self) -> None:
         """Stop; orders in progress have a moment to clean up."""
-        self.leave()
+        self.release()
         await self.manager.close()
 
 

@@ -136,8 +136,8 @@ PRIVATE_SUFFIXES: Final = frozenset(("localhost", "test", "invalid", "local", "i
 def settings_of(options: AcmeOptions) -> AcmeSettings | None:
     """Return the settings of a configuration; None without ACME. Raises ConfigError."""
     if not options.acme:
-        if given := sorted(name for name in DEPENDENT_OPTIONS if getattr(options, name) not in (None, "")):
-            raise ConfigError(f"{_flag(given[0])} needs --acme EMAIL, which turns ACME on.")
+        if dependent := sorted(name for name in DEPENDENT_OPTIONS if getattr(options, name) not in (None, "")):
+            raise ConfigError(f"{_flag(dependent[0])} needs --acme EMAIL, which turns ACME on.")
         return None
     _check_email(options.acme)
     _check_packages()

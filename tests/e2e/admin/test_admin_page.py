@@ -372,11 +372,11 @@ def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(rig: AdminPage
     page.get_by_role("button", name=re.compile("^End session of")).click()
     page.get_by_role("button", name="End the session").click()
     expect(page.locator("#sessions")).to_contain_text("No client is connected.")
-    assert not rig.edge.server.asked_to_drain.is_set()
+    assert not rig.edge.server.drain_requested.is_set()
     page.get_by_role("button", name="Drain the edge").click()
     page.get_by_role("dialog").get_by_role("button", name="Drain the edge").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
-    eventually(rig.edge.server.asked_to_drain.is_set, "the edge does not drain")
+    eventually(rig.edge.server.drain_requested.is_set, "the edge does not drain")
     assert rig.complaints == []
 
 

@@ -96,8 +96,10 @@ def held(name: str, at: int = NOW, owner: str = "k", **more: Any) -> HistoryEntr
 
 def test_history(state: Path, capsys: pytest.CaptureFixture[str]):
     store = OwnershipStore(state)
-    store.record([held(f"n{n % 2}", NOW + 60 * n, port=20000 * (n % 2), host="10.0.0.1") for n in range(5)])
-    store.record([HistoryEntry.of("banned", NOW + 600, name="n1", owner="k"), held("other", owner="k2")])
+    store.add_to_history(
+        [held(f"n{n % 2}", NOW + 60 * n, port=20000 * (n % 2), host="10.0.0.1") for n in range(5)]
+    )
+    store.add_to_history([HistoryEntry.of("banned", NOW + 600, name="n1", owner="k"), held("other", owner="k2")])
     assert run(state, "history") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["FROM", "UNTIL", "NAME", "OWNER", "EVENTS", "VISITORS", "PORT", "CLIENT"]
@@ -116,9 +118,11 @@ def test_owner_cannot_flush_the_history(state: Path, monkeypatch: pytest.MonkeyP
     """Neither its own deed of another day or of this one, nor somebody else's."""
     monkeypatch.setattr("edge_server.tunnels.ownership_store.MAX_NAMES_A_DAY", 10)
     store = OwnershipStore(state)
-    store.record([held("bank-login", NOW - DAY), held("a2345678901234bc", NOW), held("shop", NOW, owner="good")])
+    store.add_to_history(
+        [held("bank-login", NOW - DAY), held("a2345678901234bc", NOW), held("shop", NOW, owner="good")]
+    )
     for number in range(100):
-        store.record(held(f"n{number}-{name}", NOW + number) for name in range(5))
+        store.add_to_history(held(f"n{number}-{name}", NOW + number) for name in range(5))
     for name in ("bank-login", "a2345678901234bc", "shop"):
         assert len(store.history(name, 10)) == 1
     mine = store.history(None, 1000, owner="k")
@@ -131,9 +135,9 @@ def test_history_is_bounded_by_number_of_days(state: Path, monkeypatch: pytest.M
     monkeypatch.setattr("edge_server.tunnels.ownership_store.MAX_DAYS", 3)
     store = OwnershipStore(state)
     for n in range(3):
-        store.record([held(f"n{n}", NOW + n * DAY)])
-    store.record([held("ahead", NOW + 1000 * DAY)])
-    store.record([held("behind", 0)])
+        store.add_to_history([held(f"n{n}", NOW + n * DAY)])
+    store.add_to_history([held("ahead", NOW + 1000 * DAY)])
+    store.add_to_history([held("behind", 0)])
     assert {entry.name for entry in store.history(None, 100)} == {"n2", "ahead", "behind"}
 
 
@@ -156,7 +160,7 @@ def test_a_history_of_single_events_is_taken_over(tmp_path: Path, capsys: pytest
     assert (app.held, app.released, app.banned, app.since, app.until) == (2, 1, 1, NOW, NOW + 3)
     assert (app.host, app.last_host, app.day) == ("10.0.0.0", "10.0.0.3", NOW // DAY)
     assert (other.name, other.held, later.released, later.port) == ("other", 1, 1, 20_001)
-    store.record([held("app", NOW + 5)])
+    store.add_to_history([held("app", NOW + 5)])
     store.close()
     again = OwnershipStore(tmp_path)
     assert again.history("app", 1)[0].held == 3

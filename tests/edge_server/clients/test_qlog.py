@@ -82,7 +82,7 @@ def test_files_go_where_those_of_all_go(tracing: QlogRecorder, client: Any, tmp_
 def test_session_away_is_traced_on_its_return(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
     client.session.is_away = True
     assert tracing.begin(client) is None
-    assert tracing.is_asked_for(client)
+    assert tracing.is_chosen(client)
     assert not endpoint.traces
     go_on(client, "two")
     assert set(endpoint.traces) == {"two"}
@@ -99,11 +99,11 @@ def test_trace_withdrawn_while_away_does_not_begin(tracing: QlogRecorder, client
 def test_truncated_trace_does_not_continue(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
     tracing.begin(client)
     endpoint.traces.pop("one").is_cut = True
-    assert not tracing.is_asked_for(client)
+    assert not tracing.is_chosen(client)
     go_on(client, "two")
     assert not endpoint.traces
     tracing.begin(client)
-    assert tracing.is_asked_for(client), "asked again it does"
+    assert tracing.is_chosen(client), "asked again it does"
 
 
 def test_a_link_that_can_have_no_file_ends_it(
@@ -113,10 +113,10 @@ def test_a_link_that_can_have_no_file_ends_it(
     endpoint.refusal = "There are 64 qlog files."
     go_on(client, "two")
     assert "is no longer traced: There are 64 qlog files." in caplog.text
-    assert not tracing.is_asked_for(client)
+    assert not tracing.is_chosen(client)
     with pytest.raises(NotTracedError):
         tracing.begin(client)
-    assert not tracing.is_asked_for(client)
+    assert not tracing.is_chosen(client)
 
 
 def test_a_directory_that_cannot_be_is_no_fault(tracing: QlogRecorder, client: Any, tmp_path: Path):

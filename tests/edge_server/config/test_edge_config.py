@@ -69,7 +69,7 @@ def test_the_defaults():
     assert config.https == ("127.0.0.1", 8443)
     assert config.tcp_host == "127.0.0.1"
     assert config.tcp_ports == range(20000, 30000)
-    assert config.shown_tcp_host == "127.0.0.1"
+    assert config.announced_tcp_host == "127.0.0.1"
     assert (config.cert, config.key) == (None, None)
     assert (config.log_format, config.log_level) == ("text", "info")
 
@@ -135,7 +135,7 @@ def test_a_home_directory_is_found(monkeypatch):
     ],
 )
 def test_public_host_for_plain_tcp(options, shown):
-    assert parse(options).shown_tcp_host == shown
+    assert parse(options).announced_tcp_host == shown
 
 
 WRONG = [

@@ -99,7 +99,7 @@ class EdgeRuns:
         store = self.store()
         snapshot = store.read()
         store.close()
-        return {} if snapshot is None else {entry.name.name: entry for entry in snapshot.entries}
+        return {} if snapshot is None else {entry.record.name: entry for entry in snapshot.entries}
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[str]:

@@ -17,11 +17,11 @@ from edge_server.handoff.predecessor import HandoffListener
 from edge_server.handoff.protocol import (
     MAX_NAMES,
     SOCKET,
-    Ask,
     HandoffChannel,
     HandoffError,
     HandoffOffer,
     HandoffRefusal,
+    HandoffRequest,
     Names,
     Ready,
     in_parts,
@@ -219,7 +219,7 @@ async def test_second_takeover_is_refused(tmp_path: Path, sockets: list[socket.s
     [
         b"\xff",
         msgspec.msgpack.encode(Ready()),
-        msgspec.msgpack.encode(Ask(99)),
+        msgspec.msgpack.encode(HandoffRequest(99)),
         b"x" * (protocol.MAX_MESSAGE + 1),
     ],
     ids=["noise", "out of turn", "another version", "too long"],

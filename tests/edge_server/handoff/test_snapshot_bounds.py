@@ -87,7 +87,7 @@ def test_the_longest_names_fit_into_the_bytes() -> None:
 def count(selected: list[SnapshotEntry]) -> dict[str, int]:
     found: dict[str, int] = {}
     for each in selected:
-        found[each.name.owner] = found.get(each.name.owner, 0) + 1
+        found[each.record.owner] = found.get(each.record.owner, 0) + 1
     return found
 
 
@@ -110,5 +110,5 @@ def test_owners_share_the_room(given: dict[str, tuple[int, int]], expected: dict
     assert count(selected) == expected
     assert select_fairly(everything, 10) == selected
     for owner in expected:
-        mine = [each for each in selected if each.name.owner == owner]
+        mine = [each for each in selected if each.record.owner == owner]
         assert mine == entries(owner, *given[owner])[: len(mine)]

@@ -47,6 +47,6 @@ def test_a_killed_writer_leaves_its_last_write(runs: EdgeRuns) -> None:
             process.kill()
             reported = max([int(line) for line in process.stdout.read().split()], default=1 + 5 * round_number)
         written = runs.written()
-        (generation,) = {entry.name.generation for entry in written.values()}
+        (generation,) = {entry.record.generation for entry in written.values()}
         assert generation in (reported, reported + 1)
         assert len(written) == NAMES - generation % 7

@@ -59,9 +59,9 @@ async def test_only_what_changed_is_written(runs: EdgeRuns) -> None:
     assert rows_changed(store, lambda: store.write(again, at=1004, is_last=True)) == 1
     found = store.read()
     assert found is not None
-    assert found.seen == 1004
-    assert {each.name.name: each for each in found.entries} == {
-        each.name.name: SnapshotEntry(each.name, 1004) for each in again
+    assert found.written_at == 1004
+    assert {each.record.name: each for each in found.entries} == {
+        each.record.name: SnapshotEntry(each.record, 1004) for each in again
     }
     store.close()
 

@@ -120,7 +120,7 @@ async def test_released_certificates_raise_no_expiry_alarm(introspection: Intros
     """Certificates of released names are not renewed and would raise a false alarm."""
     certificates, wanted, now = ContextStore(), {"a.example.org", "b.example.org"}, time.time()
     settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
-    wants = RenewalPolicy(own=(), is_wanted=wanted.__contains__)
+    wants = RenewalPolicy(own=(), is_needed=wanted.__contains__)
     service = AcmeService(settings, tmp_path, certificates, wants, clock=Clock(), https_port=443)
     manager = service.manager
     for name, days in (("a.example.org", 10), ("b.example.org", 60)):

@@ -24,7 +24,7 @@ from edge_server.resources.descriptor_budget import (
     MIN_FILES,
     MIN_RESERVE,
     RESERVE,
-    RESERVE_SHARE,
+    RESERVE_DIVISOR,
     WARN_FILES,
     DescriptorBudget,
     ShortageLog,
@@ -48,7 +48,7 @@ def test_all_visitors_together_leave_a_reserve(limit: int):
         assert budget.handshakes + budget.visitors + budget.ports <= limit - MIN_RESERVE
         assert min(budget.handshakes, budget.ports) >= 9
         assert budget.visitors >= 3 * budget.handshakes
-    if limit >= RESERVE_SHARE * RESERVE:
+    if limit >= RESERVE_DIVISOR * RESERVE:
         assert budget.handshakes + budget.visitors + budget.ports == limit - RESERVE
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from edge_server.resources.fair_places import MIN_PER_NETWORK, NETWORK_SHARE, FairPlaces
+from edge_server.resources.fair_places import MIN_PER_NETWORK, NETWORK_DIVISOR, FairPlaces
 from edge_server.resources.peer_network import network_prefix, peer_prefix
 from tests.harness.manual_clock import ManualClock
 
@@ -154,7 +154,7 @@ class NaivePlaces:
     def may_go(self) -> set[int]:
         network, address, owner, tunnel_name = range(4)
         held = Counter(fields[network] for fields in self.all.values())
-        is_flood = max(held.values()) > max(MIN_PER_NETWORK, self.limit // NETWORK_SHARE)
+        is_flood = max(held.values()) > max(MIN_PER_NETWORK, self.limit // NETWORK_DIVISOR)
         return self._of(list(self.all), [network, address] if is_flood else [owner, tunnel_name, network, address])
 
     def _of(self, among: list[int], order: list[int]) -> set[int]:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from edge_server.resources.memory_budget import MAX_MEMORY, MemoryBudget
-from edge_server.resources.shares import DEFAULT_SHARE, Shares
+from edge_server.resources.shares import DEFAULT_MAX_PER_FREE, Shares
 from quictunnel.wire.credit import INITIAL_WINDOW, POOL_SIZE, WindowPool
 
 
@@ -77,7 +77,7 @@ def test_token_with_many_sessions_leaves_memory_to_others(sessions: int):
             pool.take(0, POOL_SIZE)
         pools.append(pool)
     assert memory.shares.used == sum(pool.used for pool in pools)
-    assert memory.shares.used <= MAX_MEMORY * DEFAULT_SHARE // (DEFAULT_SHARE + 1) + 1
+    assert memory.shares.used <= MAX_MEMORY * DEFAULT_MAX_PER_FREE // (DEFAULT_MAX_PER_FREE + 1) + 1
     other = WindowPool()
     other.memory = memory.share_of("b")
     assert other.take(0, 4 * INITIAL_WINDOW) == 4 * INITIAL_WINDOW

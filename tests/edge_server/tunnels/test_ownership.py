@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.storage import sqlite
-from edge_server.tunnels.ownership import KEPT, MAX_CLAIMS, SEEN_INTERVAL, NameOwnership
+from edge_server.tunnels.ownership import KEPT, MARK_USED_INTERVAL, MAX_CLAIMS, NameOwnership
 from edge_server.tunnels.ownership_store import BANNED_OWNER, FILE, OwnershipStore
 from quictunnel.errors import ConfigError
 from tests.harness.manual_clock import ManualClock
@@ -63,9 +63,9 @@ def test_ownership_survives_a_restart(claims: NameOwnership, tmp_path: Path, tim
 def test_long_use_keeps_the_name(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     claims.claim("a", "app")
     for _ in range(60):
-        time.now += SEEN_INTERVAL + 1
-        claims.seen("b", "app")  # not theirs
-        claims.seen("a", "app")
+        time.now += MARK_USED_INTERVAL + 1
+        claims.mark_used("b", "app")  # not theirs
+        claims.mark_used("a", "app")
     claims.remove_expired(())
     claims.close()
     assert reopen(tmp_path, time).owner("app") == "a"
@@ -248,12 +248,12 @@ def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
     monkeypatch.setattr("edge_server.tunnels.ownership.MAX_PENDING", 9)
     claims = NameOwnership(OwnershipStore(tmp_path), time)
     for number in range(30):
-        claims.record("held", tunnel(f"n{number}", "bad"), "10.0.0.1")
-    claims.record("held", tunnel("shop", "good"), "10.0.0.2")
+        claims.add_to_history("held", tunnel(f"n{number}", "bad"), "10.0.0.1")
+    claims.add_to_history("held", tunnel("shop", "good"), "10.0.0.2")
     claims.synchronise()
     names = [(entry.owner, entry.name) for entry in OwnershipStore(tmp_path).history(None, 100)]
     assert names == [*(("bad", f"n{number}") for number in range(8)), ("good", "shop")]
-    claims.record("released", tunnel("late", "bad"), "10.0.0.9")
+    claims.add_to_history("released", tunnel("late", "bad"), "10.0.0.9")
     claims.synchronise()
     assert OwnershipStore(tmp_path).history("late", 10)
 
@@ -261,12 +261,12 @@ def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
 def test_repeated_events_are_one_entry(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     began = int(time.now)
     for number in range(500):
-        claims.record("held", tunnel(), f"10.0.0.{number % 2}")
-        claims.record("released", tunnel(), f"10.0.0.{number % 2}", visitors=2)
+        claims.add_to_history("held", tunnel(), f"10.0.0.{number % 2}")
+        claims.add_to_history("released", tunnel(), f"10.0.0.{number % 2}", visitors=2)
         time.now += 1
         if number % 100 == 50:
             claims.synchronise()
-    claims.record("seen", tunnel(), "")
+    claims.add_to_history("in_use", tunnel(), "")
     claims.close()
     (entry,) = OwnershipStore(tmp_path).history("app", 10)
     assert (entry.held, entry.released, entry.banned, entry.visitors) == (500, 500, 0, 1000)
@@ -275,17 +275,17 @@ def test_repeated_events_are_one_entry(claims: NameOwnership, time: ManualClock,
 
 
 def test_an_event_while_others_are_written_is_not_lost(claims: NameOwnership, tmp_path: Path, monkeypatch):
-    record = claims._store.record
+    add_to_history = claims._store.add_to_history
 
     def write(entries: object) -> None:
-        record(entries)  # type: ignore[arg-type]
-        claims.record("released", tunnel(), "10.0.0.2", visitors=3)
+        add_to_history(entries)  # type: ignore[arg-type]
+        claims.add_to_history("released", tunnel(), "10.0.0.2", visitors=3)
         monkeypatch.undo()
 
-    monkeypatch.setattr(claims._store, "record", write)
-    claims.record("held", tunnel(), "10.0.0.1")
+    monkeypatch.setattr(claims._store, "add_to_history", write)
+    claims.add_to_history("held", tunnel(), "10.0.0.1")
     claims.synchronise()
     claims.synchronise()
     (entry,) = OwnershipStore(tmp_path).history("app", 10)
     assert (entry.held, entry.released, entry.visitors) == (1, 1, 3)
-    assert claims._waiting.used == 0
+    assert claims._event_shares.used == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.ingress.admission import MAX_WAITING, MAX_WAITING_PER_TUNNEL, WAITING_SHARE, Admission
+from edge_server.ingress.admission import MAX_WAITING, MAX_WAITING_PER_TUNNEL, WAITING_DIVISOR, Admission
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.tunnel import Tunnel
 from edge_server.tunnels.visitor_log import BY_PORT, VisitorLog
@@ -92,7 +92,7 @@ async def is_closed(sock: socket.socket) -> bool:
 def test_a_share_of_all_places_is_for_who_waits():
     for cap in (10, 1000, 1_000_000):
         waiting = Admission(cap=cap).waiting
-        assert 1 <= waiting.limit <= min(cap // WAITING_SHARE, MAX_WAITING)
+        assert 1 <= waiting.limit <= min(cap // WAITING_DIVISOR, MAX_WAITING)
         assert waiting.limit_per_tunnel == MAX_WAITING_PER_TUNNEL
 
 

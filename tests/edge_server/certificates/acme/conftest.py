@@ -123,7 +123,7 @@ async def running_service(
         settings,
         state_dir,
         certificates,
-        RenewalPolicy(own=own, is_wanted=wanted.__contains__),
+        RenewalPolicy(own=own, is_needed=wanted.__contains__),
         clock=Clock(),
         https_port=tls_port,
     )

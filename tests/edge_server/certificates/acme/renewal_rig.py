@@ -36,7 +36,7 @@ class RenewalRig:
         self.store = CertificateFiles(self.directory / "certificates")
         self.quota_file = QuotaFile(self.directory / "quota.json")
         self.manager = CertificateManager(
-            RenewalPolicy(own=own, is_wanted=self.wanted.__contains__),
+            RenewalPolicy(own=own, is_needed=self.wanted.__contains__),
             self.timings,
             self.certificates,
             cast("OrderWorker", self.worker),

@@ -200,6 +200,6 @@ async def test_an_edge_and_its_successor_have_the_same_address_for_http(ca: Acme
         running_service(tmp_path / "old", ca.pebble, tls_port=ca.tls_port, **settings) as old,
         running_service(tmp_path / "new", ca.pebble, tls_port=free_port(), **settings) as new,
     ):
-        old.service.leave()
+        old.service.release()
         new.want("next.example.com")
         await new.wait_until_held("next.example.com")

@@ -12,7 +12,7 @@ from edge_server.certificates.acme.quota import (
     MAX_NEW_ORDERS,
     MAX_PER_OWNER,
     ORDER_PERIOD,
-    TOKEN_SHARE,
+    TOKEN_MAX_PER_FREE,
     WEEK,
     registered_domain,
 )
@@ -111,11 +111,11 @@ async def test_unwanted_name_has_no_next_attempt(rig: RenewalRig):
     rig.fulfil("a.example.com")
     status = rig.manager.status("a.example.com")
     assert status is not None
-    assert status.is_wanted
+    assert status.is_needed
     rig.wanted.clear()
     status = rig.manager.status("a.example.com")
     assert status is not None
-    assert (status.is_wanted, status.next_try) == (False, None)
+    assert (status.is_needed, status.next_try) == (False, None)
 
 
 async def test_expired_certificate_of_a_wanted_name_stays(rig: RenewalRig, clock: ManualClock, caplog):
@@ -192,7 +192,7 @@ async def test_new_names_of_all_tokens_leave_orders_to_renewals(rig: RenewalRig,
 
 async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(rig: RenewalRig, clock: ManualClock):
     rig.want("a.example.com")
-    for _ in range(MAX_NEW_ORDERS * TOKEN_SHARE // (TOKEN_SHARE + 1)):
+    for _ in range(MAX_NEW_ORDERS * TOKEN_MAX_PER_FREE // (TOKEN_MAX_PER_FREE + 1)):
         rig.manager._quota.begin("a.example.com", "a", is_new=True, now=clock.now)
     assert rig.due() == []
     assert rig.manager._start_due() <= POLL_INTERVAL
@@ -212,7 +212,7 @@ async def test_requests_are_counted_after_a_restart(rig: RenewalRig, tmp_path: P
     assert len(later.manager._quota._orders) == 40
     file = later.quota_file._path
     assert file.stat().st_mode & 0o777 == 0o600
-    later.manager.leave()
+    later.manager.stop_orders()
     # Written when the clock was ahead.
     clock.now -= 300 * DAY
     behind = RenewalRig(tmp_path, clock)
@@ -220,11 +220,11 @@ async def test_requests_are_counted_after_a_restart(rig: RenewalRig, tmp_path: P
     assert not behind.want("one-more.example.com")
     clock.now += WEEK + 1
     assert behind.want("one-more.example.com")
-    behind.manager.leave()
+    behind.manager.stop_orders()
     file.write_bytes(b'{"names": [["x"]], "orders": []}')
     damaged = RenewalRig(tmp_path, clock)
     await damaged.manager.start()
-    damaged.manager.leave()
+    damaged.manager.stop_orders()
     assert "the count of orders starts at zero" in caplog.text
     assert damaged.want("one-more.example.com")
 
@@ -383,7 +383,7 @@ async def test_stored_certificate_of_another_domain_is_ignored(tmp_path: Path, c
     await rig.manager.load()
     await rig.manager.start()
     assert rig.due() == [f"*.{DOMAIN}"]
-    rig.manager.leave()
+    rig.manager.stop_orders()
 
 
 def test_a_certificate_has_to_be_what_was_ordered():

@@ -51,7 +51,7 @@ async def test_start_that_a_stop_overtakes_orders_nothing(rig: RenewalRig):
     rig.want("a.example.com")
     starting = asyncio.create_task(rig.manager.start())
     await asyncio.sleep(0)
-    rig.manager.leave()
+    rig.manager.stop_orders()
     await starting
     await asyncio.sleep(0)
     assert rig.worker.orders == {}
@@ -76,6 +76,6 @@ async def test_result_after_the_stop_is_still_used(rig: RenewalRig):
     """The edge serves its visitors until they have left."""
     rig.want("a.example.com")
     rig.manager._start_due()
-    rig.manager.leave()
+    rig.manager.stop_orders()
     rig.fulfil("a.example.com")
     assert rig.certificates.covers("a.example.com", h2=False)

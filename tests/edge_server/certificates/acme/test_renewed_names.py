@@ -142,7 +142,7 @@ async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
     manager = owner.services.acme.manager
     status = manager.status(owner.host)
     assert status is not None
-    assert (status.is_wanted, status.next_try) == (False, None)
+    assert (status.is_needed, status.next_try) == (False, None)
     assert owner.services.certificates.covers(owner.host, h2=False), "it runs out by itself"
     manager._now = lambda: time.time() + 91 * DAY
     assert owner.due() == []
