@@ -92,7 +92,7 @@ class EdgeServices:
     requests: RequestLimiter = field(default_factory=request_limiter)
     sealer: TicketSealer
     sessions: SessionTable[ClientSession]
-    shaping: BandwidthLimiter = field(default_factory=BandwidthLimiter)
+    bandwidth_limiter: BandwidthLimiter = field(default_factory=BandwidthLimiter)
     supervisor: Supervisor = field(default_factory=Supervisor)
     """Supervisor of all background tasks."""
     tcp_host: str
@@ -139,7 +139,7 @@ class EdgeServices:
             ports=self.ports,
             registry=self.registry,
             sealer=self.sealer,
-            shaping=self.shaping,
+            bandwidth_limiter=self.bandwidth_limiter,
             supervisor=self.supervisor,
             tcp_host=self.tcp_host,
             tokens=self.tokens,

@@ -287,20 +287,20 @@ class TunnelHandle:
         lease = await manager.bind(self._options, self._ticket, origin)
         bound.append(lease)
         self._stats = stats = StatsReader(lease, manager)
-        await status.announce(self, partial(tunnel_status, self._client.config.edge, lease, stats))
+        await status.add_tunnel(self, partial(tunnel_status, self._client.config.edge, lease, stats))
 
     async def _release(self, manager: ConnectionManager, lease: ClientLease) -> None:
         try:
             await manager.release(lease)
         finally:
-            status.withdraw(self)
+            status.remove_tunnel(self)
 
     async def _undo(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
         """Release the lease: the caller was interrupted, perhaps after the lease was granted.
 
         Runs after the cancellation of :meth:`_bind`, because the loop's queue keeps that order."""
         for lease in bound:
-            status.withdraw(self)
+            status.remove_tunnel(self)
             await manager.release(lease, grace=0)
 
     def _opened(self, loop: EventLoopThread, manager: ConnectionManager, lease: ClientLease) -> Tunnel:

@@ -45,7 +45,7 @@ class BandwidthLimiter:
     def __init__(self) -> None:
         self._buckets: dict[str, tuple[TokenBucket, TokenBucket]] = {}
 
-    def meters_of(self, identity: Identity) -> tuple[TokenBucket, TokenBucket] | None:
+    def buckets_of(self, identity: Identity) -> tuple[TokenBucket, TokenBucket] | None:
         """Return the buckets for the bytes that an identity's visitors send and receive; None without a limit.
 
         A bucket is replaced when the limit of its identity has changed.

@@ -95,7 +95,7 @@ def _session(client: ClientSession) -> dict[str, Any]:
         "is_leaving": client.is_draining,
         "tunnels": [lease.name for lease in client.bindings],
         "streams": session.streams,
-        "kept_bytes": session.kept_bytes,
+        "kept_bytes": session.retained_bytes,
         "link": msgspec.to_builtins(session.stats()),
     }
 

@@ -42,7 +42,7 @@ class _OwnerMemory:
         self._shares.take(self._owner, lent)
         return lent
 
-    def add_kept(self, more: int) -> None:
+    def charge(self, more: int) -> None:
         """Take ``more`` bytes regardless of the share; give bytes back if negative."""
         if more > 0:
             self._shares.take(self._owner, more)

@@ -273,7 +273,7 @@ class Bindings:
 
     def _limit(self, tunnel: Tunnel, identity: Identity) -> None:
         tunnel.max_visitors = identity.permissions.visitors
-        tunnel.meters = self._context.shaping.meters_of(identity)
+        tunnel.rate_limiters = self._context.bandwidth_limiter.buckets_of(identity)
 
     def _record(self, tunnel: Tunnel, bind: Bind) -> None:
         """Claim a chosen name or port, add to the history, and order a missing certificate."""

@@ -40,7 +40,7 @@ class BindContext:
     ports: TcpPorts
     registry: Registry
     sealer: TicketSealer
-    shaping: BandwidthLimiter
+    bandwidth_limiter: BandwidthLimiter
     supervisor: Supervisor
     tcp_host: str
     """Host of TCP visitors that is announced to clients."""

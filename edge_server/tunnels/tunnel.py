@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edge_server.tunnels.public_port import PublicPort
     from edge_server.tunnels.visitor_log import EntryPoint, VisitorLog
     from quictunnel.transport.splice import Splice
-    from quictunnel.transport.throttle import Meter
+    from quictunnel.transport.throttle import RateLimiter
 
 
 class Tunnel:
@@ -76,7 +76,7 @@ class Tunnel:
         self.waiting = WaitingVisitors(admission)
         self.max_visitors: int | None = None
         """Limit of visitors at all tunnels of its owner together."""
-        self.meters: tuple[Meter, Meter] | None = None
+        self.rate_limiters: tuple[RateLimiter, RateLimiter] | None = None
         """Rate limiters of the bytes from and to its visitors; None if there is no limit."""
         self.total_visitors = 0
         """Visitors that were admitted so far."""
@@ -202,8 +202,8 @@ class Tunnel:
             splice.refuse()
             return
         visit.set_backend(backend)
-        if self.meters is not None and splice.throttle is None:
-            splice.throttle = Throttle(*self.meters)
+        if self.rate_limiters is not None and splice.throttle is None:
+            splice.throttle = Throttle(*self.rate_limiters)
         if self.is_pool:
             splice.on_refused = lambda refused, code: self._refused(refused, code, entry_point, tried | {backend})
         if self.options.proxy_protocol and not tried:

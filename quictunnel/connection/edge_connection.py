@@ -65,7 +65,7 @@ class EdgeConnectionOwner(Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """True if no other connection follows, so that a session whose secret was presented ends."""
+        """True if no other connection follows, so that a session whose secret was sent ends."""
 
     def connection_message(self, connection: EdgeConnection, message: AnyMessage) -> None:
         """Handle a message after the Welcome that is not about streams. May raise ProtocolError."""
@@ -82,7 +82,7 @@ class EdgeConnectionOwner(Protocol):
         """Handle a connection that ended before a Welcome."""
 
     def connection_resumed(self, connection: EdgeConnection) -> Session:
-        """Return the session whose secret was presented: the edge resumes it on this connection's link."""
+        """Return the session whose secret was sent: the edge resumes it on this connection's link."""
 
     def connection_usable(self, connection: EdgeConnection) -> None:
         """Handle that the session may be used: a new one at once, a resumed one when both sides know where each
@@ -120,7 +120,7 @@ class EdgeConnection:
         self._acked_before_ping = 0
         """Packets that the edge had acknowledged when the last ping was sent."""
         self._end: Error | None = None
-        self._has_presented_secret = False
+        self._has_sent_secret = False
         """True once the secret of a session was sent: the edge may resume it although its answer is lost."""
         udp = UdpSocket.bind(wildcard(address))
         try:
@@ -176,7 +176,7 @@ class EdgeConnection:
         another may follow."""
         if self.session.link is self._link:
             # CLOSED ends the session as well, REPLACED only this link; DONE says that nothing is left to do.
-            if self._has_presented_secret and self._owner.is_closed:
+            if self._has_sent_secret and self._owner.is_closed:
                 code = SessionCode.CLOSED
             elif self.is_resumed and not self._is_active:
                 code = SessionCode.REPLACED
@@ -188,7 +188,7 @@ class EdgeConnection:
     @property
     def unanswered_for(self) -> float:
         """Seconds since the edge should have acknowledged a packet; 0 if none is outstanding."""
-        return self._link.silence
+        return self._link.unanswered_for
 
     def ping(self) -> None:
         """Send a packet that the edge has to acknowledge."""
@@ -205,7 +205,7 @@ class EdgeConnection:
     def mark_suspect(self, seconds: float) -> None:
         """Treat the link as unanswered for ``seconds`` until the edge answers: it may not survive what
         happened."""
-        self._link.silence = max(self._link.silence, seconds)
+        self._link.unanswered_for = max(self._link.unanswered_for, seconds)
         self.ping()
 
     def rebind(self) -> None:
@@ -234,7 +234,7 @@ class EdgeConnection:
         if secret is None:
             self.session.close(SessionCode.DONE)
             return
-        self._has_presented_secret = bool(secret)
+        self._has_sent_secret = bool(secret)
         self.session.send(
             Hello(
                 version=PROTOCOL_VERSION,

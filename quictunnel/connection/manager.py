@@ -166,7 +166,7 @@ class ConnectionManager:
             self._session_task = None
         if self._network is not None:
             self._network.close()
-        self._resumable.give_up()
+        self._resumable.end_session()
         await self._draining.close()
         await self.visitors.close()
         self.leases.end(RuntimeError(CLOSED))
@@ -276,7 +276,7 @@ class ConnectionManager:
 
     async def _replace_suspect(self, suspect: EdgeConnection) -> None:
         """Dial in parallel with a suspect link; the session continues on the one that answers first."""
-        self._resumable.offer(suspect)
+        self._resumable.save_suspect_session(suspect)
         if self._resumable.session is None:
             return
         self._machine.enter(
@@ -285,7 +285,7 @@ class ConnectionManager:
         )
 
         def is_unneeded() -> bool:
-            return not self._resumable.is_presented and (
+            return not self._resumable.is_resuming and (
                 self._down.is_set() or suspect.unanswered_for < SUSPECT_AFTER
             )
 
@@ -296,7 +296,7 @@ class ConnectionManager:
         elif suspect.session.is_away:
             self._link_lost()  # the session had resumed on the new link, which was lost at once
         elif not self._down.is_set():
-            self._resumable.take_session()  # the old link answers again, or the next check dials again
+            self._resumable.forget_session()  # the old link answers again, or the next check dials again
             if suspect.unanswered_for < SUSPECT_AFTER:
                 self._machine.enter(ConnectionState.CONNECTED, "The edge answers again.")
 
@@ -340,10 +340,11 @@ class ConnectionManager:
         if self._network is not None:
             self._network.watch_route_to(connection.address)
         if not connection.is_resumed:
-            self._resumable.give_up()
+            self._resumable.end_session()
             self.counters.reconnected += self._was_connected
         self._was_connected = True
-        resumed = self._resumable.take_session()
+        resumed = self._resumable.session
+        self._resumable.forget_session()
         self._down.clear()
         self._up.set()
         if resumed is not None:
@@ -368,7 +369,7 @@ class ConnectionManager:
 
     def _fail(self, error: Error) -> None:
         self.failure = error
-        self._resumable.give_up()
+        self._resumable.end_session()
         is_refused = isinstance(error, AuthError)
         self._machine.enter(ConnectionState.REFUSED if is_refused else ConnectionState.FAILED, str(error))
         self.leases.end(error)
@@ -402,12 +403,12 @@ class ConnectionManager:
         return self._machine.state is ConnectionState.CLOSED
 
     def connection_secret(self, connection: EdgeConnection) -> bytes | None:
-        """Return the secret of a session that waits for a link; empty if there is none, None if another connection
-        presents it."""
-        return self._resumable.secret_for(connection)
+        """Return the secret of the saved session. Empty if there is none; None if another connection has sent
+        it."""
+        return self._resumable.start_resuming(connection)
 
     def connection_failed(self, connection: EdgeConnection) -> None:
-        """Let another connection present the secret."""
+        """Let another connection resume the saved session."""
         self._resumable.connection_failed(connection)
 
     def connection_resumed(self, connection: EdgeConnection) -> Session:
@@ -421,7 +422,7 @@ class ConnectionManager:
 
     def connection_away(self, connection: EdgeConnection, closed: Closed) -> bool:
         """Return True if the session waits for another link."""
-        if connection is not self._connection or not self._resumable.retain(connection, closed):
+        if connection is not self._connection or not self._resumable.save_lost_session(connection, closed):
             return False
         self._observe("warning", f"The connection was lost ({closed.cause.value}); "
                       f"{connection.session.streams} visitors wait for another one.")  # fmt: skip

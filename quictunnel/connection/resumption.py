@@ -1,6 +1,6 @@
-"""A client's session while it has no link: the secret that identifies it to the edge, and the time that it waits.
+"""The session that a client saves for its next connection, with the secret that identifies it to the edge.
 
-``manager`` dials; the session itself agrees with the edge on the offsets at which its streams continue.
+``manager`` dials. The session itself agrees with the edge on the offsets at which its streams continue.
 """
 
 from __future__ import annotations
@@ -31,31 +31,37 @@ class ReconnectCounters:
 
 
 class ResumableSession:
-    """The session of a client that a new connection is to resume, if there is one, and its secret."""
+    """The saved session of a client, if there is one, and its secret.
+
+    It is saved when its link is lost or suspect (``save_lost_session``, ``save_suspect_session``). A new
+    connection sends the secret in its Hello (``start_resuming``). If the edge resumes the session there, it is
+    used again and no longer saved (``forget_session``). Otherwise it ends after the time for which the edge keeps
+    it (``end_session``).
+    """
 
     def __init__(self) -> None:
         self.session: Session | None = None
-        """The session without a link."""
+        """The saved session; None if the next connection starts a new one."""
         self._secret = b""
-        self._presented_by: EdgeConnection | None = None
-        """The only connection that presents the secret now: two would take the session from each other."""
-        self._was_presented = False
-        """True once the secret was presented: the edge may have moved the session to another link, although its
-        answer did not arrive."""
+        self._resuming_connection: EdgeConnection | None = None
+        """The only connection that may send the secret now: two would take the session from each other."""
+        self._was_secret_sent = False
+        """True once the secret was sent: the edge may have moved the session to another link, although its answer
+        did not arrive."""
         self._hold = 0
         """Seconds for which the edge keeps the session without a link."""
         self._expiry: asyncio.TimerHandle | None = None
         self._is_overdue = False
-        """True if the hold ended while a connection presented the secret: without that one the session ends."""
+        """True if the hold ended while a connection was resuming the session: if that one fails, the session
+        ends."""
 
-    def retain(self, connection: EdgeConnection, closed: Closed) -> bool:
-        """Keep the session of this connection, whose link was lost, for another one. Return False if it has
-        ended."""
+    def save_lost_session(self, connection: EdgeConnection, closed: Closed) -> bool:
+        """Save the session of a connection whose link was lost. Return False if the session has ended."""
         welcome = connection.welcome
         if welcome is None or not welcome.hold or not welcome.session:
             return False
         is_replaced = closed.cause is CloseCause.PEER and closed.code == SessionCode.REPLACED
-        is_own_link = is_replaced and (self._was_presented or welcome.version >= 2)
+        is_own_link = is_replaced and (self._was_secret_sent or welcome.version >= 2)
         if closed.cause not in LOST and not is_own_link:
             return False
         self.session, self._secret, self._hold = connection.session, welcome.session, welcome.hold
@@ -66,67 +72,70 @@ class ResumableSession:
         self._expiry = asyncio.get_running_loop().call_later(self._hold, self._expired)
 
     def _expired(self) -> None:
-        """End the session, unless a connection has presented its secret: the session may have been resumed
-        there, and that connection's own timeout ends the wait."""
+        """End the session, unless a connection has sent its secret: the session may have been resumed there, and
+        that connection's own timeout ends the wait."""
         self._expiry = None
-        if self._presented_by is None:
-            self.give_up()
+        if self._resuming_connection is None:
+            self.end_session()
         else:
             self._is_overdue = True
 
-    def offer(self, connection: EdgeConnection) -> None:
-        """Let another connection take over the session of this one, whose link is suspect."""
+    def save_suspect_session(self, connection: EdgeConnection) -> None:
+        """Save the session of a connection whose link is suspect, so that another one may resume it.
+
+        There is no time limit, because the link is still in use."""
         if connection.welcome is not None and connection.welcome.session:
             welcome = connection.welcome
             self.session, self._secret, self._hold = connection.session, welcome.session, welcome.hold
 
-    def secret_for(self, connection: EdgeConnection) -> bytes | None:
-        """Return the secret for a connection to present: empty without a session, None when another one has it."""
+    def start_resuming(self, connection: EdgeConnection) -> bytes | None:
+        """Return the secret that this connection has to send. Empty without a saved session; None if another
+        connection has sent the secret."""
         if self.session is None:
             return b""
-        if self._presented_by is not None:
+        if self._resuming_connection is not None:
             return None
-        self._presented_by = connection
-        self._was_presented = True
+        self._resuming_connection = connection
+        self._was_secret_sent = True
         return self._secret
 
     @property
-    def is_presented(self) -> bool:
-        """True if a connection has presented the secret and its result is unknown.
+    def is_resuming(self) -> bool:
+        """True if a connection has sent the secret and the edge's answer is unknown.
 
         That connection must not be cancelled although the old link seems to work again: the edge may have moved
         the session already."""
-        return self._presented_by is not None
+        return self._resuming_connection is not None
 
     def session_for(self, connection: EdgeConnection) -> Session:
-        """Return the session whose secret this connection has presented. Raises ProtocolError if there is none."""
-        if self.session is None or connection is not self._presented_by:
-            raise ProtocolError("the edge resumes a session whose secret was not presented")
+        """Return the session whose secret this connection has sent. Raises ProtocolError if there is none."""
+        if self.session is None or connection is not self._resuming_connection:
+            raise ProtocolError("the edge resumes a session whose secret was not sent")
         return self.session
 
     def connection_failed(self, connection: EdgeConnection) -> None:
-        """Let another connection present the secret, if time is left.
+        """Let another connection resume the session, if time is left.
 
         The session may have moved from an older link to this one, so that its time starts now."""
-        if self._presented_by is connection:
-            self._presented_by = None
+        if self._resuming_connection is connection:
+            self._resuming_connection = None
             if self._is_overdue:
-                self.give_up()
+                self.end_session()
             elif self.session is not None and self.session.is_away and self._expiry is None:
                 self._start_expiry()
 
-    def take_session(self) -> Session | None:
-        """Return the session and keep nothing: it has a link again, or ends."""
-        session, self.session, self._presented_by = self.session, None, None
+    def forget_session(self) -> None:
+        """Save the session no longer: it has a link again, or ends."""
+        self.session = self._resuming_connection = None
         self._is_overdue = False
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        return session
 
-    def give_up(self) -> None:
+    def end_session(self) -> None:
         """End the session and reset its visitors: no link came in time, or the edge does not have it any more."""
-        session = self.take_session()
-        self._was_presented = False
+        session = self.session
+        self.forget_session()
+        self._was_secret_sent = False
         if session is not None:
             session.end(Closed(CloseCause.TIMEOUT, 0, ""))

@@ -72,12 +72,12 @@ class StatusServer:
         """Path of the Unix socket or of the port file; None while the server is closed."""
         self._process = os.getpid()
 
-    async def announce(self, owner: object, read: Callable[[], TunnelStatus]) -> None:
+    async def add_tunnel(self, owner: object, read: Callable[[], TunnelStatus]) -> None:
         """Add a tunnel, and start the server with the first one. A failure is only logged: the tunnel works
         anyway.
 
         Args:
-            owner: key of the tunnel, for :meth:`withdraw`.
+            owner: key of the tunnel, for :meth:`remove_tunnel`.
             read: function that returns the tunnel's current status.
         """
         self._readings[owner] = read
@@ -88,7 +88,7 @@ class StatusServer:
                 self.close()
                 logger.info("`quictunnel status` will not show this process: %s", error)
 
-    def withdraw(self, owner: object) -> None:
+    def remove_tunnel(self, owner: object) -> None:
         """Remove a tunnel, and close the server with the last one. May be called more than once."""
         self._readings.pop(owner, None)
         if not self._readings:
@@ -182,15 +182,15 @@ def _program(started: str) -> str:
 _server = StatusServer()
 
 
-async def announce(owner: object, read: Callable[[], TunnelStatus]) -> None:
-    """Add a tunnel to this process's server (:meth:`StatusServer.announce`), unless it is disabled."""
+async def add_tunnel(owner: object, read: Callable[[], TunnelStatus]) -> None:
+    """Add a tunnel to this process's server (:meth:`StatusServer.add_tunnel`), unless it is disabled."""
     if is_enabled():
-        await _server.announce(owner, read)
+        await _server.add_tunnel(owner, read)
 
 
-def withdraw(owner: object) -> None:
+def remove_tunnel(owner: object) -> None:
     """Remove a tunnel from this process's server."""
-    _server.withdraw(owner)
+    _server.remove_tunnel(owner)
 
 
 def _replace_after_fork() -> None:

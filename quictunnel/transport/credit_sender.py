@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
 
 SWEEP_INTERVAL: Final = 0.25
-"""Seconds after which consumed bytes are credited even when they are few, so that idle streams keep nothing
-on the sending side."""
+"""Seconds after which consumed bytes are credited even when they are few, so that the sender
+retains nothing for idle streams."""
 
 
 class CreditOwner(Protocol):
@@ -72,7 +72,7 @@ class CreditSender:
     def flush(self) -> None:
         """Send the credit that is due."""
         if self._due:
-            self._announce(self._due)
+            self._send(self._due)
 
     def close(self) -> None:
         """Stop the sweep; the session is over."""
@@ -87,9 +87,9 @@ class CreditSender:
     def _swept(self) -> None:
         self._sweep = None
         if self._later and not self._owner.link.is_down:
-            self._announce(self._later)
+            self._send(self._later)
 
-    def _announce(self, streams: set[Stream]) -> None:
+    def _send(self, streams: set[Stream]) -> None:
         now = self._loop.time()
         link = self._owner.link
         rtt = link.stats().rtt
@@ -97,7 +97,7 @@ class CreditSender:
         streams.clear()
         for start in range(0, len(batch), MAX_CREDITS):
             part = batch[start : start + MAX_CREDITS]
-            link.send(Credits([(s.number, *s.receive_window.announce(now, rtt)) for s in part]))
+            link.send(Credits([(s.number, *s.receive_window.next_credit(now, rtt)) for s in part]))
         for stream in batch:
             self._later.discard(stream)
             self._owner.forget_if_ended(stream)

@@ -37,7 +37,7 @@ CHECK_INTERVAL: Final = 1.0
 """Seconds between a client's checks whether its edge still answers."""
 TRANSFER_SIZE: Final = 1000
 """Bytes received between two checks from which on they count as a transfer rather than as answers to pings."""
-MAX_SILENCE_PINGS: Final = 3
+MAX_STALL_PINGS: Final = 3
 """Pings, one per check, after a transfer from the edge has stopped. A NAT may have given this client another port:
 the edge's packets are then lost until it receives one from the new port, and a client that only downloads sends
 nothing while nothing arrives."""
@@ -112,14 +112,14 @@ class Link:
         self._handler = handler
         self._timer: asyncio.TimerHandle | None = None
         self._checks = 0
-        self._silence_pings = 0
+        self._stall_pings = 0
         self._received = 0
         self._side = side
         self._wake = wake
         self._next_peer_stream = 1 if side is Side.CLIENT else 4
         self._unseen: set[int] = set()
-        self.silence = 0.0
-        """Client: seconds for which the edge has not acknowledged what is in flight."""
+        self.unanswered_for = 0.0
+        """Client: seconds for which the edge has acknowledged nothing although packets are in flight."""
         self._acked = 0
         self.rtt = 0.0
         """Round-trip time in seconds at the last call of :meth:`stats`; other threads may read it."""
@@ -323,16 +323,16 @@ class Link:
         stats = self.stats()
         is_owed = stats.bytes_in_flight > 0 and stats.packets_acked == self._acked
         self._acked = stats.packets_acked
-        self.silence = self.silence + CHECK_INTERVAL if is_owed else 0.0
+        self.unanswered_for = self.unanswered_for + CHECK_INTERVAL if is_owed else 0.0
         before, self._received = self._received, stats.bytes_received
         received = self._received - before
         self._checks += 1
         if received > TRANSFER_SIZE:
-            self._silence_pings = MAX_SILENCE_PINGS
+            self._stall_pings = MAX_STALL_PINGS
         elif received:
-            self._silence_pings = 0
-        elif self._silence_pings:
-            self._silence_pings -= 1
+            self._stall_pings = 0
+        elif self._stall_pings:
+            self._stall_pings -= 1
             self.connection.ping()
         if self._checks * CHECK_INTERVAL >= KEEPALIVE:
             self._checks = 0

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_KEPT: Final = 64 * 1024 * 1024
-"""Bytes that the streams of a session may keep together until the peer has consumed them. The initial window of
+MAX_RETAINED_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that the streams of a session may retain together until the peer has consumed them. The initial window of
 each stream does not count.
 Twice the pool from which honest receivers open larger windows, so they never reach it; a peer that raises limits
 and consumes nothing would otherwise pin the largest window with every stream."""
@@ -82,8 +82,8 @@ class Session:
         """Version of the protocol in use, from Welcome."""
         self.is_away = False
         """True while the session has no link and waits for another."""
-        self.kept_bytes = 0
-        """Bytes that the streams keep, without those within an initial window each (``MAX_KEPT``)."""
+        self.retained_bytes = 0
+        """Bytes that the streams retain, without those within an initial window each (``MAX_RETAINED_BYTES``)."""
         self._streams: dict[int, Stream] = {}
         self._handler = handler
         self._side = side
@@ -116,16 +116,18 @@ class Session:
         """Client: number of streams that have not arrived although later ones have."""
         return self._numbers.skipped
 
-    def add_kept(self, more: int) -> None:
-        """Add to the count of bytes that streams keep; a negative number subtracts."""
-        self.kept_bytes += more
+    def add_retained(self, more: int) -> None:
+        """Add to the count of bytes that streams retain; a negative number subtracts."""
+        self.retained_bytes += more
         if self.pool.memory is not None:
-            self.pool.memory.add_kept(more)
+            self.pool.memory.charge(more)
 
     @property
-    def is_at_kept_limit(self) -> bool:
-        """Return True if streams may keep nothing beyond an initial window now."""
-        return self.kept_bytes >= MAX_KEPT or (self.pool.memory is not None and self.pool.memory.is_used_up)
+    def is_at_retained_limit(self) -> bool:
+        """Return True if streams may retain nothing beyond an initial window now."""
+        return self.retained_bytes >= MAX_RETAINED_BYTES or (
+            self.pool.memory is not None and self.pool.memory.is_used_up
+        )
 
     def is_active(self, now: float) -> bool:
         """Return True if a drain should wait for any of the streams."""
@@ -315,13 +317,13 @@ class Session:
         if self.version >= 2:
             self.link.send(StreamsAborted([(stream.number, code)]))
         elif stream.has_ended:
-            # Its end has arrived, so with this credit the peer drops everything that it keeps for the stream.
+            # Its end has arrived, so with this credit the peer drops everything that it retains for the stream.
             window = stream.receive_window
             self.link.send(Credits([(stream.number, window.received + 1, window.limit)]))
 
     def forget_if_ended(self, stream: Stream) -> None:
         """Forget the stream if both directions have ended cleanly."""
-        if stream.send_done and stream.receive_done and not stream.receive_window.has_unannounced:
+        if stream.send_done and stream.receive_done and not stream.receive_window.has_uncredited_bytes:
             self._exchange.remember(stream)
             stream.ended()
 

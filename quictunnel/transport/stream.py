@@ -43,17 +43,17 @@ class StreamOwner(Protocol):
         """Return the end of the session to which the stream belongs: client or edge."""
 
     @property
-    def is_at_kept_limit(self) -> bool:
-        """Return True if streams may keep nothing beyond an initial window now."""
+    def is_at_retained_limit(self) -> bool:
+        """Return True if streams may retain nothing beyond an initial window now."""
 
     def now(self) -> float:
         """Return the time of the loop."""
 
-    def add_kept(self, more: int) -> None:
-        """Add to the count of bytes kept beyond an initial window."""
+    def add_retained(self, more: int) -> None:
+        """Add to the count of bytes retained beyond an initial window."""
 
     def send_credit(self, stream: Stream) -> None:
-        """Announce credit to the peer, soon: bytes of the stream were consumed."""
+        """Send credit to the peer, soon: bytes of the stream were consumed."""
 
     def send_aborted(self, stream: Stream, code: StreamCode) -> None:
         """Send a message that the stream was aborted, for which QUIC may have no frame left."""
@@ -185,7 +185,7 @@ class Stream:
             return 0
         room = sender.room
         within_initial = INITIAL_WINDOW - sender.buffer.size
-        if room > within_initial and self._session.is_at_kept_limit:
+        if room > within_initial and self._session.is_at_retained_limit:
             return max(0, within_initial)
         return room
 
@@ -208,7 +208,7 @@ class Stream:
             return
         session = self._session
         sender.buffer.append(data)
-        sender.count_kept(session)
+        sender.count_retained(session)
         self.active_at = session.now()
         self._awaits_answer = session.side is Side.EDGE
         if not sender.is_blocked:
@@ -334,8 +334,8 @@ class Stream:
             self.lose(reason)
             return
         self._sender.discard()
-        self._sender.count_kept(self._session)
-        if self.receive_window.has_unannounced:
+        self._sender.count_retained(self._session)
+        if self.receive_window.has_uncredited_bytes:
             self._session.send_credit(self)
         if self._awaits_room:
             self._report_room()
@@ -377,7 +377,7 @@ class Stream:
             self._report_room()
 
     def detach_quic_stream(self) -> None:
-        """Detach from a lost link. Bytes written meanwhile are kept, up to the window."""
+        """Detach from a lost link. Bytes written meanwhile are retained, up to the window."""
         self._quic_stream = None
         self._sender.is_blocked = False
         if self._awaits_room:
@@ -385,7 +385,7 @@ class Stream:
 
     def resume_entry(self) -> tuple[int, int, int, int]:
         """Return the entry of a ``ResumeState``: number, bytes received, bytes consumed, limit."""
-        consumed, limit = self.receive_window.announce(self._session.now(), rtt=0.0)
+        consumed, limit = self.receive_window.next_credit(self._session.now(), rtt=0.0)
         return self.number, self.receive_window.received + self._end_arrived, consumed, limit
 
     def restart(self) -> None:
@@ -397,7 +397,7 @@ class Stream:
         if self.is_stopped:
             return
         self._sender.resume(received, consumed, limit)
-        self._sender.count_kept(self._session)
+        self._sender.count_retained(self._session)
         if self._sender.is_done:
             self._session.forget_if_ended(self)
         self._abort_if_delivered()
@@ -427,7 +427,7 @@ class Stream:
         if has_consumed:
             self.active_at = self._session.now()
         sender.credit(consumed, limit)
-        sender.count_kept(self._session)
+        sender.count_retained(self._session)
         if sender.is_done:
             self._session.forget_if_ended(self)
             self._abort_if_delivered()

@@ -1,7 +1,7 @@
 """Sending direction of a stream: unacknowledged bytes, credit, and the end.
 
-Nothing is sent beyond the credit. Bytes are kept until they are credited, so that they can be sent again on a new
-link.
+Nothing is sent beyond the credit. Bytes are retained until the peer has credited them, so that they can be sent
+again on a new link.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ blocked before it reads its answer. More than the socket buffers of a connection
 much and has not read what waits for it is reset, as it would be without a tunnel."""
 
 
-class KeptBytes(Protocol):
-    """Count of the bytes that all streams of a session keep."""
+class RetainedBytes(Protocol):
+    """Count of the retained bytes of all streams of a session: written, and not credited by the peer yet."""
 
-    def add_kept(self, more: int) -> None:
+    def add_retained(self, more: int) -> None:
         """Add bytes to the count; a negative number subtracts."""
 
 
@@ -45,7 +45,7 @@ class StreamSender(SendWindow):
         self.is_done = False
         """True once the peer has consumed the end."""
         self._excess = 0
-        """Bytes kept beyond an initial window, as the session counts them."""
+        """Bytes retained beyond an initial window, as the session counts them."""
 
     @property
     def is_delivered(self) -> bool:
@@ -103,14 +103,14 @@ class StreamSender(SendWindow):
         self.limit = self.written + MAX_DISCARDED
         self.is_blocked = False
 
-    def count_kept(self, total: KeptBytes) -> None:
-        """Add the change since the last call to the session's count of kept bytes."""
+    def count_retained(self, total: RetainedBytes) -> None:
+        """Add the change since the last call to the session's count of retained bytes."""
         excess = max(0, self.buffer.size - INITIAL_WINDOW)
         if excess != self._excess:
-            total.add_kept(excess - self._excess)
+            total.add_retained(excess - self._excess)
             self._excess = excess
 
-    def clear(self, total: KeptBytes) -> None:
+    def clear(self, total: RetainedBytes) -> None:
         """Drop all bytes; the stream is over."""
-        total.add_kept(-self._excess)
+        total.add_retained(-self._excess)
         self.buffer.clear()

@@ -1,8 +1,8 @@
-"""Keep a splice below a rate: one that has spent too much waits, and nothing is dropped.
+"""Throttle of a splice: pauses it while its rate limit is exceeded. Nothing is dropped.
 
-Reading from TCP stops, which fills the visitor's own buffers; of what goes to TCP the credit is withheld,
-which stops the other end's reading. Costs nothing where no rate was set, because the splice then has none of
-these.
+In one direction it stops reading from TCP, which fills the visitor's own buffers. In the other it withholds the
+credit of bytes written to TCP, which stops reading at the other end. A splice without a rate limit has no
+throttle, so it costs nothing there.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Meter(Protocol):
-    """Rate limit of one direction, shared by its users."""
+class RateLimiter(Protocol):
+    """Rate limiter of one direction, shared by several splices."""
 
     def spend(self, size: int) -> float:
         """Spend bytes. Return the seconds to wait before the next, or 0."""
 
 
 class Throttle:
-    """Rate limits of both directions of one splice."""
+    """Pauses one splice by the rate limiters of its two directions."""
 
     __slots__ = ("_reading", "_received", "_sent", "_writing")
 
-    def __init__(self, received: Meter, sent: Meter) -> None:
+    def __init__(self, received: RateLimiter, sent: RateLimiter) -> None:
         """Create the throttle. ``received``: limit of bytes from the TCP connection; ``sent``: of bytes to it."""
         self._received = received
         self._sent = sent

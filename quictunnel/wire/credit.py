@@ -4,8 +4,8 @@ Offsets count bytes from the start of one direction of one stream. The end of th
 more byte, so one offset also shows whether the end has arrived: a direction of ``n`` bytes is fully
 acknowledged by ``consumed == n + 1``.
 
-Three words: a *window* is a size in bytes, *room* is the part of it that is left, and a *credit* is an
-announcement ``(consumed, limit)`` of the receiver. A receiver sends credit when it has written the bytes to its
+Three words: a *window* is a size in bytes, *room* is the part of it that is left, and a *credit* is a
+message ``(consumed, limit)`` of the receiver. A receiver sends credit when it has written the bytes to its
 TCP connection. So credit is also the acknowledgement: it bounds the memory of both sides, slows a fast sender
 down to the speed of its reader, and shows which bytes never have to be sent again.
 """
@@ -38,7 +38,7 @@ GROWTH_ROUND_TRIPS = 4.0
 GROWTH_SECONDS = 0.025
 """Seconds: a window used up in less than this is too small on any path, because each part of a window costs a
 message, a read and a write."""
-ANNOUNCE_DIVISOR = 4
+CREDIT_DIVISOR = 4
 """Divisor: credit is sent when it moves the limit by a quarter of the window."""
 IDLE_CREDITS_PER_STREAM = 4
 """Entries without effect that one aborted stream may cause: the receiver sends a credit for each quarter of a
@@ -122,8 +122,8 @@ class MemoryShare(Protocol):
     def lend(self, requested: int) -> int:
         """Take up to ``requested`` bytes from the budget and return how many were taken."""
 
-    def add_kept(self, more: int) -> None:
-        """Add ``more`` bytes (negative: release them), even beyond the budget."""
+    def charge(self, more: int) -> None:
+        """Take ``more`` bytes, even beyond the budget; a negative number gives bytes back."""
 
     @property
     def is_used_up(self) -> bool:
@@ -162,18 +162,18 @@ class WindowPool:
         """Return ``held`` bytes to the pool."""
         self.used -= held
         if self.memory is not None:
-            self.memory.add_kept(-held)
+            self.memory.charge(-held)
 
 
 class ReceiveWindow:
-    """Window of a receiver: bytes received, bytes consumed, and when to announce them.
+    """Window of a receiver: bytes received, bytes consumed, and when to credit them.
 
     The window starts at its initial size. It doubles, as far as the pool and MAX_WINDOW allow, when at least half
     of it is used within ``GROWTH_ROUND_TRIPS`` round trips or ``GROWTH_SECONDS``.
     """
 
     __slots__ = (
-        "_announced",
+        "_credited",
         "_epoch_offset",
         "_epoch_time",
         "_extra",
@@ -189,7 +189,7 @@ class ReceiveWindow:
         self._initial = initial
         self._pool = pool
         self._extra = 0
-        self._announced = 0
+        self._credited = 0
         self._epoch_offset = 0
         self._epoch_time = now
         self.window = initial
@@ -217,17 +217,17 @@ class ReceiveWindow:
         return self.limit - self.received
 
     @property
-    def has_unannounced(self) -> bool:
-        """True if the sender does not know yet of all consumed bytes."""
-        return self.consumed > self._announced
+    def has_uncredited_bytes(self) -> bool:
+        """True if bytes were consumed that the sender was not sent credit for."""
+        return self.consumed > self._credited
 
     @property
     def is_credit_due(self) -> bool:
         """True if enough was consumed to send a credit now."""
-        return self.consumed - self._announced >= self.window // ANNOUNCE_DIVISOR
+        return self.consumed - self._credited >= self.window // CREDIT_DIVISOR
 
-    def announce(self, now: float, rtt: float) -> tuple[int, int]:
-        """Return ``(consumed, limit)`` for the sender. Grow the window first if it is too small for the path.
+    def next_credit(self, now: float, rtt: float) -> tuple[int, int]:
+        """Return the credit ``(consumed, limit)`` to send. A window that is too small for the path grows first.
 
         Args:
             now: time in seconds.
@@ -239,7 +239,7 @@ class ReceiveWindow:
                 self._grow()
             self._epoch_offset = self.consumed
             self._epoch_time = now
-        self._announced = self.consumed
+        self._credited = self.consumed
         self.limit = max(self.limit, self.consumed + self.window)
         return self.consumed, self.limit
 

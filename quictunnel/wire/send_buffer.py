@@ -16,11 +16,11 @@ class SendBuffer:
     ``base`` (credited) <= ``sent`` (given to the engine) <= ``end`` (written), offsets in bytes.
     """
 
-    __slots__ = ("_kept", "_unsent", "base", "end", "sent")
+    __slots__ = ("_unacked", "_unsent", "base", "end", "sent")
 
     def __init__(self) -> None:
         # None while empty: an empty deque takes 760 bytes, and most streams are idle most of the time.
-        self._kept: deque[bytes | memoryview] | None = None
+        self._unacked: deque[bytes | memoryview] | None = None
         self._unsent: deque[bytes | memoryview] | None = None
         self.base = 0
         self.sent = 0
@@ -49,52 +49,52 @@ class SendBuffer:
         elif not self._unsent:
             self._unsent = None
         if size:
-            if self._kept is None:
-                self._kept = deque()
-            self._kept.append(chunk)
+            if self._unacked is None:
+                self._unacked = deque()
+            self._unacked.append(chunk)
             self.sent += size
 
     def credit(self, offset: int) -> None:
         """Release all bytes before ``offset`` (between base and sent), which the receiver has."""
         assert self.base <= offset <= self.sent
-        kept = self._kept
-        while kept is not None and self.base < offset:
-            chunk = kept.popleft()
+        unacked = self._unacked
+        while unacked is not None and self.base < offset:
+            chunk = unacked.popleft()
             size = len(chunk)
             if self.base + size > offset:
-                kept.appendleft(memoryview(chunk)[offset - self.base :])
+                unacked.appendleft(memoryview(chunk)[offset - self.base :])
                 size = offset - self.base
             self.base += size
-        if not kept:
-            self._kept = None
+        if not unacked:
+            self._unacked = None
 
     def rewind(self, offset: int) -> None:
         """Mark the bytes from ``offset`` on (between base and sent) as unsent again, after a new link."""
         assert self.base <= offset <= self.sent
-        kept, unsent = self._kept, self._unsent or deque()
-        while kept is not None and self.sent > offset:
-            chunk = kept.pop()
+        unacked, unsent = self._unacked, self._unsent or deque()
+        while unacked is not None and self.sent > offset:
+            chunk = unacked.pop()
             start = self.sent - len(chunk)
             if start < offset:
                 view = memoryview(chunk)
-                kept.append(view[: offset - start])
+                unacked.append(view[: offset - start])
                 chunk, start = view[offset - start :], offset
             unsent.appendleft(chunk)
             self.sent = start
-        self._kept, self._unsent = kept or None, unsent or None
+        self._unacked, self._unsent = unacked or None, unsent or None
 
     def drop(self) -> None:
         """Release all bytes and never send the rest, because the receiver takes no more."""
-        self._kept = self._unsent = None
+        self._unacked = self._unsent = None
         self.base = self.end = self.sent
 
     def pieces(self) -> list[bytes | memoryview]:
         """Return all buffered chunks in order."""
-        return [*(self._kept or ()), *(self._unsent or ())]
+        return [*(self._unacked or ()), *(self._unsent or ())]
 
     def clear(self) -> None:
         """Release all bytes at the end of the stream."""
-        self._kept = self._unsent = None
+        self._unacked = self._unsent = None
 
     @property
     def size(self) -> int:

@@ -107,7 +107,7 @@ def credit(data: bytes) -> None:
                 receiver.arrived(b % 100_000)
                 receiver.consume(min(a % 100_000, receiver.received - receiver.consumed))
                 now += (c >> 1) / 1000
-                receiver.announce(now, 0.05)
+                receiver.next_credit(now, 0.05)
         except ProtocolError:
             return
         assert (sender.consumed, sender.limit) >= before

@@ -24,7 +24,7 @@ async def held_by(manager: ConnectionManager) -> dict[str, int]:
             "streams": session.streams,
             "parked": len(session._exchange._parked),
             "skipped numbers": session.skipped_numbers,
-            "kept bytes": session.kept_bytes,
+            "retained bytes": session.retained_bytes,
             "registered": len(session.link.streams),
         }
         held |= {describe(stream): 1 for stream in session._streams.values()}

@@ -57,7 +57,7 @@ def left_at(state: dict[str, Any]) -> dict[str, int]:
         "waiting": sum(not visitor["has_client"] for visitor in visitors),
         "handshakes": int(state["figures"]["newcomers_waiting"][0]["value"]),
         "streams": sum(session["streams"] for session in state["sessions"]["entries"]),
-        "kept bytes": sum(session["kept_bytes"] for session in state["sessions"]["entries"]),
+        "retained bytes": sum(session["kept_bytes"] for session in state["sessions"]["entries"]),
     }
 
 

@@ -266,7 +266,7 @@ class ModelEdge(RunningEdge):
         self.state = "gone"
         self.refresher._task.cancel()
         self.services.sessions.hold = 0
-        self.system.network.silence(self.introspection.endpoint)
+        self.system.network.isolate(self.introspection.endpoint)
         self.introspection.endpoint.abort()
         self.services.sessions.give_up_all()
         self.services.pending.give_up_all()

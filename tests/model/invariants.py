@@ -376,7 +376,7 @@ def _left_in(session: Session, where: str) -> list[str]:
     for name, value in (
         ("streams", session.streams),
         ("numbers never seen", session.skipped_numbers),
-        ("kept bytes", session.kept_bytes),
+        ("retained bytes", session.retained_bytes),
         ("window bytes", session.pool.used),
         ("streams to open", len(session._exchange._to_open)),
         ("streams that credit is owed for", session._credit_sender.waiting),

@@ -66,8 +66,8 @@ class Network:
         """Return where an edge takes new connections."""
         raise NotImplementedError
 
-    def silence(self, endpoint: Endpoint) -> None:
-        """A process dies: nothing leaves it any more, and nobody is told."""
+    def isolate(self, endpoint: Endpoint) -> None:
+        """Let no datagram of this endpoint through, as when its process is killed."""
         raise NotImplementedError
 
     # For rules and invariants.

@@ -301,7 +301,7 @@ class Program:
         """Die without a word."""
         self.state = "killed"
         for connection in self.connections:
-            self.system.network.silence(connection._endpoint)
+            self.system.network.isolate(connection._endpoint)
         asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:

@@ -53,7 +53,7 @@ class ScriptedNetwork(Network):
     def edge_socket(self, number: int) -> Any:
         return ScriptedSocket(EDGE_ADDRESS)
 
-    def silence(self, endpoint: Endpoint) -> None:
+    def isolate(self, endpoint: Endpoint) -> None:
         engine: Any = endpoint.engine
         assert isinstance(engine, ScriptedEngine)
         engine.is_dead = True

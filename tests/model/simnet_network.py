@@ -101,7 +101,7 @@ class SimnetNetwork(Network):
         address: Address = self._edges[-1].local_address
         return address
 
-    def silence(self, endpoint: Endpoint) -> None:
+    def isolate(self, endpoint: Endpoint) -> None:
         socket: Any = endpoint.socket
         socket.up.conditions.black_hole = socket.down.conditions.black_hole = True
 

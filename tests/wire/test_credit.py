@@ -73,12 +73,12 @@ class TestReceiveWindow:
         window = receiver(initial=100)
         window.arrived(100)
         window.consume(24)
-        assert window.has_unannounced
+        assert window.has_uncredited_bytes
         assert not window.is_credit_due
         window.consume(1)
         assert window.is_credit_due
-        assert window.announce(0.0, 0.1) == (25, 125)
-        assert not window.has_unannounced
+        assert window.next_credit(0.0, 0.1) == (25, 125)
+        assert not window.has_uncredited_bytes
 
     def test_a_fast_path_doubles_the_window_as_far_as_the_pool_goes(self):
         window = receiver()
@@ -88,7 +88,7 @@ class TestReceiveWindow:
             window.arrived(size)
             window.consume(size)
             now += 0.05
-            window.announce(now, 0.05)
+            window.next_credit(now, 0.05)
         assert POOL_SIZE // 4 <= window.window <= MAX_WINDOW
 
     def test_a_slow_reader_keeps_the_window_small(self):
@@ -99,13 +99,13 @@ class TestReceiveWindow:
             window.arrived(size)
             window.consume(size)
             now += 1.0
-            window.announce(now, 0.05)
+            window.next_credit(now, 0.05)
         assert window.window == INITIAL_WINDOW
 
     def test_window_that_never_consumes_is_never_credited(self):
         window = receiver()
         window.arrived(INITIAL_WINDOW)
-        assert not window.has_unannounced
+        assert not window.has_uncredited_bytes
         assert window.limit == INITIAL_WINDOW
 
     def test_closing_gives_the_pool_its_bytes_back(self):
@@ -115,7 +115,7 @@ class TestReceiveWindow:
             size = window.limit - window.received
             window.arrived(size)
             window.consume(size)
-            window.announce(step * 0.01, 0.05)
+            window.next_credit(step * 0.01, 0.05)
         assert pool.used > 0
         window.close()
         window.close()
@@ -156,7 +156,7 @@ class TestWindowPool:
         window = receiver(WindowPool())
         window.arrived(INITIAL_WINDOW)
         window.consume(INITIAL_WINDOW)
-        window.announce(seconds, 0.0001)
+        window.next_credit(seconds, 0.0001)
         assert (window.window > INITIAL_WINDOW) is grows
 
     def test_a_window_may_grow_from_the_reserve_when_it_is_proven(self):
@@ -171,7 +171,7 @@ class TestWindowPool:
             window.arrived(size)
             window.consume(size)
             now += 0.05
-            window.announce(now, 0.05)
+            window.next_credit(now, 0.05)
         assert window.window > INITIAL_WINDOW
 
     @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_pair_never_disagrees(sizes):
         sender.written += part
         window.arrived(part)
         window.consume(part)
-        consumed, limit = window.announce(index * 0.01, 0.05)
+        consumed, limit = window.next_credit(index * 0.01, 0.05)
         sender.apply_credit(consumed, limit, sent=sender.written)
         assert sender.limit == window.limit
 
@@ -229,7 +229,7 @@ class PairMachine(RuleBasedStateMachine):
         self.now += pause
         self.window.consume(data.draw(st.integers(1, self.window.received - self.window.consumed)))
         if self.window.is_credit_due:
-            self.flying.append(self.window.announce(self.now, 0.05))
+            self.flying.append(self.window.next_credit(self.now, 0.05))
 
     @precondition(lambda self: self.flying)
     @rule()

@@ -1,4 +1,4 @@
-"""Tests of how long a session without a link is kept, on a virtual clock."""
+"""Tests of how long a session without a link is resumable, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -49,62 +49,63 @@ async def owner(virtual_time: VirtualLoop) -> Owner:
 
 
 @pytest.fixture
-async def kept(owner: Owner) -> ResumableSession:
+async def resumable(owner: Owner) -> ResumableSession:
     made = ResumableSession()
     owner.session.link_down(LOST)
-    assert made.retain(owner.connection(), LOST)
+    assert made.save_lost_session(owner.connection(), LOST)
     return made
 
 
-async def test_a_session_that_gets_no_link_in_time_ends(kept: ResumableSession, owner: Owner):
+async def test_a_session_that_gets_no_link_in_time_ends(resumable: ResumableSession, owner: Owner):
     await asyncio.sleep(HOLD - 1)
     assert not owner.ends
     await asyncio.sleep(2)
     assert owner.ends == 1
-    assert kept.session is None
+    assert resumable.session is None
 
 
-async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kept: ResumableSession, owner: Owner):
+async def test_connection_that_sent_the_secret_in_time_may_still_resume(resumable: ResumableSession, owner: Owner):
     connection = owner.connection()
-    assert kept.secret_for(connection) == bytes(SECRET_SIZE)
+    assert resumable.start_resuming(connection) == bytes(SECRET_SIZE)
     await asyncio.sleep(2 * HOLD)
     assert not owner.ends
-    assert kept.session_for(connection) is owner.session
-    assert kept.take_session() is owner.session
+    assert resumable.session_for(connection) is owner.session
+    resumable.forget_session()
+    assert resumable.session is None
     assert not owner.ends
 
 
-async def test_expired_session_ends_with_its_next_link(kept: ResumableSession, owner: Owner):
+async def test_expired_session_ends_with_its_next_link(resumable: ResumableSession, owner: Owner):
     """The next connection went on with the session; its time ran out, and it failed before it was used."""
     connection = owner.connection()
-    kept.secret_for(connection)
+    resumable.start_resuming(connection)
     owner.session.is_away = False
     await asyncio.sleep(2 * HOLD)
     owner.session.link_down(LOST)
-    kept.connection_failed(connection)
+    resumable.connection_failed(connection)
     assert owner.ends == 1
-    assert kept.session is None
+    assert resumable.session is None
 
 
-async def test_expired_session_is_not_offered_again(kept: ResumableSession, owner: Owner):
+async def test_expired_session_is_not_resumed(resumable: ResumableSession, owner: Owner):
     connection, next_connection = owner.connection(), owner.connection()
-    kept.secret_for(connection)
+    resumable.start_resuming(connection)
     await asyncio.sleep(2 * HOLD)
-    kept.connection_failed(connection)
-    assert kept.secret_for(next_connection) == b""
+    resumable.connection_failed(connection)
+    assert resumable.start_resuming(next_connection) == b""
     with pytest.raises(ProtocolError):
-        kept.session_for(next_connection)
+        resumable.session_for(next_connection)
 
 
-async def test_time_that_ran_out_for_one_session_does_not_count_for_the_next(kept: ResumableSession, owner: Owner):
+async def test_expiry_of_one_session_does_not_end_the_next(resumable: ResumableSession, owner: Owner):
     connection = owner.connection()
-    kept.secret_for(connection)
+    resumable.start_resuming(connection)
     await asyncio.sleep(2 * HOLD)
-    kept.take_session()
+    resumable.forget_session()
     owner.session.link_down(LOST)
-    assert kept.retain(connection, LOST)
-    kept.secret_for(connection)
-    kept.connection_failed(connection)
+    assert resumable.save_lost_session(connection, LOST)
+    resumable.start_resuming(connection)
+    resumable.connection_failed(connection)
     assert not owner.ends
     await asyncio.sleep(HOLD + 1)
     assert owner.ends == 1

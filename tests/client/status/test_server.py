@@ -57,7 +57,7 @@ def open_endpoint(
     def status_server(tunnels: int) -> StatusServer:
         made.append(StatusServer(directory, unix=request.param))
         for number in range(tunnels):
-            background.call(made[-1].announce(number, lambda number=number: tunnel_status(number)))
+            background.call(made[-1].add_tunnel(number, lambda number=number: tunnel_status(number)))
         return made[-1]
 
     yield status_server
@@ -82,15 +82,15 @@ def test_status_socket_ends_with_the_last_tunnel(
     assert [report.tunnels for report in found.reports] == [[tunnel_status(0), tunnel_status(1)]]
     assert (found.reports[0].pid, found.errors) == (os.getpid(), ())
 
-    async def withdraw(number: int) -> None:
-        status_server.withdraw(number)
+    async def remove_tunnel(number: int) -> None:
+        status_server.remove_tunnel(number)
 
-    background.call(withdraw(0))
+    background.call(remove_tunnel(0))
     assert client.query(directory).reports[0].tunnels == [tunnel_status(1)]
-    background.call(withdraw(1))
-    background.call(withdraw(1))
+    background.call(remove_tunnel(1))
+    background.call(remove_tunnel(1))
     assert list(directory.iterdir()) == []
-    background.call(status_server.announce("again", tunnel_status))
+    background.call(status_server.add_tunnel("again", tunnel_status))
     assert len(client.query(directory).reports) == 1, "it opens again for the next one"
 
 
@@ -132,7 +132,7 @@ def test_silent_readers_do_not_block_others(
 
 def test_without_the_key_a_port_says_nothing(directory: Path, background: EventLoopThread) -> None:
     status_server = StatusServer(directory, unix=False)
-    background.call(status_server.announce(1, tunnel_status))
+    background.call(status_server.add_tunnel(1, tunnel_status))
     assert status_server._sock is not None
     try:
         for said in (b"0" * 32, b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
@@ -217,7 +217,7 @@ def test_a_directory_that_others_may_write_is_not_trusted(
     with pytest.raises(PermissionError, match="not a directory of this user alone"):
         client.query(directory)
     with caplog.at_level("INFO"):
-        background.call(StatusServer(directory).announce(1, tunnel_status))
+        background.call(StatusServer(directory).add_tunnel(1, tunnel_status))
     assert "will not show this process" in caplog.text
     assert list(directory.iterdir()) == []
 
@@ -228,7 +228,7 @@ def test_tunnel_works_without_a_status_socket(
     (tmp_path / "file").touch()
     status_server = StatusServer(tmp_path / "file" / "run")
     with caplog.at_level("INFO"):
-        background.call(status_server.announce(1, tunnel_status))
+        background.call(status_server.add_tunnel(1, tunnel_status))
     assert "will not show this process" in caplog.text
     assert status_server.path is None
 
@@ -236,7 +236,7 @@ def test_tunnel_works_without_a_status_socket(
 def test_long_socket_path_falls_back_to_a_port(tmp_path: Path, background: EventLoopThread) -> None:
     directory = tmp_path / ("x" * 120)
     status_server = StatusServer(directory)
-    background.call(status_server.announce(1, tunnel_status))
+    background.call(status_server.add_tunnel(1, tunnel_status))
     try:
         assert status_server.path is not None
         assert status_server.path.suffix == server.PORT_FILE

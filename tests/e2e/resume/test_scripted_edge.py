@@ -199,7 +199,7 @@ async def test_link_lost_right_after_a_resume_is_replaced(
             await connection.link_lost.wait()
             old = manager._connection
             assert old is not None
-            old._link.silence = silence
+            old._link.unanswered_for = silence
         await real(connection)
 
     monkeypatch.setattr(EdgeConnection, "greet", greet)

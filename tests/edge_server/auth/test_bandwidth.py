@@ -29,11 +29,11 @@ def test_over_any_time_no_more_than_the_rate_and_a_burst(clock: ManualClock):
 
 
 def test_rate_is_per_direction_and_shared_by_clients():
-    shaping = BandwidthLimiter()
+    limiter = BandwidthLimiter()
     one = Identity("k", Permissions(bandwidth=1000))
-    received, sent = shaping.meters_of(one) or (None, None)
+    received, sent = limiter.buckets_of(one) or (None, None)
     assert received is not None
     assert received is not sent
-    assert shaping.meters_of(Identity("k", Permissions(bandwidth=1000))) == (received, sent)
-    assert shaping.meters_of(Identity("other", Permissions(bandwidth=1000))) != (received, sent)
-    assert shaping.meters_of(Identity("k")) is None
+    assert limiter.buckets_of(Identity("k", Permissions(bandwidth=1000))) == (received, sent)
+    assert limiter.buckets_of(Identity("other", Permissions(bandwidth=1000))) != (received, sent)
+    assert limiter.buckets_of(Identity("k")) is None

@@ -90,11 +90,11 @@ def test_token_with_many_sessions_leaves_memory_to_others(sessions: int):
 def test_share_shrinks_while_the_budget_is_used_up():
     memory = MemoryBudget()
     mine, other = memory.share_of("a"), memory.share_of("b")
-    mine.add_kept(MAX_MEMORY)  # what is written is written
+    mine.charge(MAX_MEMORY)  # what is written is written
     assert mine.is_used_up
     assert other.is_used_up
-    mine.add_kept(-(MAX_MEMORY // 16))
+    mine.charge(-(MAX_MEMORY // 16))
     assert mine.is_used_up
     assert not other.is_used_up
-    mine.add_kept(-MAX_MEMORY)
+    mine.charge(-MAX_MEMORY)
     assert not mine.is_used_up

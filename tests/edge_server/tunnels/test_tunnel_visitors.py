@@ -189,7 +189,7 @@ async def test_visitor_without_a_client_in_time_is_logged_as_refused(services: E
     visitor.close()
 
 
-class Meter:
+class FixedRateLimiter:
     def __init__(self, wait: float) -> None:
         self.wait = wait
 
@@ -200,7 +200,7 @@ class Meter:
 async def test_the_end_of_a_throttled_visitor_is_no_reset():
     stream = FakeStream()
     splice = TcpSplice(lambda splice: splice.join(stream))  # type: ignore[arg-type]
-    splice.throttle = Throttle(Meter(0.0), Meter(60.0))
+    splice.throttle = Throttle(FixedRateLimiter(0.0), FixedRateLimiter(60.0))
     visitor = await connect(splice)
     gone = asyncio.Event()
     splice.on_closed = lambda _: gone.set()

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from quictunnel.transport.link import CONTROL_STREAM
-from quictunnel.transport.session import MAX_KEPT
+from quictunnel.transport.session import MAX_RETAINED_BYTES
 from quictunnel.transport.stream import ACTIVE_TIME
 from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.credit import INITIAL_WINDOW
@@ -85,10 +85,10 @@ async def test_stream_with_unsent_bytes_is_in_flight(pair: SessionPair) -> None:
 
 @pytest.mark.slow
 @pytest.mark.mixed_is_long
-async def test_kept_bytes_are_bounded_with_any_peer_limit(pair: SessionPair) -> None:
-    """A peer that raises limits and consumes nothing makes the sender keep it all."""
-    kept = MAX_KEPT
-    streams = [pair.open() for _ in range(2 * kept // MAX_WINDOW)]
+async def test_retained_bytes_are_bounded_with_any_peer_limit(pair: SessionPair) -> None:
+    """A peer that raises limits and consumes nothing makes the sender retain it all."""
+    limit = MAX_RETAINED_BYTES
+    streams = [pair.open() for _ in range(2 * limit // MAX_WINDOW)]
     pair.client_half.on_stream = StalledConsumer
     await asyncio.sleep(1)
     pair.client.send(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
@@ -102,32 +102,32 @@ async def test_kept_bytes_are_bounded_with_any_peer_limit(pair: SessionPair) -> 
                 side.stream.write(bytes(INITIAL_WINDOW))
         await asyncio.sleep(0.5)
     held = sum(stream._sender.buffer.size - INITIAL_WINDOW for stream in streams)
-    assert kept <= held <= kept + INITIAL_WINDOW
-    assert pair.edge.kept_bytes == held
-    another = pair.open()  # who keeps little is not held up
+    assert limit <= held <= limit + INITIAL_WINDOW
+    assert pair.edge.retained_bytes == held
+    another = pair.open()  # a stream that retains little is not held up
     assert another.room == INITIAL_WINDOW
     streams.append(another)
     for stream in streams:
         stream.abort(StreamCode.ABORTED)
-    assert pair.edge.kept_bytes == 0
+    assert pair.edge.retained_bytes == 0
 
 
 class Share:
     """Memory of a token, of which nothing is left while it is said so."""
 
     def __init__(self) -> None:
-        self.kept = 0
+        self.taken = 0
         self.is_used_up = False
 
     def lend(self, wanted: int) -> int:
         return 0
 
-    def add_kept(self, more: int) -> None:
-        self.kept += more
+    def charge(self, more: int) -> None:
+        self.taken += more
 
 
 async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: SessionPair) -> None:
-    """The limit holds whatever the client allows, and kept bytes are given back at the end."""
+    """The limit holds whatever the client allows, and retained bytes are given back at the end."""
     share = pair.edge.pool.memory = Share()
     streams = [pair.open() for _ in range(2)]
     pair.client_half.on_stream = StalledConsumer
@@ -139,14 +139,14 @@ async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: Se
     first, second = streams
     assert first.room == MAX_WINDOW
     first.write(bytes(3 * INITIAL_WINDOW))
-    assert share.kept == 2 * INITIAL_WINDOW
+    assert share.taken == 2 * INITIAL_WINDOW
     share.is_used_up = True
     assert first.room == 0
     assert second.room == INITIAL_WINDOW
     assert second.receive_window._pool.take(0, INITIAL_WINDOW) == 0
     for stream in streams:
         stream.abort(StreamCode.ABORTED)
-    assert share.kept == 0
+    assert share.taken == 0
 
 
 async def test_messages_in_the_batch_of_the_close_are_ignored(pair: SessionPair) -> None:

@@ -45,7 +45,7 @@ class Engine:
         return SimpleNamespace(rtt=0.01, last_heard=0.0)
 
 
-class Meter:
+class SlowRateLimiter:
     def spend(self, _size: int) -> float:
         return WAIT
 
@@ -60,7 +60,7 @@ async def test_reading_resumes_after_the_throttle_with_a_full_engine():
     stream: Stream | None = session.open(lease=1, tls=False, host="127.0.0.1", port=1)
     assert stream is not None
     splice = TcpSplice(lambda splice: splice.join(stream))
-    splice.throttle = Throttle(Meter(), Meter())
+    splice.throttle = Throttle(SlowRateLimiter(), SlowRateLimiter())
     visitor, ours = socket.socketpair()
     visitor.setblocking(False)
     loop = asyncio.get_running_loop()
