@@ -9,7 +9,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from edge_server.ingress.tcp_ports import listen
+from edge_server.ingress.tcp_ports import try_listen
 from quictunnel.errors import ConfigError
 from quictunnel.shared.files import PUBLIC, replace_file
 from quictunnel.transport import sockopts
@@ -27,7 +27,7 @@ def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
     """Return a listening TCP socket for the address of an option. Raises ConfigError."""
     host, port = address
     try:
-        sock = listen(host, port)
+        sock = try_listen(host, port)
     except OSError as error:
         raise ConfigError(f"{option} {host}:{port} cannot be used: {error.strerror or error}.") from None
     if sock is None:
@@ -82,7 +82,7 @@ def check_tcp_host(host: str) -> None:
     """Check at the start, and not at the first request, that ports of this host can be opened. Raises
     ConfigError."""
     try:
-        sock = listen(host, 0)
+        sock = try_listen(host, 0)
     except OSError as error:
         raise ConfigError(f"--tcp-host {host} cannot be used: {error.strerror or error}.") from None
     if sock is not None:

@@ -300,23 +300,10 @@ def _accept_clients(
     clients: ClientAcceptor,
 ) -> Introspection:
     """Open the endpoint for clients. Return the edge's parts as observers read them."""
-
-    def accept(connection: Connection) -> Link:
-        return clients.accept(connection, endpoint.wake)
-
-    async def close() -> None:
-        # Sessions first, because their end resets their visitors and closes their ports.
-        services.sessions.give_up_all()
-        services.pending.give_up_all()
-        await endpoint.close(CLOSE_TIMEOUT, SessionCode.GOING_AWAY)
-
-    files, sockets, services, engine, _ = opened
+    files, services = opened.files, opened.services
     tls_listener = services.make_tls_listener()
     stack.callback(tls_listener.abort)
-    inherited, udp = sockets.inherited, sockets.udp
-    source = udp if inherited is None else ForwardingSocket(udp, inherited.pipe, sockets.cid_prefix)
-    endpoint = Endpoint(engine, source, on_connection=accept)
-    stack.push_async_callback(close)
+    endpoint = _open_endpoint(stack, opened, clients)
     tracing = QlogRecorder(endpoint, config.state_dir)
     tracing.trace_all(files.tracer)
     return Introspection(
@@ -340,8 +327,28 @@ def _accept_clients(
         sessions=services.sessions,
         supervisor=services.supervisor,
         tracing=tracing,
-        udp=udp,
+        udp=opened.sockets.udp,
     )
+
+
+def _open_endpoint(stack: AsyncExitStack, opened: _Opened, clients: ClientAcceptor) -> Endpoint:
+    """Return the endpoint of the UDP socket; after a handover it forwards the predecessor's datagrams."""
+
+    def accept(connection: Connection) -> Link:
+        return clients.accept(connection, endpoint.wake)
+
+    async def close() -> None:
+        # Sessions first, because their end resets their visitors and closes their ports.
+        services.sessions.give_up_all()
+        services.pending.give_up_all()
+        await endpoint.close(CLOSE_TIMEOUT, SessionCode.GOING_AWAY)
+
+    _, sockets, services, engine, _ = opened
+    inherited, udp = sockets.inherited, sockets.udp
+    source = udp if inherited is None else ForwardingSocket(udp, inherited.pipe, sockets.cid_prefix)
+    endpoint = Endpoint(engine, source, on_connection=accept)
+    stack.push_async_callback(close)
+    return endpoint
 
 
 async def _accept_visitors(

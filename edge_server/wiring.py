@@ -216,13 +216,9 @@ def open_services(
     monotonic, clock = asyncio.get_running_loop().time, Clock()
     admission = Admission(rate_limiter=ConnectionRateLimiter(partial(backlog_of, https), time.monotonic))
     visitor_log, registry = VisitorLog(), Registry()
-    ownership_store, token_store = OwnershipStore(state.path), TokenStore(state.path)
-    stack.callback(ownership_store.close)
-    stack.callback(token_store.close)
-    claims = NameOwnership(ownership_store, clock.now)
-    clock.add_listener(claims.clock_changed)
+    claims = _open_claims(stack, state.path, clock)
     admission.ban(claims.banned_networks())
-    tokens = TokenRegistry(token, token_store, clock.now)
+    tokens = _open_tokens(stack, state.path, token, clock)
     names = NameDirectory(config.domain, registry, claims, tokens)
     ports = TcpPorts(config.tcp_host, config.tcp_ports, monotonic, max_ports=admission.budget.ports)
     services = EdgeServices(
@@ -248,6 +244,24 @@ def open_services(
     )
     stack.push_async_callback(services.close)
     return services
+
+
+def _open_claims(stack: contextlib.AsyncExitStack, directory: Path, clock: Clock) -> NameOwnership:
+    """Open the database of claims, and return the owners of names. Raises ConfigError."""
+    store = OwnershipStore(directory)
+    stack.callback(store.close)
+    claims = NameOwnership(store, clock.now)
+    clock.add_listener(claims.clock_changed)
+    return claims
+
+
+def _open_tokens(
+    stack: contextlib.AsyncExitStack, directory: Path, operator_token: str, clock: Clock
+) -> TokenRegistry:
+    """Open the database of tokens, and return the valid ones. Raises ConfigError."""
+    store = TokenStore(directory)
+    stack.callback(store.close)
+    return TokenRegistry(operator_token, store, clock.now)
 
 
 def _acme_service(

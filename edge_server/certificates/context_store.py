@@ -351,6 +351,7 @@ def _context_from(pem: bytes, *, h2: bool, passphrase: Callable[[], NoReturn] | 
     """Return a context for a private key and its chain."""
     context = new_context(h2=h2)
     # The ssl module loads from files only. This one has mode 0600 and is removed after the call.
+    # shared.files is for files that stay.
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
         file.write(pem)
         file.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import random
@@ -12,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from edge_server.resources.shares import Shares
+from quictunnel.shared.listening import open_listener
 from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class TcpPorts:
                 return None
         elif port not in self._quarantined or (current != owner and self._quarantined[port] > self._clock()):
             return None
-        taken = listen(self._host, port)
+        taken = try_listen(self._host, port)
         if taken is not None:
             self._assign(port, owner)
         return taken
@@ -238,41 +238,18 @@ class TcpPorts:
         logger.warning("a listening socket could not be created: %s", error.strerror or error)
 
 
-def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket | None:
-    """Return a non-blocking listening TCP socket; None if the port is in use or forbidden.
-
-    Args:
-        host: address or name.
-        port: 0 for any.
-        is_shared: another socket of this user may listen at the same port (SO_REUSEPORT).
+def try_listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket | None:
+    """Return a listening socket (``open_listener``); None if the port is in use or forbidden.
 
     Raises:
         OSError: for anything else.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    sock = socket.socket(family, kind, protocol)
     try:
-        # Without it, connections in TIME_WAIT would block the port for a minute.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_shared and hasattr(socket, "SO_REUSEPORT"):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            with contextlib.suppress(OSError):  # one socket for both families, where the system supports it
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
+        return open_listener(host, port, backlog=BACKLOG, is_shared=is_shared)
     except OSError as error:
-        sock.close()
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             return None
         raise
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 async def accept_from(sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:

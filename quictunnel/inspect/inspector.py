@@ -16,10 +16,10 @@ from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
 from quictunnel.inspect.tap import TappedOrigin
 from quictunnel.inspect.web_app import Site
-from quictunnel.shared import unpatched
 from quictunnel.shared.address import format_address, on_this_machine
 from quictunnel.shared.event_loop import EventLoopThread
 from quictunnel.shared.http_server import HttpServer
+from quictunnel.shared.listening import open_listener
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.shared.web_security import WebGuard, is_loopback, name_of
 from quictunnel.transport import descriptors
@@ -129,18 +129,12 @@ class Inspector:
 def _listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises ConfigError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = unpatched.new_socket(family)
     try:
-        if os.name == "posix":  # on Windows, the option lets another program take the port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
+        sock = open_listener(host, port, backlog=BACKLOG, family=family)
     except OSError as error:
-        sock.close()
         raise ConfigError(
             f"The inspector cannot listen on {format_address(host, port)}: {error.strerror or error}. Choose "
             "another port, or 0 for any."
         ) from None
-    sock.setblocking(False)
     descriptors.set_close_on_fork(sock)
     return sock

@@ -69,13 +69,26 @@ def create_once(path: Path, content: bytes) -> None:
     _sync_directory(path.parent)
 
 
+def open_private(path: Path, flags: int = 0) -> int:
+    """Create a private file, and return its descriptor, which is open for writing.
+
+    Args:
+        path: path of the file; its directory exists.
+        flags: further flags of ``os.open``.
+
+    Raises:
+        OSError: the file exists or cannot be created.
+    """
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | flags, PRIVATE)
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a new private file for writing, and remove it if the body fails.
 
     Raises FileExistsError if the path exists, or another OSError.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), PRIVATE)
+    descriptor = open_private(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -52,9 +52,12 @@ def new_socket(family: int, kind: int = socket.SOCK_STREAM, protocol: int = 0) -
     return sock
 
 
-def getaddrinfo(host: str, port: int, *, kind: int, protocol: int) -> list[Any]:
+def getaddrinfo(
+    host: str, port: int, *, kind: int, protocol: int = 0, family: int = 0, flags: int = 0
+) -> list[Any]:
     """Query the system's resolver; blocks. Raises OSError."""
-    found: list[Any] = _original("socket", "getaddrinfo")(host, port, type=kind, proto=protocol)
+    query = _original("socket", "getaddrinfo")
+    found: list[Any] = query(host, port, family=family, type=kind, proto=protocol, flags=flags)
     return found
 
 

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.errors import ConfigError
+from quictunnel.shared.files import make_directory, open_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +59,7 @@ class Tracer:
         """Create the directory if it does not exist. Raises ConfigError when it cannot be written."""
         directory = self.directory
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(directory)
         except OSError as error:
             raise ConfigError(f"The qlog directory {directory} cannot be made: {error.strerror}.") from None
         if not os.access(directory, os.W_OK | os.X_OK):
@@ -119,7 +120,7 @@ class Trace:
         self.is_open = True
         self.is_cut = False
         """True if the trace ended early: at its size limit, or because the disk is full."""
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._descriptor = open_private(path, os.O_APPEND)
         self._gathered: list[str] = []
         self._size = 0
         self._written = 0

@@ -20,8 +20,8 @@ class ListeningPorts:
     def __init__(self) -> None:
         self.handles: list[ListeningSocket] = []
 
-    def listen(self, host: str, port: int) -> ListeningSocket | None:
-        """Return a new socket, or None if the port is taken (``edge_server.ingress.tcp_ports.listen``)."""
+    def try_listen(self, host: str, port: int) -> ListeningSocket | None:
+        """Return a new socket, or None if the port is taken (``edge_server.ingress.tcp_ports.try_listen``)."""
         if any(handle.port == port for handle in self.handles):
             return None
         return ListeningSocket(self, port)
@@ -56,7 +56,7 @@ class ListeningSocket:
     def dup(self) -> ListeningSocket:
         return ListeningSocket(self._ports, self.port)
 
-    def listen(self, backlog: int) -> None: ...
+    def try_listen(self, backlog: int) -> None: ...
 
     def close(self) -> None:
         self.server = None

@@ -10,7 +10,7 @@ from edge_server.certificates.acme.quota_file import QuotaFile
 from edge_server.certificates.acme.renewal import CertificateManager
 from edge_server.certificates.acme.store import CertificateFiles, folder_name
 from edge_server.certificates.acme.worker import OrderWorker
-from edge_server.ingress.tcp_ports import BACKLOG, listen
+from edge_server.ingress.tcp_ports import BACKLOG, try_listen
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
 from quictunnel.transport.tcp import start_server
@@ -115,7 +115,7 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     """Return a listening socket that an edge and its successor can share. Raises ConfigError."""
     host, port = address
     try:
-        sock = listen(host, port, is_shared=True)
+        sock = try_listen(host, port, is_shared=True)
     except OSError as error:
         raise ConfigError(f"--acme-http {host}:{port} cannot be used: {error.strerror or error}.") from None
     if sock is None:

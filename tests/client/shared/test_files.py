@@ -20,6 +20,7 @@ from quictunnel.shared.files import (
     ensure_file,
     make_directory,
     new_file,
+    open_private,
     own_directory,
     replace_file,
 )
@@ -338,3 +339,18 @@ class TestDirectories:
         (tmp_path / "link").symlink_to(tmp_path / "theirs")
         with pytest.raises(PermissionError, match="not a directory of this user alone"):
             own_directory(tmp_path / "link")
+
+
+@posix
+def test_an_opened_file_is_private_and_new(tmp_path):
+    before = os.umask(0)
+    try:
+        descriptor = open_private(tmp_path / "trace", os.O_APPEND)
+    finally:
+        os.umask(before)
+    os.write(descriptor, b"one")
+    os.close(descriptor)
+    assert mode(tmp_path / "trace") == 0o600
+    with pytest.raises(FileExistsError):
+        open_private(tmp_path / "trace")
+    assert (tmp_path / "trace").read_bytes() == b"one"

@@ -19,7 +19,7 @@ from edge_server.ingress.tcp_ports import (
     TcpPorts,
     _NumberSet,
     backlog_of,
-    listen,
+    try_listen,
 )
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def test_the_search_for_a_port_takes_as_long_when_few_are_left(clock, monkeypatc
     """Counted are the ports that are looked at; nothing listens."""
     looked: list[int] = []
     monkeypatch.setattr(
-        "edge_server.ingress.tcp_ports.listen", lambda _host, port: looked.append(port) or object()
+        "edge_server.ingress.tcp_ports.try_listen", lambda _host, port: looked.append(port) or object()
     )
     claimed = set(range(20_000, 30_000)) - {24_321}
     ports = TcpPorts(HOST, range(20_000, 30_000), clock)
@@ -256,7 +256,7 @@ def test_a_system_without_a_socket_to_give_is_no_port(ports, monkeypatch, caplog
     def no_socket(host: str, port: int) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("edge_server.ingress.tcp_ports.listen", no_socket)
+    monkeypatch.setattr("edge_server.ingress.tcp_ports.try_listen", no_socket)
     assert ports.take() == 0
     assert [record.getMessage() for record in caplog.records] == [
         "a listening socket could not be created: Too many open files"
@@ -264,14 +264,14 @@ def test_a_system_without_a_socket_to_give_is_no_port(ports, monkeypatch, caplog
 
 
 def test_ipv6():
-    sock = listen("::1", 0)
+    sock = try_listen("::1", 0)
     assert sock is not None
     with sock:
         socket.create_connection(("::1", sock.getsockname()[1])).close()
 
 
 def test_wildcard_listens_on_both_families():
-    sock = listen("::", 0)
+    sock = try_listen("::", 0)
     assert sock is not None
     with sock:
         for host in ("::1", "127.0.0.1"):
@@ -280,12 +280,12 @@ def test_wildcard_listens_on_both_families():
 
 def test_a_host_that_is_not_this_machine():
     with pytest.raises(OSError, match="assign requested address"):
-        listen("192.0.2.1", 0)
+        try_listen("192.0.2.1", 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not say")
 def test_the_length_of_a_queue_is_known():
-    sock = listen("127.0.0.1", 0)
+    sock = try_listen("127.0.0.1", 0)
     assert sock is not None
     with contextlib.ExitStack() as stack:
         stack.enter_context(sock)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_server.ingress.admission import Admission
-from edge_server.ingress.tcp_ports import ACCEPTS_PER_TURN, TcpPorts, accept_from, listen
+from edge_server.ingress.tcp_ports import ACCEPTS_PER_TURN, TcpPorts, accept_from, try_listen
 from edge_server.resources import descriptor_budget
 from edge_server.resources.descriptor_budget import (
     LOG_INTERVAL,
@@ -184,7 +184,7 @@ async def test_loop_turn_accepts_few_connections():
                 open_at_first.append(open_files())
             made.append(transport)
 
-    listening = listen("127.0.0.1", 0)
+    listening = try_listen("127.0.0.1", 0)
     assert listening is not None
     server = await accept_from(listening, Visitor)
     visitors = [socket.socket() for _ in range(300)]

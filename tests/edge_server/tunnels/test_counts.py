@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.auth.permissions import Identity, Permissions
-from edge_server.ingress.tcp_ports import listen
+from edge_server.ingress.tcp_ports import try_listen
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.registry import weight_of
 from edge_server.tunnels.tickets import Ticket
@@ -107,7 +107,7 @@ async def test_token_at_its_share_regains_everything_at_the_next_edge(
     services = build(tmp_path)
     ports: dict[str, int] = {}
     for number in range(80):
-        sock = listen("127.0.0.1", 0)
+        sock = try_listen("127.0.0.1", 0)
         assert sock is not None
         port = ports[f"n{number}"] = sock.getsockname()[1]
         await services.pending.add(TunnelRecord(f"n{number}", "a", 1, TunnelOptions(), port), sock)
