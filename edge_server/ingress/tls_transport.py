@@ -141,7 +141,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._phase is _Phase.HANDSHAKE:
             return False  # the raw transport closes itself
         if not self._records.finished and has_reported_error(self._raw) and not isinstance(self._raw, Remainder):
-            # The failed write tells whether this is an end; without one it is taken as a reset.
+            # A reset may look like a FIN here (tcp.has_reported_error). The error of a failed write, which comes
+            # soon, tells which it was. If none comes, abort.
             self._loop.call_later(POLL_INTERVAL, self._raw.abort)
             return True
         self._raw_ended = True

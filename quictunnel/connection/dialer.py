@@ -43,7 +43,7 @@ class Dialer:
     async def dial(self, dial_timeout: float = CONNECT_TIMEOUT) -> EdgeConnection:
         """Return a connection on which the edge has sent Welcome. When cancelled, nothing stays open.
 
-        Raises an Error, the last one, if all addresses fail.
+        Raises an Error if all addresses fail: the last one, but an EdgeIdentityError before any other.
 
         Args:
             dial_timeout: seconds for each address.
@@ -113,7 +113,7 @@ class Dialer:
             return connection
         if not isinstance(connection, Error | asyncio.CancelledError):
             raise connection
-        logger.info("dialling in parallel with the existing link: %s", str(connection) or "no longer needed")
+        logger.info("the dial in parallel with the existing link ended: %s", str(connection) or "no longer needed")
         return None
 
     async def _dial_address(self, address: Address, delay: float, dial_timeout: float) -> EdgeConnection:

@@ -203,8 +203,8 @@ class EdgeConnection:
         return self._link.stats().packets_acked > self._acked_before_ping
 
     def mark_suspect(self, seconds: float) -> None:
-        """Treat the link as unanswered for ``seconds`` until the edge answers: it may not survive what
-        happened."""
+        """Treat the link as if the edge had not answered for ``seconds`` already, until it answers: the suspension
+        of this machine may have ended it."""
         self._link.unanswered_for = max(self._link.unanswered_for, seconds)
         self.ping()
 
@@ -249,7 +249,10 @@ class EdgeConnection:
         """Handle the Welcome; pass on what follows."""
         if isinstance(message, Welcome):
             if not OLDEST_VERSION <= message.version <= PROTOCOL_VERSION:
-                raise ProtocolError(f"the edge wants to speak version {message.version}")
+                raise ProtocolError(
+                    f"the edge chose protocol version {message.version}; this client supports {OLDEST_VERSION} to "
+                    f"{PROTOCOL_VERSION}"
+                )
             self.welcome = message
             if message.resumed:
                 # At once, not when ``greet`` returns: the edge's ResumeState follows in the same batch of packets.

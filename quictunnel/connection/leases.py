@@ -67,7 +67,7 @@ class ClientLease:
     answer: asyncio.Future[PublicAddress]
     """The edge's first answer."""
     is_requested: bool = False
-    """True if a Bind was sent; a new session requests the lease again."""
+    """True while the lease is to be requested on each new session."""
     is_answered: bool = False
     """True if the edge has answered in the current session; if not, the next link of that session repeats the
     Bind."""

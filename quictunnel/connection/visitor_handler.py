@@ -84,9 +84,9 @@ class VisitorHandler:
         if now >= self._reported_full_at + FULL_INTERVAL and limit is not None:
             self._observe(
                 "warning",
-                f"Visitors are refused ({self._refused} since the last report): {self._capacity.reserved} are "
-                f"connected, and of the {limit} file descriptors that this program may have (ulimit -n) "
-                f"{reserve_of(limit)} are reserved for the program itself.",
+                f"Visitors are refused ({self._refused} since the last report): {self._capacity.reserved} have or "
+                f"wait for a connection, and of the {limit} file descriptors that this program may have (ulimit "
+                f"-n) {reserve_of(limit)} are kept free for the program itself.",
             )
             self._reported_full_at = now
             self._refused = 0

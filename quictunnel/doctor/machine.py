@@ -71,7 +71,7 @@ def check_open_files() -> Finding:
         return ok("open files", f"{soft}, enough for {soft - reserve_of(soft)} visitors at once")
     most = "a higher one" if hard == resource.RLIM_INFINITY else str(hard)
     kept = reserve_of(soft)
-    message = f"{soft}, enough for fewer than {soft - kept} visitors at once; {kept} are reserved for the program"
+    message = f"{soft}, enough for fewer than {soft - kept} visitors at once; {kept} are kept free for the program"
     return warn("open files", message, f"ulimit -n {most}")
 
 

@@ -2,10 +2,10 @@
 
 A connection ends for its peer when the last process that holds its socket closes it. A child that was forked for
 something else (``multiprocessing``, ``os.fork``) would keep every visitor's and origin's connection open, and a
-reset or an end of this side would be heard of when the child exits. Closing a copy tells the peer nothing.
+reset or an end of this side would be noticed only when the child exits. Closing a copy tells the peer nothing.
 
-The child closes numbers, and asks no transport and no event loop to do it: they share their epoll set with those
-of the parent, and what they would take out of it would be gone for the parent as well.
+The child closes descriptors by number and calls no transport and no event loop: they share their epoll set with
+those of the parent, and an entry that the child removed would be missing for the parent as well.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ class Link:
         self._handler.link_streams_available()
 
     def turn_ended(self) -> None:
-        """Tell the session that all events of a batch were told."""
+        """Tell the session that all events of a batch were reported."""
         if not self.is_down:
             self._handler.link_turn_ended()
 

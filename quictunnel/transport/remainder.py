@@ -1,8 +1,9 @@
-"""Bytes that a broken TCP connection had received and nobody has read: they are read before it is forgotten.
+"""Transport for the bytes that a broken TCP connection had received and nobody has read. They are read before the
+socket is closed.
 
-A write that fails makes an event loop close its transport at once, with all that the kernel has received in the
-same breath: the answer of a server that closed while it was still being sent to. The kernel keeps those bytes as
-long as the socket is open (tcp_recvmsg serves its queue before it tells of the error).
+A write that fails makes an event loop close its transport at once. Bytes that the kernel received at the same time
+would be lost: the answer of a server that closed while it was still being sent to. The kernel keeps those bytes as
+long as the socket is open (tcp_recvmsg serves its queue before it reports the error).
 """
 
 from __future__ import annotations

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from quictunnel.wire.numbers import StreamNumbers
 
 MAX_REMEMBERED: Final = 256
-"""Streams remembered that ended cleanly here, of which the peer may still wait for the last frame, because it was
-lost with the link: about those of one round trip. A stream beyond them is reset at the peer although all of it
-arrived."""
+"""Finished streams that are remembered, because the last frame to the peer may have been lost with the link: about
+those of one round trip. Older ones are reset at the peer although everything arrived."""
 
 
 class ResumeOwner(Protocol):
@@ -85,6 +84,7 @@ class ResumeExchange:
         entries = [stream.resume_entry() for stream in self._streams.values()]
         entries += self._ended
         if self._side is Side.EDGE:
+            # The number of the next stream, told apart by its limit of 0: the limit of a stream is never 0.
             entries.append((self._numbers.next, 0, 0, 0))
         for start in range(0, len(entries) or 1, MAX_RESUME_ENTRIES):
             part = entries[start : start + MAX_RESUME_ENTRIES]

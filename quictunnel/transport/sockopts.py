@@ -1,7 +1,7 @@
 """Options of a fresh UDP socket, platform by platform: buffers, no fragmentation, offloads.
 
-Only option numbers and the asking live here; reading and writing are in ``udp``. Everything here is optional:
-a system that refuses one leaves a slower socket, never a broken one.
+Only option numbers and the setting of options live here; reading and writing are in ``udp``. Each option is
+optional: if a system refuses it, the socket is slower, never broken.
 """
 
 from __future__ import annotations

@@ -404,7 +404,8 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
             and tcp.has_reported_error(self.transport)
             and not isinstance(self.transport, Remainder)
         ):
-            # A failed write, reported soon, tells whether this is an end. Without one it is taken for a reset.
+            # A reset may look like a FIN here (tcp.has_reported_error). The error of a failed write, which comes
+            # soon, tells which it was. If none comes, abort.
             asyncio.get_running_loop().call_later(POLL_INTERVAL, self.transport.abort)
             return True
         return super().eof_received()

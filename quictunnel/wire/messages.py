@@ -210,8 +210,8 @@ class Credits(Message, frozen=True, tag=8):
 
 
 class GoAway(Message, frozen=True, tag=9):
-    """Edge: announces its shutdown. No new visitors come on this session; open streams have ``grace`` seconds. The
-    client reconnects for a new session."""
+    """Edge: announces its shutdown. No new visitors come on this session, except those whose TLS handshake has
+    begun; open streams have ``grace`` seconds. The client reconnects for a new session."""
 
     grace: Annotated[int, msgspec.Meta(ge=0, le=MAX_GRACE)]
 
