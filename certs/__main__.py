@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from certs.authority import DevelopmentAuthority
+from edge_server.certificates.authority import DevelopmentAuthority
 from quictunnel.errors import Error
 from quictunnel.shared import output
 from quictunnel.shared.files import PUBLIC, replace_file
@@ -75,9 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = Path(__file__).parent / "out"
     parser.add_argument(
-        "--out", type=Path, default=default, metavar="DIR", help="directory of the files (%(default)s)"
+        "--out",
+        type=Path,
+        default=Path("dev-certs"),
+        metavar="DIR",
+        help="directory of the files (%(default)s, in the current directory)",
     )
     parser.add_argument("--domain", default="tunnel.localhost", help="the edge's domain (%(default)s)")
     parser.add_argument("names", nargs="*", metavar="NAME", help="further names or addresses of the QUIC endpoint")

@@ -18,7 +18,7 @@ from quictunnel.transport.udp import UdpSocket
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from certs.authority import DevelopmentAuthority
+    from edge_server.certificates.authority import DevelopmentAuthority
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.systemd import ActivatedSockets
 

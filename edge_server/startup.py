@@ -13,10 +13,10 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from certs.authority import DevelopmentAuthority
 from edge_server.admin.server import TOKEN_FILE as ADMIN_TOKEN_FILE
 from edge_server.admin.server import Admin, check_packages
 from edge_server.auth.token import new_operator_token
+from edge_server.certificates.authority import DevelopmentAuthority
 from edge_server.certificates.context_store import ContextStore
 from edge_server.clients.acceptor import ClientAcceptor
 from edge_server.clients.qlog import QlogRecorder

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from certs.authority import DevelopmentAuthority
+    from edge_server.certificates.authority import DevelopmentAuthority
     from edge_server.certificates.context_store import ContextStore
     from edge_server.clients.session import ClientSession
     from edge_server.config.edge_config import EdgeConfig

@@ -314,8 +314,17 @@ def test_shared_modules_import_nothing_else(module):
 
 
 @pytest.mark.parametrize("module", modules_of("certs"))
-def test_certificates_do_not_import_the_edge(module):
-    assert [name for name in imports(module) if is_in(name, "edge_server")] == []
+def test_the_certs_command_takes_only_the_authority_from_the_edge(module):
+    assert {name for name in imports(module) if is_in(name, "edge_server")} <= {
+        "edge_server.certificates.authority",
+        "edge_server.certificates.authority.DevelopmentAuthority",
+    }
+
+
+@pytest.mark.parametrize("module", modules_of("quictunnel", "edge_server"))
+def test_installed_packages_do_not_import_certs(module):
+    """certs/ is a command of the repository and not part of the wheel."""
+    assert [name for name in imports(module) if is_in(name, "certs")] == []
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from certs.authority import DevelopmentAuthority
+    from edge_server.certificates.authority import DevelopmentAuthority
 
 MAX_CONTEXTS: Final = 512
 """Contexts in the cache, about 20 KiB each. A context that was evicted is created again in a millisecond, and its

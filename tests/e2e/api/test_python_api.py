@@ -214,7 +214,7 @@ class TestConfiguration:
 
     def test_an_edge_of_another_authority(self, edge, tmp_path):
         """Said at once, not after a time-out."""
-        from certs.authority import DevelopmentAuthority
+        from edge_server.certificates.authority import DevelopmentAuthority
 
         stranger = DevelopmentAuthority.load_or_create(tmp_path)
         config = replace(edge.config, ca=stranger.certificate)

@@ -323,7 +323,7 @@ class TestEdge:
         assert all(isinstance(json.loads(line), dict) for line in log)
 
     def test_a_certificate_of_the_operators(self, tmp_path):
-        from certs.authority import DevelopmentAuthority
+        from edge_server.certificates.authority import DevelopmentAuthority
 
         authority = DevelopmentAuthority.load_or_create(tmp_path / "authority")
         chain, key = authority.issue(["*.own.localhost", "own.localhost"])
@@ -432,7 +432,7 @@ class TestEdgeRefuses:
             assert edge.stop() == 0
 
     def test_a_certificate_that_cannot_be_used(self, tmp_path):
-        from certs.authority import DevelopmentAuthority
+        from edge_server.certificates.authority import DevelopmentAuthority
 
         authority = DevelopmentAuthority.load_or_create(tmp_path / "authority")
         good, key = authority.issue(["*.tunnel.localhost"])

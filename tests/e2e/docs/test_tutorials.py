@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from certs.authority import DevelopmentAuthority
+from edge_server.certificates.authority import DevelopmentAuthority
 from tests.harness.netns import new_namespace
 from tests.harness.programs import need
 from tests.harness.tutorial_runner import Reader, steps_of

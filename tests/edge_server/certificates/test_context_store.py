@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from certs.authority import DevelopmentAuthority
 from edge_server.certificates import context_store
+from edge_server.certificates.authority import DevelopmentAuthority
 from edge_server.certificates.context_store import ContextStore
 from quictunnel.errors import ConfigError
 

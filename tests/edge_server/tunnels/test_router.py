@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from certs.authority import DevelopmentAuthority
 from edge_server.auth.permissions import Identity, Permissions
 from edge_server.certificates.acme.challenges import ALPN_PROTOCOL, ChallengeStore
+from edge_server.certificates.authority import DevelopmentAuthority
 from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert, ClientHello
 from edge_server.ingress.tls_listener import OVERLOADED, RedirectTarget, Route

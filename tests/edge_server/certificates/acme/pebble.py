@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from certs.authority import DevelopmentAuthority
+from edge_server.certificates.authority import DevelopmentAuthority
 from tests.harness.programs import free_port, need
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from certs.__main__ import main, write_all
-from certs.authority import MAX_NAMES, DevelopmentAuthority
+from edge_server.certificates.authority import MAX_NAMES, DevelopmentAuthority
 from quictunnel.errors import ConfigError, InvalidError
 
 
