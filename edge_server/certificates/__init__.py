@@ -1,1 +1,1 @@
-"""Certificates that visitors are met with, and their renewal by ACME."""
+"""Certificates presented to visitors, and their renewal by ACME."""

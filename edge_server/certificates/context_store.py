@@ -5,7 +5,7 @@ sends requests for all other names of its certificate over the same connection (
 wildcard certificate that would deliver one tenant's requests to another. Connections of http/1.1 are never shared
 like that, so one wildcard serves all names there.
 
-Must not know: sockets, leases, visitors.
+Does not depend on sockets, leases and visitors.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ class ContextStore:
         self._max_contexts = max_contexts
         self._files: list[_FileCertificate] = []
         self._issued: dict[str, _IssuedCertificate] = {}
-        """Issued certificates by their identifier. There may be a thousand, so they are indexed by host name:"""
+        """Issued certificates by their identifier."""
         self._by_name: dict[str, _IssuedCertificate] = {}
+        """Issued certificates by host name: an index, because there may be a thousand."""
         self._exact: dict[str, _IssuedCertificate] = {}
         """Certificates for exactly one name."""
         self._authority: DevelopmentAuthority | None = None

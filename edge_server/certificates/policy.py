@@ -24,7 +24,7 @@ class CertificatePolicy:
         return self.acme is None or self.acme.manager.covers_own_names or self.contexts.has_files
 
     def can_certify(self, host: str) -> bool:
-        """Return True if there is, or will be, a certificate for this host name alone."""
+        """Return True if a certificate that covers this host name exists, or can be obtained."""
         return self.acme is not None or self.contexts.is_development or self.contexts.covers(host, h2=False)
 
     def allows_h2(self, host: str, *, is_whole_domain: bool) -> bool:
@@ -37,7 +37,10 @@ class CertificatePolicy:
         return will_have_its_own or self.contexts.h2_allowed(host)
 
     def order_missing(self, host: str, owner: str, *, h2: bool) -> None:
-        """Have ACME order a certificate for a host name, unless one covers it; it is renewed if it was ordered."""
+        """Request a certificate for a host name from ACME, unless one covers it.
+
+        A name that was requested before is passed on again, so that it stays scheduled for renewal.
+        """
         if self.acme is None:
             return
         manager = self.acme.manager

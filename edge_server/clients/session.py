@@ -119,7 +119,7 @@ class ClientSession:
         for lease in self.bindings:
             lease.tunnel.stop_listening()
         if self.session.is_away:
-            self.give_up()
+            self.give_up("the edge drains")
         elif self.identity is None:
             self.end(SessionCode.GOING_AWAY)
         else:
@@ -150,10 +150,11 @@ class ClientSession:
         self._context.sessions.supersede(self)
         self.end(_superseded_code(self.session.version))
 
-    def give_up(self) -> None:
-        """End the session, which has been without a link for too long."""
+    def give_up(self, reason: str) -> None:
+        """End the session, which has no link. ``reason``: for the log."""
         self._context.sessions.given_up += 1
-        logger.info("client %s did not reconnect in time", self.identity.key if self.identity else "")
+        key = self.identity.key if self.identity else ""
+        logger.info("the session of client %s is ended without a link: %s", key, reason)
         self.session.end(Closed(CloseCause.TIMEOUT, 0, ""))
 
     # From the session (transport.session.SessionHandler).

@@ -33,6 +33,9 @@ MAX_SUPERSEDED: Final = 64
 """Superseded secrets that are remembered for each identity: more than there are processes with one ticket that are
 unreachable at the same time."""
 
+HOLD_EXPIRED: Final = "the client did not reconnect in time"
+"""Reason for the log."""
+
 
 class TableEntry(Protocol):
     """A session as the table uses it."""
@@ -42,8 +45,8 @@ class TableEntry(Protocol):
     digest: bytes
     """Digest of the session's secret, set by the table."""
 
-    def give_up(self) -> None:
-        """End a session that has no link."""
+    def give_up(self, reason: str) -> None:
+        """End a session that has no link. ``reason``: for the log."""
 
 
 SessionT = TypeVar("SessionT", bound=TableEntry)
@@ -70,7 +73,7 @@ class SessionTable(Generic[SessionT]):
         self.resumed = 0
         """Times that a session was resumed on another link."""
         self.given_up = 0
-        """Sessions that were ended without a link: not resumed in time, or ended to make room."""
+        """Sessions that were ended without a link: not resumed in time, to make room, or because the edge ends."""
         self.refused = 0
         """New sessions that were refused at the limit."""
 
@@ -135,7 +138,7 @@ class SessionTable(Generic[SessionT]):
     def link_lost(self, session: SessionT) -> None:
         """Note that a session has lost its link; it is ended after :attr:`hold` seconds."""
         loop = asyncio.get_running_loop()
-        self._away[session] = loop.call_later(self.hold, session.give_up)
+        self._away[session] = loop.call_later(self.hold, session.give_up, HOLD_EXPIRED)
         self._away_of.setdefault(_owner(session), {})[session] = None
         if len(self._away) > MAX_AWAY:
             self._give_up_oldest(self._most_away())
@@ -163,12 +166,12 @@ class SessionTable(Generic[SessionT]):
         return max(self._away_of, key=lambda owner: len(self._away_of[owner]))
 
     def _give_up_oldest(self, owner: str) -> None:
-        next(iter(self._away_of[owner])).give_up()
+        next(iter(self._away_of[owner])).give_up("no room for all sessions without a link")
 
     def give_up_all(self) -> None:
         """End every session without a link."""
         for session in tuple(self._away):
-            session.give_up()
+            session.give_up("the edge stops")
 
 
 def _owner(session: TableEntry) -> str:

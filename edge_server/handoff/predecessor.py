@@ -111,7 +111,7 @@ class HandoffListener:
             message, sockets = await channel.receive()
             close_all(sockets)
             if not isinstance(message, HandoffRequest) or message.version != VERSION:
-                await channel.send(HandoffRefusal("its version of the handoff protocol is another one"))
+                await channel.send(HandoffRefusal(f"this edge speaks version {VERSION} of the handoff protocol"))
             elif self._turn.locked():
                 await channel.send(HandoffRefusal("another edge is taking over already"))
             else:

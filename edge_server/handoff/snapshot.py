@@ -248,7 +248,7 @@ class NameSnapshot:
 
     def _write_entries(self, entries: list[SnapshotEntry], at: float, *, is_last: bool) -> None:
         if not self._store.write(entries, at=at, is_last=is_last):
-            self._warn(f"More names are held than {self._store.path} takes.")
+            self._warn(f"More names are held than {self._store.path} can store.")
         if not self._is_imported:
             self._legacy.remove()
             self._is_imported = True

@@ -97,7 +97,7 @@ class ConnectionRateLimiter:
         if self._behind_for >= (OVERLOAD_SECONDS if self.budget == math.inf else 1):
             self.budget = max(MIN_BUDGET, SHRINK_FACTOR * min(self.budget, self._admitted))
         elif self.budget < math.inf:
-            # A pause of a minute is enough for the smallest of budgets to end; the power is bounded by it.
+            # 60 idle seconds raise any budget above MAX_BUDGET, so the exponent stops there.
             has_refused = passed == 1 and self._seen > self._admitted
             self.budget *= SLOW_GROWTH_FACTOR if has_refused else GROWTH_FACTOR ** min(60, passed)
             if self.budget >= MAX_BUDGET:

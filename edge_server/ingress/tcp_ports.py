@@ -26,15 +26,16 @@ client whose network failed for a moment."""
 MAX_DRAWS: Final = 200
 """Ports to draw for one request. Unavailable ones are put aside: the next request does not draw them."""
 UNAVAILABLE_TIME: Final = 60.0
-"""Seconds for which a port is not drawn again that another program uses, or that somebody else owns."""
+"""Seconds for which a port that another program uses, or that somebody else owns, is not drawn again."""
 MAX_UNAVAILABLE_TRIES: Final = 20
 """Ports that were put aside to try again when no other is left: the program that used them may have ended."""
 BACKLOG: Final = 1024
 """Connections that the kernel queues while the edge is busy: half a second of what one core accepts. A client that
 finds the queue full retries after a second."""
 ACCEPTS_PER_TURN: Final = 8
-"""Connections that asyncio's own loop accepts in a turn (plus one, twice) before the first can be refused: their
-descriptors come out of the reserve. uvloop accepts one."""
+"""Backlog that is given to asyncio, which accepts as many connections and one more in one iteration of the loop.
+Two iterations pass before the first of them can be refused; until then they take descriptors that are
+kept free. uvloop accepts one connection."""
 
 _UNACKED: Final = 24
 """Offset of ``tcpi_unacked`` in Linux's ``struct tcp_info``: for a listening socket, the length of its queue."""
@@ -110,7 +111,7 @@ class TcpPorts:
         self._quarantined_of: dict[str, dict[int, None]] = {}
         """Quarantined ports by owner."""
         self._unavailable: dict[int, float] = {}
-        """Time by unavailable port until which it is not drawn, in order."""
+        """Unavailable ports, each with the time until which it is not drawn, in order."""
         self._drawable = _NumberSet(ports)
         self._random = random.SystemRandom()
 
@@ -219,7 +220,7 @@ class TcpPorts:
                 del self._quarantined_of[before]
 
     def _expire(self) -> None:
-        """Make ports available again whose time is over. Amortised over the calls that put them there."""
+        """Return ports whose time is over to the drawable ones. Amortised over the calls that put them there."""
         now = self._clock()
         for table in (self._quarantined, self._unavailable):
             while table:

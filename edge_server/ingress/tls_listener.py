@@ -281,7 +281,7 @@ class PendingConnection(asyncio.Protocol):
         reset(self._raw)
 
     def evict(self) -> None:
-        """Reset the connection, because its place was evicted."""
+        """Reset the connection, because the edge is overloaded: at its rate limit, or its place was evicted."""
         self._outcome = HandshakeOutcome.OVERLOADED
         reset(self._raw)
 

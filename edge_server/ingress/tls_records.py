@@ -5,7 +5,7 @@ largest flight for as long as the connection is idle. Sharing is safe for one re
 to it: **both BIOs are empty between any two calls**. Input that OpenSSL did not take is returned to the caller,
 and so is its output. Only ciphertext is ever in a BIO.
 
-Must not know: transports, protocols, timers.
+Does not depend on transports, protocols and timers.
 """
 
 from __future__ import annotations

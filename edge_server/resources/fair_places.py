@@ -150,7 +150,7 @@ class FairPlaces(Generic[Holder]):
         """Take a place for an address and for a tunnel of a token.
 
         Returns:
-            The holder that lost its place for it, which may be the new one; None if there was room.
+            The holder that was evicted, which may be the new one; None if a place was free.
         """
         self._add(holder, _Place((network_prefix(host), peer_prefix(host)), (owner, tunnel_name), self._clock()))
         if (

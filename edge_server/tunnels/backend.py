@@ -32,7 +32,8 @@ class TicketHolder:
     program: bytes = b""
     """``messages.BindV2.program``; empty if the client did not send it."""
     is_first_bind: bool = False
-    """True if that program had not held the name before, so it started later than any program that had."""
+    """True if this client got the name by its first Bind (``again`` False), so it is newer than every earlier
+    holder of the name."""
     since: float = field(default_factory=time.monotonic)
 
 

@@ -34,7 +34,8 @@ class TunnelFacts:
     program: bytes = b""
     """Program of its client (``messages.BindV2.program``); empty if the client did not send it."""
     is_first_bind: bool = False
-    """True if that program had not held the name before, so it started later than any program that had."""
+    """True if this client got the name by its first Bind (``again`` False), so it is newer than every earlier
+    holder of the name."""
     is_pool: bool = False
     backends: int = 1
     """Clients that serve it; 0 while it is kept for a client that has not reconnected yet."""

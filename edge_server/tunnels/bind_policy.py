@@ -81,7 +81,7 @@ class Grant:
     program: bytes
     """Random ID of the client, by which its retries are recognised; empty if it sent none."""
     is_first_bind: bool
-    """True if this program had not held the name when it first bound it."""
+    """As in ``bind_facts.TunnelFacts``."""
 
 
 class Refusal(NamedTuple):
@@ -162,7 +162,7 @@ class BindCheck:
 
     @property
     def has_stale_ticket(self) -> bool:
-        """Return True if a newer process holds the tunnel with this ticket or a newer one."""
+        """Return True if the name is held by a client that was started later, with this ticket or a newer one."""
         ticket, bind, target = self.ticket, self.bind, self.takeover_target
         if ticket is None or target is None:
             return False
@@ -450,13 +450,13 @@ def _generation_before(check: BindCheck) -> int:
 
 
 def _is_same_program(bind: Bind, held: TunnelFacts) -> bool:
-    """Return True if a program requests a name that it holds itself: the response with its latest ticket was
-    lost."""
+    """Return True if the client holds the name itself, in another session: the response with its latest ticket
+    was lost."""
     return isinstance(bind, BindV2) and bind.program != b"" and bind.program == held.program
 
 
 def is_older_program(bind: Bind, ticket: Ticket, held: TunnelFacts) -> bool:
-    """Return True if a program requests a name again that a process holds which was started later with its ticket.
+    """Return True if the name is held by a client that was started later, with the same ticket.
 
     The generations alone do not show this after a restart of the edge, because the tickets of both may have been
     counted separately.

@@ -155,7 +155,9 @@ def addresses_from(server: tuple[str, int]) -> Callable[[str], Awaitable[frozens
         import dns.asyncresolver  # noqa: PLC0415 - an optional package
         import dns.exception  # noqa: PLC0415 - likewise
     except ImportError:
-        raise ConfigError("--resolver needs a package that is not here: pip install 'quictunnel[edge]'") from None
+        raise ConfigError(
+            "--resolver needs dnspython, which is not installed: pip install 'quictunnel[edge]'"
+        ) from None
     resolver = dns.asyncresolver.Resolver(configure=False)
     try:
         # dnspython requires a numeric address.

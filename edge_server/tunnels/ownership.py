@@ -34,8 +34,8 @@ MAX_CLAIMS: Final = 100
 """Names and ports together that one identity may claim: as many as a session may hold. Without a limit, one
 identity could claim all good names."""
 MAX_PENDING: Final = 10_000
-"""Names with events that are not written yet, of which an owner has its share. More events, in half a second or
-while the database cannot be written, are discarded."""
+"""Names with unwritten events; each owner may have its share of them. Events beyond that are dropped: within half
+a second, or while the database cannot be written."""
 
 
 class HeldTunnel(Protocol):
@@ -130,7 +130,7 @@ class NameOwnership:
             event: as in ``HistoryEntry.of``.
             held: the tunnel that has the name.
             host: address of its client; empty where none takes part.
-            visitors: visitors that the client has served that releases the name.
+            visitors: number of visitors that the client served, if it releases the name.
         """
         owner = held.owner
         fresh = HistoryEntry.of(

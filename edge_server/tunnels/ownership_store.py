@@ -1,4 +1,4 @@
-"""The database of claims, which names keep through restarts and crashes, and the history of names by day."""
+"""The database of claims, which survive restarts and crashes, and of the history of names by day."""
 
 from __future__ import annotations
 

@@ -89,8 +89,8 @@ class PendingTunnels:
             await tunnel.port.listen(tunnel.tcp_visitor)
 
     def last_connected(self, tunnel: Tunnel) -> float:
-        """Return the time at which the client of a kept tunnel was last connected (time.time, by today's
-        clock)."""
+        """Return the time at which the client of a kept tunnel was last connected (time.time, on the
+        current wall clock)."""
         return time.time() - (time.monotonic() - self._waits[tunnel].last_connected)
 
     def stop_waiting(self, tunnel: Tunnel) -> None:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class PublicPort:
-    """A listening socket. Call :meth:`listen` in any case: it closes the socket if the port was stopped before."""
+    """A listening socket. Call :meth:`listen` always, even after :meth:`stop`: it then closes the socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         descriptors.set_close_on_fork(sock)

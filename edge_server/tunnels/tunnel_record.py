@@ -27,7 +27,8 @@ class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
     program: bytes = b""
     """Program of its client (``messages.BindV2.program``); empty if the client did not send it."""
     is_first_bind: bool = False
-    """True if that program had not held the name before, so it started later than any program that had."""
+    """True if this client got the name by its first Bind (``again`` False), so it is newer than every earlier
+    holder of the name."""
 
     @classmethod
     def of(cls, tunnel: Tunnel, port: int) -> Self:

@@ -26,7 +26,7 @@ class FakeSession:
         self.is_over = False
         self._sessions = sessions
 
-    def give_up(self) -> None:
+    def give_up(self, reason: str) -> None:
         self.is_over = True
         self._sessions.remove(self)  # type: ignore[arg-type]
 
@@ -76,7 +76,7 @@ async def test_token_cannot_take_all_sessions(rig: SessionTableRig):
     assert len(list(until_refused(rig, "bad"))) == 80
     assert rig.table.refused == 1
     assert len(list(until_refused(rig, "good"))) >= 2
-    rig.sessions["bad"][0].give_up()
+    rig.sessions["bad"][0].give_up("test")
     rig.connect("another")
 
 
@@ -138,7 +138,7 @@ async def test_superseded_session_gives_its_place_back(rig: SessionTableRig):
     session = rig.connect("a")
     rig.table.supersede(session)  # type: ignore[arg-type]
     assert rig.table.shares.used == 1, "it is not over yet"
-    session.give_up()
+    session.give_up("test")
     assert rig.table.shares.used == 0
 
 
@@ -148,7 +148,7 @@ async def test_superseded_secrets_are_forgotten_with_their_token(rig: SessionTab
         session = FakeSession(rig.table, key)
         secrets[key] = rig.table.add(session)  # type: ignore[arg-type]
         rig.table.supersede(session)  # type: ignore[arg-type]
-        session.give_up()
+        session.give_up("test")
     rig.table.forget_superseded(lambda key: key == "b")
     assert rig.table.is_superseded(secrets["a"], "a")
     assert not rig.table.is_superseded(secrets["b"], "b")
@@ -161,8 +161,8 @@ async def test_ended_sessions_leave_nothing(rig: SessionTableRig):
             rig.leave(session)
         if number % 4 == 1:
             rig.reconnect(session)
-        session.give_up()
-        session.give_up()
+        session.give_up("test")
+        session.give_up("test")
     sessions = rig.table
     assert len(sessions) == sessions.away == sessions.shares.used == 0
     assert not sessions._away_of

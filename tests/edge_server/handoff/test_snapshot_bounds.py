@@ -67,7 +67,7 @@ async def test_more_names_than_there_is_room_for(runs: EdgeRuns, caplog: pytest.
     for is_last in (False, True):
         await edge.write(is_last=is_last)
     (warning,) = warnings(caplog)
-    assert warning.startswith(f"More names are held than {runs.path} takes. After a restart, visitors")
+    assert warning.startswith(f"More names are held than {runs.path} can store. After a restart, visitors")
     written = runs.written()
     assert len(written) == MAX_WEIGHT
     assert "other" in written
