@@ -74,7 +74,7 @@ class Sink:
     def streams_available(self) -> None:
         """Ignored."""
 
-    def turn_ended(self) -> None:
+    def batch_ended(self) -> None:
         """Ignored."""
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:

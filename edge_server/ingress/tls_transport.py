@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.tls_records import TlsProtocolError
 from quictunnel.transport import descriptors
-from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.splice import POLL_INTERVAL, TlsSplice
 from quictunnel.transport.tcp import end_writing, has_reported_error, reset
+from quictunnel.transport.unread_bytes import UnreadBytesTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -140,7 +140,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Handle the visitor's FIN. Return True to keep the raw transport open."""
         if self._phase is _Phase.HANDSHAKE:
             return False  # the raw transport closes itself
-        if not self._records.finished and has_reported_error(self._raw) and not isinstance(self._raw, Remainder):
+        if (
+            not self._records.finished
+            and has_reported_error(self._raw)
+            and not isinstance(self._raw, UnreadBytesTransport)
+        ):
             # A reset may look like a FIN here (tcp.has_reported_error). The error of a failed write, which comes
             # soon, tells which it was. If none comes, abort.
             self._loop.call_later(POLL_INTERVAL, self._raw.abort)
@@ -166,7 +170,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end to the application, after unread bytes if some are left."""
         descriptors.clear_close_on_fork(self._raw.get_extra_info("socket"))
-        if self._read_remainder(exc):
+        if self._read_unread_bytes(exc):
             return
         if self._eof_due and self._phase is _Phase.OPEN:
             self._deliver_eof()  # its close_notify came before the connection broke
@@ -179,14 +183,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if protocol is not None:
             protocol.connection_lost(exc)
 
-    def _read_remainder(self, error: Exception | None) -> bool:
+    def _read_unread_bytes(self, error: Exception | None) -> bool:
         """Continue reading from a broken connection that has unread bytes. Return True if there are any."""
         if self._phase is not _Phase.OPEN or self._records.peer_finished or self._raw_ended:
             return False
         splice = self._protocol if isinstance(self._protocol, TlsSplice) else None
-        if splice is not None and not splice.wants_remainder:
+        if splice is not None and not splice.wants_unread_bytes:
             return False
-        rest = Remainder.take(self._raw, self, error)
+        rest = UnreadBytesTransport.take(self._raw, self, error)
         if rest is None:
             return False
         self._raw = rest
@@ -299,8 +303,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._loop.call_soon(protocol.connection_lost, error)
         self._phase = _Phase.LOST
         alert = error.alert if isinstance(error, TlsProtocolError) else b""
-        if not alert or self._blocked or self._records.finished or isinstance(self._raw, Remainder):
-            reset(self._raw)  # a remainder cannot be written to
+        if not alert or self._blocked or self._records.finished or isinstance(self._raw, UnreadBytesTransport):
+            reset(self._raw)  # a transport of unread bytes cannot be written to
         elif self._on_handshake_done is not None:
             LingeringClose(self._raw, alert, loop=self._loop, on_closed=self._on_closed)
         else:

@@ -62,7 +62,7 @@ def quic_error(address: Address) -> str:
     the engine's packets are sent. Blocks for a millisecond if it does, for at most 1.5 seconds otherwise.
     """
     host, port = address[:2]
-    result = probe_server(address, rounds=PROBE_ROUNDS, whole=False)
+    result = probe_server(address, rounds=PROBE_ROUNDS, forbid_fragments=False)
     detail = f": {result.detail}" if result.detail else ""
     match result.answer:
         case Answer.QUIC:

@@ -207,9 +207,9 @@ class _FirstByte:
         """Pass on that the stream can be written again."""
         self._splice.stream_room()
 
-    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
+    def stream_lost(self, code: StreamCode, unconsumed: list[bytes | memoryview] | None) -> None:
         """Pass the loss on."""
-        self._splice.stream_lost(code, untaken)
+        self._splice.stream_lost(code, unconsumed)
 
 
 class VisitorLog:

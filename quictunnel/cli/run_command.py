@@ -137,10 +137,7 @@ def launch(
     """
     port = port_of(program, os.environ, port)
     config = load_config(edge=edge, ca=ca, token_file=token_file)
-    if is_listening(port):
-        raise InvalidError(
-            f"Port {port} is already in use by another program: stop that, or give {program[0]} another port."
-        )
+    check_port_is_free(port, program[0])
     inbox = Inbox()
     child: Child | None = None
 
@@ -152,12 +149,8 @@ def launch(
     interrupts = Interrupts(inbox, exit_process)
     with interrupts.installed(), contextlib.ExitStack() as stack:
         with interrupts.delayed():
-            child = Child(
-                program,
-                environment(os.environ, port),
-                stdout=sys.stderr if as_json else None,  # stdout is for JSON events
-                when_ended=inbox.stop,
-            )
+            output = sys.stderr if as_json else None  # stdout is for JSON events
+            child = Child(program, environment(os.environ, port), stdout=output, when_ended=inbox.stop)
             stack.callback(child.stop)
         with forward_signals(child, interrupts):
             wait_for_program(child, port, wait or DEFAULT_WAIT)
@@ -171,6 +164,14 @@ def launch(
                 )
         status = child.status
     return STOPPED if status is None else report_end(child, status, port, was_open=interrupts.is_serving)
+
+
+def check_port_is_free(port: int, program: str) -> None:
+    """Raise InvalidError if somebody listens on the port already."""
+    if is_listening(port):
+        raise InvalidError(
+            f"Port {port} is already in use by another program: stop that, or give {program} another port."
+        )
 
 
 def report_end(child: Child, status: int, port: int, *, was_open: bool) -> int:

@@ -144,11 +144,7 @@ def load(
     if not found.edge:
         raise ConfigError(NOTHING_CONFIGURED)
     if not found.token:
-        source = found.source[0].upper() + found.source[1:]
-        raise ConfigError(
-            f"{source} names the edge {short_repr(found.edge)} but no token: set {TOKEN} to the token that this "
-            "edge gave you (an edge in development writes it into client.env in its state directory)."
-        )
+        raise _missing_token_error(found.source, found.edge)
     parse_address(found.edge, what=f"the edge in {found.source}")
     if found.ca:
         read_authority(found.ca, found.source)
@@ -160,6 +156,13 @@ def load(
         congestion=environ.get(CONGESTION) or "auto",
         qlog=qlog_of(environ),
         source=found.source,
+    )
+
+
+def _missing_token_error(source: str, edge: str) -> ConfigError:
+    return ConfigError(
+        f"{source[0].upper()}{source[1:]} names the edge {short_repr(edge)} but no token: set {TOKEN} to the "
+        "token that this edge gave you (an edge in development writes it into client.env in its state directory)."
     )
 
 

@@ -37,7 +37,7 @@ from quictunnel.wire.messages import AnyMessage, GoAway, Hello, Welcome
 
 if TYPE_CHECKING:
     from quictunnel.config.client_config import ClientConfig
-    from quictunnel.transport.engine import Address
+    from quictunnel.transport.engine import Address, Engine
     from quictunnel.transport.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -124,14 +124,7 @@ class EdgeConnection:
         """True once the secret of a session was sent: the edge may resume it although its answer is lost."""
         udp = UdpSocket.bind(wildcard(address))
         try:
-            settings = EngineSettings(
-                is_server=False,
-                alpn=ALPN,
-                authority=config.ca,
-                largest_datagram=udp.largest_datagram,
-                congestion=config.congestion,
-            )
-            engine = create_engine(settings, config.engine)
+            engine = _client_engine(config, udp.largest_datagram)
             self.engine = engine.name
             self._endpoint = Endpoint(engine, udp)
             if config.qlog is not None:
@@ -309,6 +302,23 @@ class EdgeConnection:
         self._end = error
         if not self._greeted.done():
             self._greeted.set_exception(error)
+
+
+def _client_engine(config: ClientConfig, largest_datagram: int) -> Engine:
+    """Return a QUIC engine for one connection to the edge.
+
+    Args:
+        config: the client's configuration.
+        largest_datagram: bytes of the largest datagram that the socket can send.
+    """
+    settings = EngineSettings(
+        is_server=False,
+        alpn=ALPN,
+        authority=config.ca,
+        largest_datagram=largest_datagram,
+        congestion=config.congestion,
+    )
+    return create_engine(settings, config.engine)
 
 
 def explain(closed: Closed, edge: str, *, welcome: Welcome | None) -> Error:

@@ -138,7 +138,7 @@ def _unreached(
         return fail("udp", f"the server at {where} is not a QUIC server", "Correct QUICTUNNEL_EDGE.")
     if answers == {Answer.NO_ROUTE}:
         return fail("udp", f"there is no route to {where}{detail}", "Is this machine online? Check `ip route`.")
-    if any(probe_server(address, whole=False).answer is Answer.QUIC for address in addresses):
+    if any(probe_server(address, forbid_fragments=False).answer is Answer.QUIC for address in addresses):
         return fail(
             "udp",
             f"{where} answers, but datagrams of {SMALLEST} bytes, which QUIC needs, do not arrive unfragmented",

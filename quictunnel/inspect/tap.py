@@ -89,7 +89,7 @@ class TappedSplice(TcpSplice):
         self._request.ended()
         super().stream_end()
 
-    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
+    def stream_lost(self, code: StreamCode, unconsumed: list[bytes | memoryview] | None) -> None:
         """Report the reset of the stream."""
         self._tap.closed(f"The visitor's connection was reset ({code.name.lower()}).")
-        super().stream_lost(code, untaken)
+        super().stream_lost(code, unconsumed)

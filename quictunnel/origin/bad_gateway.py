@@ -93,7 +93,7 @@ class BadGateway:
     def stream_room(self) -> None:
         """Do nothing: the response is far smaller than any window."""
 
-    def stream_lost(self, code: StreamCode, untaken: object) -> None:  # noqa: ARG002 - no origin to close
+    def stream_lost(self, code: StreamCode, unconsumed: object) -> None:  # noqa: ARG002 - no origin to close
         """Stop the timer of a stream that was reset."""
         self._cancel()
 

@@ -70,7 +70,7 @@ class ConnectionHandler(Protocol):
     def streams_available(self) -> None:
         """Handle a raised limit of streams."""
 
-    def turn_ended(self) -> None:
+    def batch_ended(self) -> None:
         """Handle the end of a batch of events, once: send what was held back to be sent together. Not
         called after :meth:`closed`."""
 
@@ -355,7 +355,7 @@ class Endpoint:
             handler = self._handlers.get(connection)
             if handler is not None:
                 try:
-                    handler.turn_ended()
+                    handler.batch_ended()
                 except Exception as error:  # noqa: BLE001  as above
                     self._handler_failed(connection, error)
 

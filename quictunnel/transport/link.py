@@ -74,7 +74,7 @@ class LinkHandler(Protocol):
     def link_streams_available(self) -> None:
         """Handle a raised limit of streams."""
 
-    def link_turn_ended(self) -> None:
+    def link_batch_ended(self) -> None:
         """Handle the end of a batch of events: queue now what is to be sent because of them."""
 
     def link_down(self, closed: Closed) -> None:
@@ -91,7 +91,7 @@ class IgnoringLinkHandler:
         return _IGNORED
 
     def link_streams_available(self) -> None: ...
-    def link_turn_ended(self) -> None: ...
+    def link_batch_ended(self) -> None: ...
     def link_down(self, closed: Closed) -> None: ...
 
 
@@ -135,7 +135,7 @@ class Link:
         assert self._connection is not None
         return self._connection
 
-    def serve(self, handler: LinkHandler) -> None:
+    def set_handler(self, handler: LinkHandler) -> None:
         """Replace the callbacks: a session that lost its link continues on this one."""
         self._handler = handler
 
@@ -242,10 +242,10 @@ class Link:
         """Tell the session that the peer allows more streams."""
         self._handler.link_streams_available()
 
-    def turn_ended(self) -> None:
+    def batch_ended(self) -> None:
         """Tell the session that all events of a batch were reported."""
         if not self.is_down:
-            self._handler.link_turn_ended()
+            self._handler.link_batch_ended()
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:
         """Tell the session that the link is down."""

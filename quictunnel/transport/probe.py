@@ -43,7 +43,7 @@ class Answer(enum.Enum):
     QUIC = "a QUIC server answers"
     REFUSED = "the port is closed"
     NOT_QUIC = "what answers is no QUIC server"
-    SILENCE = "nothing answers"
+    NO_ANSWER = "nothing answers"
     FORBIDDEN = "this machine does not let UDP out"
     NO_ROUTE = "there is no way to that address"
 
@@ -75,7 +75,7 @@ def probe_server(
     sizes: Sequence[int] = (SMALLEST,),
     *,
     rounds: Sequence[float] | None = None,
-    whole: bool = True,
+    forbid_fragments: bool = True,
 ) -> ProbeAnswer:
     """Send probes until all sizes are answered or the rounds are over.
 
@@ -83,7 +83,7 @@ def probe_server(
         address: the server.
         sizes: UDP payload sizes of the probes.
         rounds: seconds to wait after each round; ``ROUNDS`` by default.
-        whole: forbid fragmentation, as a connection does.
+        forbid_fragments: forbid IP fragmentation, as a connection does.
 
     Returns:
         The result. Errors of the network are part of it and are not raised.
@@ -92,7 +92,7 @@ def probe_server(
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            if whole:
+            if forbid_fragments:
                 sockopts.forbid_fragments(sock)
             sock.connect(address)
             sock.setblocking(False)
@@ -173,4 +173,4 @@ def _failure(state: _State) -> ProbeAnswer:
         return ProbeAnswer(Answer.NO_ROUTE, detail=fault.strerror or str(fault))
     if state.other:
         return ProbeAnswer(Answer.NOT_QUIC)
-    return ProbeAnswer(Answer.SILENCE, detail="" if fault is None else fault.strerror or str(fault))
+    return ProbeAnswer(Answer.NO_ANSWER, detail="" if fault is None else fault.strerror or str(fault))

@@ -141,14 +141,14 @@ class Session:
         """Continue on this link, whose other end knows the session. A former link is closed: the later one
         wins."""
         old, self.link, self._handler = self.link, link, handler
-        old.serve(IgnoringLinkHandler())
+        old.set_handler(IgnoringLinkHandler())
         old.streams.clear()
         if not old.is_down:
             old.close(SessionCode.REPLACED)
         if not self.is_away:
             self._leave_link()
         self.is_away = False
-        link.serve(self)
+        link.set_handler(self)
 
     def send_resume_state(self) -> None:
         """Send the offsets of every stream: the first message of the session after Hello or Welcome."""
@@ -224,7 +224,7 @@ class Session:
         self._exchange.open_again()
         self._handler.session_streams_available()
 
-    def link_turn_ended(self) -> None:
+    def link_batch_ended(self) -> None:
         """Send the credit that is due."""
         self._credit_sender.flush()
 

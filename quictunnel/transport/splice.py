@@ -12,8 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Final, cast
 
 from quictunnel.transport import descriptors, tcp
-from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.stream_sender import MAX_DISCARDED
+from quictunnel.transport.unread_bytes import UnreadBytesTransport
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -58,16 +58,16 @@ class Splice(asyncio.BaseProtocol):
     """
 
     __slots__ = (
+        "_awaits_join",
         "_early",
         "_ended",
         "_finished",
-        "_held",
         "_on_connected",
         "_paused",
+        "_poll_timer",
         "_stream",
         "_transport",
         "_uncredited",
-        "_watch",
         "has_delivered_all",
         "is_complete",
         "is_refused",
@@ -97,11 +97,11 @@ class Splice(asyncio.BaseProtocol):
         """True if the TCP connection was reset without having been joined."""
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
-        self._held = False
+        self._awaits_join = False
         """True while reading is paused until :meth:`join`."""
         self._early: list[bytes | memoryview] | None = None
         """Bytes read before the join, in one iteration of the loop."""
-        self._watch: asyncio.TimerHandle | None = None
+        self._poll_timer: asyncio.TimerHandle | None = None
         self._paused = False
         """True while the transport's write buffer is above its high-water mark."""
         self._uncredited = 0
@@ -140,8 +140,8 @@ class Splice(asyncio.BaseProtocol):
             stream.write(early)
         if self._ended:
             stream.finish()
-        if self._held and not self._transport.is_closing():
-            self._held = False
+        if self._awaits_join and not self._transport.is_closing():
+            self._awaits_join = False
             if stream.room:
                 self._transport.resume_reading()
             else:
@@ -169,7 +169,7 @@ class Splice(asyncio.BaseProtocol):
         if self._stream is None:
             # uvloop starts to read after this method in any case, so the pause comes one iteration later; by then
             # it may have read once.
-            asyncio.get_running_loop().call_soon(self._hold)
+            asyncio.get_running_loop().call_soon(self._pause_until_join)
 
     def received(self, data: bytes) -> None:
         """Handle bytes read from the transport."""
@@ -185,7 +185,7 @@ class Splice(asyncio.BaseProtocol):
             stream.write(data)
             if self.throttle is not None:
                 self.throttle.received(len(data), self.stream_room)
-            if not stream.room or (self.throttle is not None and self.throttle.holds_reading):
+            if not stream.room or (self.throttle is not None and self.throttle.pauses_reading):
                 self.transport.pause_reading()
                 self._poll_later()
 
@@ -207,12 +207,12 @@ class Splice(asyncio.BaseProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
             descriptors.clear_close_on_fork(self._transport.get_extra_info("socket"))
-        if self._reads_remainder(exc):
+        if self._read_unread_bytes(exc):
             return
         stream = self._stream
         self._transport = None
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
         if self.throttle is not None:
             self.throttle.close()
         if stream is not None and exc is None and not stream.receive_done and self._waits_for_throttle_alone:
@@ -228,20 +228,20 @@ class Splice(asyncio.BaseProtocol):
                 return
         self._report_closed()
 
-    def _reads_remainder(self, error: Exception | None) -> bool:  # noqa: ARG002 - for the subclasses
+    def _read_unread_bytes(self, error: Exception | None) -> bool:  # noqa: ARG002 - for the subclasses
         """Continue to read the bytes that the kernel still holds after a failed write. Return False if there are
         none."""
         return False
 
     @property
-    def wants_remainder(self) -> bool:
+    def wants_unread_bytes(self) -> bool:
         """Return True if bytes that the TCP peer has sent can still be delivered after a failed write."""
         return self._stream is not None and not self._stream.is_over and not self._ended
 
     def writing_failed(self) -> None:
         """Handle a failed write: no more bytes are sent to the TCP peer; those that it has sent are still read."""
         self._paused = False
-        assert self._stream is not None, "wants_remainder is True"
+        assert self._stream is not None, "wants_unread_bytes is True"
         self._stream.stop()
         if (
             self._stream.request_room()
@@ -294,20 +294,20 @@ class Splice(asyncio.BaseProtocol):
 
     def stream_room(self) -> None:
         if self.throttle is not None and (
-            self.throttle.holds_reading or self._stream is None or not self._stream.request_room()
+            self.throttle.pauses_reading or self._stream is None or not self._stream.request_room()
         ):
             return
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
+    def stream_lost(self, code: StreamCode, unconsumed: list[bytes | memoryview] | None) -> None:
         self._stream = None
         transport = self._transport
         if transport is None:
             return
-        if untaken is not None and self.on_refused is not None and not transport.is_closing():
-            self._early = untaken
-            self._held = True
+        if unconsumed is not None and self.on_refused is not None and not transport.is_closing():
+            self._early = unconsumed
+            self._awaits_join = True
             transport.pause_reading()
             if self.on_refused(self, code):
                 return
@@ -324,20 +324,20 @@ class Splice(asyncio.BaseProtocol):
 
     # Internal.
 
-    def _hold(self) -> None:
+    def _pause_until_join(self) -> None:
         if self._stream is None and self._transport is not None and not self._transport.is_closing():
-            self._held = True
+            self._awaits_join = True
             self._transport.pause_reading()
             self._poll_later()
 
     def _poll_later(self) -> None:
         """Check from time to time whether the connection was reset, which is not noticed while nothing is read."""
-        if self._watch is None and self._transport is not None:
+        if self._poll_timer is None and self._transport is not None:
             seconds = PENDING_POLL_INTERVAL if self._stream is None else POLL_INTERVAL
-            self._watch = asyncio.get_running_loop().call_later(seconds, self._poll)
+            self._poll_timer = asyncio.get_running_loop().call_later(seconds, self._poll)
 
     def _poll(self) -> None:
-        self._watch = None
+        self._poll_timer = None
         transport = self._transport
         if transport is None or transport.is_closing() or (transport.is_reading() and not self._ended):
             return
@@ -350,7 +350,7 @@ class Splice(asyncio.BaseProtocol):
 
     def _credit(self) -> None:
         stream = self._stream
-        if stream is None or (self.throttle is not None and (self.throttle.holds_credit or self._paused)):
+        if stream is None or (self.throttle is not None and (self.throttle.withholds_credit or self._paused)):
             return
         if self._uncredited:
             size, self._uncredited = self._uncredited, 0
@@ -402,7 +402,7 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
         if (
             not self._finished
             and tcp.has_reported_error(self.transport)
-            and not isinstance(self.transport, Remainder)
+            and not isinstance(self.transport, UnreadBytesTransport)
         ):
             # A reset may look like a FIN here (tcp.has_reported_error). The error of a failed write, which comes
             # soon, tells which it was. If none comes, abort.
@@ -410,10 +410,10 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
             return True
         return super().eof_received()
 
-    def _reads_remainder(self, error: Exception | None) -> bool:
-        if not self.wants_remainder or self._transport is None:
+    def _read_unread_bytes(self, error: Exception | None) -> bool:
+        if not self.wants_unread_bytes or self._transport is None:
             return False
-        rest = Remainder.take(self._transport, self, error)
+        rest = UnreadBytesTransport.take(self._transport, self, error)
         if rest is None:
             return False
         self._transport = rest

@@ -405,12 +405,12 @@ class Stream:
     def lose(self, code: StreamCode) -> None:
         """Abort a stream that the peer, the link or a deadline ended, and call the consumer's ``stream_lost``."""
         if not self.is_over:
-            consumer, untaken = self._consumer, self._untaken(code)
+            consumer, unconsumed = self._consumer, self._unconsumed(code)
             self.abort(code)
             if consumer is not None:
-                consumer.stream_lost(code, untaken)
+                consumer.stream_lost(code, unconsumed)
 
-    def _untaken(self, code: StreamCode) -> list[bytes | memoryview] | None:
+    def _unconsumed(self, code: StreamCode) -> list[bytes | memoryview] | None:
         """Return all bytes that were written, if the peer consumed none of them; None otherwise."""
         buffer = self._sender.buffer
         is_touched = buffer.base or self.is_stopped or self.receive_window.received or self._end_arrived

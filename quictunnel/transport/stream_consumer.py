@@ -20,11 +20,11 @@ class StreamConsumer(Protocol):
     def stream_room(self) -> None:
         """Write again: ``Stream.room`` is above zero."""
 
-    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
+    def stream_lost(self, code: StreamCode, unconsumed: list[bytes | memoryview] | None) -> None:
         """Handle a stream that was lost without a clean end. No call follows.
 
         Args:
             code: the reason.
-            untaken: everything that was written, if the peer guarantees that none of it was consumed: it may be
+            unconsumed: everything that was written, if the peer guarantees that none of it was consumed: it may be
                 written to another stream. Else None.
         """

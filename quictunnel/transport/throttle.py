@@ -34,12 +34,12 @@ class Throttle:
         self._writing: asyncio.TimerHandle | None = None
 
     @property
-    def holds_reading(self) -> bool:
+    def pauses_reading(self) -> bool:
         """Return True while reading from the TCP connection is paused."""
         return self._reading is not None
 
     @property
-    def holds_credit(self) -> bool:
+    def withholds_credit(self) -> bool:
         """Return True while bytes written to the TCP connection are not credited."""
         return self._writing is not None
 

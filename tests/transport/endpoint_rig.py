@@ -115,8 +115,8 @@ class Sink:
     def streams_available(self) -> None:
         self._note("streams_available")
 
-    def turn_ended(self) -> None:
-        self._note("turn_ended")
+    def batch_ended(self) -> None:
+        self._note("batch_ended")
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:
         self._note("closed", cause, code, reason)

@@ -82,7 +82,7 @@ async def test_events_reach_their_handlers_in_order(bed: Bed) -> None:
         ("stopped", 4, 8),
         ("writable", 4),
         ("streams_available",),
-        ("turn_ended",),
+        ("batch_ended",),
     ]
     assert bed.sinks[1].told == [("connected",), ("reset", 4, 7), ("closed", CloseCause.PEER, 9, "bye")]
 
@@ -94,7 +94,7 @@ async def test_connect_reports_to_its_sink(bed: Bed) -> None:
     assert len(bed.engine.transmitted_at) == 1  # the first flight
     bed.engine.events = [(connection, Connected())]
     bed.nudge()
-    assert sink.told == [("connected",), ("turn_ended",)]
+    assert sink.told == [("connected",), ("batch_ended",)]
     assert bed.sinks == []
 
 
@@ -190,7 +190,7 @@ async def test_a_flood_leaves_turns_for_others(bed: Bed) -> None:
 # Faults.
 
 
-@pytest.mark.parametrize("fault", ["connected", "data", "turn_ended"])
+@pytest.mark.parametrize("fault", ["connected", "data", "batch_ended"])
 async def test_a_handlers_fault_costs_its_own_connection(
     bed: Bed, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
@@ -206,7 +206,7 @@ async def test_a_handlers_fault_costs_its_own_connection(
     assert bad_sink.told[-1] == ("closed", CloseCause.INTERNAL, SessionCode.INTERNAL, "")
     assert [what for what, *_ in bad_sink.told].count("closed") == 1
     assert good.closed_with == []
-    assert good_sink.told[-2:] == [("data", 0, [b"y"], False), ("turn_ended",)]
+    assert good_sink.told[-2:] == [("data", 0, [b"y"], False), ("batch_ended",)]
     (record,) = caplog.records
     assert record.exc_info is not None
     assert "10.0.0.2" in record.getMessage()

@@ -89,7 +89,7 @@ class Pump:
     def stream_room(self) -> None:
         self.push()
 
-    def stream_lost(self, code: StreamCode, untaken: object) -> None:
+    def stream_lost(self, code: StreamCode, unconsumed: object) -> None:
         self.lost = code
         self.done.set()
 

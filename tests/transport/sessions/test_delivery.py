@@ -42,7 +42,7 @@ class Broken:
 
     def stream_end(self) -> None: ...
 
-    def stream_lost(self, code: StreamCode, untaken: object) -> None:
+    def stream_lost(self, code: StreamCode, unconsumed: object) -> None:
         self.lost = code
 
 

@@ -30,7 +30,7 @@ class Echo:
         self.stream.finish()
 
     def stream_room(self) -> None: ...
-    def stream_lost(self, code: StreamCode, untaken: object) -> None: ...
+    def stream_lost(self, code: StreamCode, unconsumed: object) -> None: ...
 
 
 class Typist:
@@ -68,7 +68,7 @@ class Typist:
         self.done.set()
 
     def stream_room(self) -> None: ...
-    def stream_lost(self, code: StreamCode, untaken: object) -> None:
+    def stream_lost(self, code: StreamCode, unconsumed: object) -> None:
         raise AssertionError(code)
 
 

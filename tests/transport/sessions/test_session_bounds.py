@@ -34,7 +34,7 @@ class StalledConsumer:
 
     def stream_room(self): ...
 
-    def stream_lost(self, code, untaken=None):
+    def stream_lost(self, code, unconsumed=None):
         self.lost.set()
 
 

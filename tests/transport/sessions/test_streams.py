@@ -44,7 +44,7 @@ class RecordingConsumer:
     def stream_room(self):
         self.room.set()
 
-    def stream_lost(self, code, untaken=None):
+    def stream_lost(self, code, unconsumed=None):
         self.code = code
         self.lost.set()
 

@@ -1,8 +1,7 @@
-"""Transport for the bytes that a broken TCP connection had received and nobody has read. They are read before the
-socket is closed.
+"""Transport that reads the bytes which the kernel still holds after a write to a TCP connection has failed.
 
-A write that fails makes an event loop close its transport at once. Bytes that the kernel received at the same time
-would be lost: the answer of a server that closed while it was still being sent to. The kernel keeps those bytes as
+When a write fails, an event loop closes its transport at once. The bytes that the kernel has received by then are
+lost, for instance the answer of a server that closed the connection during an upload. The kernel keeps them as
 long as the socket is open (tcp_recvmsg serves its queue before it reports the error).
 """
 
@@ -22,7 +21,7 @@ READ_SIZE: Final = 64 * 1024
 """Bytes of one read; other callbacks run between two reads."""
 
 
-class Remainder(asyncio.Transport):
+class UnreadBytesTransport(asyncio.Transport):
     """Read-only transport of a socket whose connection is closed for the kernel.
 
     Created within ``connection_lost`` of the transport that broke. The protocol then gets the unread bytes as
@@ -52,12 +51,12 @@ class Remainder(asyncio.Transport):
         if not isinstance(error, OSError) or isinstance(transport, cls) or sock is None or sock.fileno() < 0:
             return None
         try:
-            kept = socket.socket(fileno=os.dup(sock.fileno()))
+            duplicate = socket.socket(fileno=os.dup(sock.fileno()))
         except OSError:
             return None  # out of descriptors: what was not read is lost with the connection
-        kept.setblocking(False)
-        descriptors.set_close_on_fork(kept)
-        return cls(kept, protocol, error)
+        duplicate.setblocking(False)
+        descriptors.set_close_on_fork(duplicate)
+        return cls(duplicate, protocol, error)
 
     def resume_reading(self) -> None:
         self._is_reading = True
