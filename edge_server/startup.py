@@ -326,6 +326,7 @@ def _accept_clients(
         registry=services.registry,
         sessions=services.sessions,
         supervisor=services.supervisor,
+        tokens=services.tokens,
         tracing=tracing,
         udp=opened.sockets.udp,
     )

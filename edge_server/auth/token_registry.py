@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.permissions import Identity
 from edge_server.auth.reserved_names import RESERVED
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.auth.token_store import TokenEntry, TokenStore
+
+DEVELOPER_NAME: Final = "this edge's own token"
+"""Name of the development token's owner."""
 
 
 class TokenRegistry:
@@ -105,6 +108,13 @@ class TokenRegistry:
         if self._developer is not None and key == self._developer.key:
             return self._developer
         return self._if_valid(self._entries.get(key))
+
+    def name_of_owner(self, key: str) -> str:
+        """Return the note of a token, which names its owner; empty if it has none or there is no such token."""
+        if self._developer is not None and key == self._developer.key:
+            return DEVELOPER_NAME
+        entry = self._entries.get(key)
+        return "" if entry is None else entry.note
 
     def is_over(self, key: str) -> bool:
         """Return True if no token with this key will be valid again: it was revoked, or there is none."""

@@ -85,6 +85,15 @@ class TokenStore:
             database.execute("UPDATE token SET revoked = ? WHERE key = ? AND revoked IS NULL", (now, key))
             return database.execute("SELECT 1 FROM token WHERE key = ?", (key,)).fetchone() is not None
 
+    def change(self, key: str, permissions: Permissions, note: str) -> bool:
+        """Replace the permissions and the note of a token; return False if none has this key, or it is revoked."""
+        with self._database.writing() as database:
+            changed = database.execute(
+                "UPDATE token SET rights = ?, note = ? WHERE key = ? AND revoked IS NULL",
+                (_encode_permissions(permissions), note[:MAX_NOTE], key),
+            )
+            return changed.rowcount > 0
+
     def entries(self) -> list[TokenEntry]:
         """Return all tokens, the oldest first; an empty list before the first one is created."""
         if not self._database.exists:

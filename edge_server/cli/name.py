@@ -3,24 +3,20 @@ running."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 import sys
 import time
 from dataclasses import asdict
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
 from edge_server.storage.state_dir import StateDir
+from edge_server.tunnels.claim_names import ClaimNameError, format_claim, parse_claim
 from edge_server.tunnels.ownership import KEPT_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, OwnershipStore
-from quictunnel.shared.address import MAX_PORT
 from quictunnel.shared.command_line import Group
-from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_validation_error, validation_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,22 +26,13 @@ if TYPE_CHECKING:
 
 DEFAULT_LINES: Final = 100
 """Lines of history by default."""
-NETWORK_PREFIX: Final = "@"
-"""Prefix of networks in the database."""
 
 
 def _parse_name(text: str) -> str:
-    """Return a network, a port or a name as written in the database."""
-    with contextlib.suppress(ValueError):
-        return f"{NETWORK_PREFIX}{ip_network(text.removeprefix(NETWORK_PREFIX), strict=False)}"
-    name = text.lower()
-    is_port = re.fullmatch(":[1-9][0-9]{0,4}", text) and int(text[1:]) <= MAX_PORT
-    is_name = (
-        RANDOM_LABEL.fullmatch(name) or validation_error(name) is None or domain_validation_error(name) is None
-    )
-    if not is_port and not is_name:
-        raise click.BadParameter(f"{text[:MAX_LABEL]!r} is neither a name nor a port (:20022) nor an address.")
-    return name
+    try:
+        return parse_claim(text)
+    except ClaimNameError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 NAME: Final = click.argument(
@@ -77,7 +64,7 @@ def list_names(state_dir: Path, *, as_json: bool) -> None:
 def release(name: str, state_dir: Path, *, as_json: bool) -> int:
     """Release a name and return the exit status."""
     if not _open(state_dir).remove(name):
-        shown = name.removeprefix(NETWORK_PREFIX)
+        shown = format_claim(name)
         print(f"edge_server name: {shown} has no owner; `list` shows the names that have one", file=sys.stderr)
         return EXIT_UNKNOWN
     _show_change(name, "released", as_json=as_json)
@@ -114,7 +101,7 @@ def _open(state_dir: Path) -> OwnershipStore:
 
 
 def _show_change(name: str, state: str, *, as_json: bool) -> None:
-    name = name.removeprefix(NETWORK_PREFIX)
+    name = format_claim(name)
     print(json.dumps({"name": name, "state": state}) if as_json else f"{name} is {state}.")
 
 
@@ -122,7 +109,7 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     if as_json:
         entries = [
             {
-                "name": claim.what.removeprefix(NETWORK_PREFIX),
+                "name": format_claim(claim.what),
                 "banned": claim.is_banned,
                 "seen": claim.last_used,
                 "owner": None if claim.is_banned else claim.owner,
@@ -137,7 +124,7 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     rows = [("NAME", "OWNER", "LAST SEEN")]
     for claim in claims:
         owner = "(banned)" if claim.is_banned else claim.owner
-        rows.append((claim.what.removeprefix(NETWORK_PREFIX), owner, format_time(claim.last_used)))
+        rows.append((format_claim(claim.what), owner, format_time(claim.last_used)))
     print_table(rows)
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import re
 import sys
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from edge_server.auth.permission_texts import (
+    MAX_COUNT,
+    PermissionTextError,
+    format_ports,
+    parse_bandwidth,
+    parse_domains,
+    parse_expiry,
+    parse_names,
+    parse_ports,
+)
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import MAX_NOTE, TokenStore
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
 from edge_server.storage.state_dir import StateDir
-from quictunnel.shared.address import parse_ports
 from quictunnel.shared.command_line import Group
-from quictunnel.wire.labels import domain_validation_error, validation_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,64 +33,25 @@ if TYPE_CHECKING:
 
     from edge_server.auth.token_store import TokenEntry
 
-RATE_UNITS: Final = {"": 1, "k": 1000, "M": 1_000_000, "G": 1_000_000_000}
-"""Factors of the suffixes of a rate."""
-MIN_BANDWIDTH: Final = 1000
-"""Bytes a second, below which no visitor's program works."""
-MAX_NAMES: Final = 100
-"""Names, and domains, of one token."""
-COUNT: Final = click.IntRange(0, 10**9 - 1)
-TIME_UNITS: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
-"""Seconds of the suffixes of a duration."""
+COUNT: Final = click.IntRange(0, MAX_COUNT)
+T = TypeVar("T")
 
 
-def _ports(text: str) -> range:
-    return range(0) if text == "none" else parse_ports(text, what="--tcp-ports")
+def _option_type(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Return a function that parses the value of an option."""
 
+    @functools.wraps(parse)
+    def parse_option(text: str) -> T:
+        try:
+            return parse(text)
+        except PermissionTextError as error:
+            raise click.BadParameter(str(error)) from None
 
-def _listed(text: str, validate: Callable[[str], str | None]) -> tuple[str, ...]:
-    """Return the different parts of a list with commas. ``validate`` says what is wrong with one."""
-    parts = tuple(dict.fromkeys(text.split(",")))
-    for part in parts:
-        if (wrong := validate(part)) is not None:
-            raise click.BadParameter(f"{part!r} {wrong}.")
-    if len(parts) > MAX_NAMES:
-        raise click.BadParameter(f"at most {MAX_NAMES} are possible.")
-    return parts
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return () if text == "none" else _listed(text, lambda name: validation_error(name.replace("*", "x")))
-
-
-def _domains(text: str) -> tuple[str, ...] | None:
-    if text in ("none", "all"):
-        return () if text == "none" else None
-    return _listed(text.lower(), lambda domain: domain_validation_error(domain.removeprefix("*.")))
-
-
-def _bandwidth(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,9})([kMG]?)", text)
-    rate = int(found[1]) * RATE_UNITS[found[2]] if found else 0
-    if rate < MIN_BANDWIDTH:
-        raise click.BadParameter(f"{text!r} is not a rate of at least {MIN_BANDWIDTH} bytes a second.")
-    return rate
+    return parse_option
 
 
 def _expiry(text: str) -> int:
-    """Return the end of a duration, or the beginning of a day, in seconds since the epoch."""
-    now = int(time.time())
-    if found := re.fullmatch(r"([0-9]{1,5})([hdw])", text):
-        return now + int(found[1]) * TIME_UNITS[found[2]]
-    try:
-        expiry = int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        raise click.BadParameter(
-            f"{text!r} is neither a duration (12h, 30d, 8w) nor a day (2027-01-31)."
-        ) from None
-    if expiry <= now:
-        raise click.BadParameter(f"{text} is in the past.")
-    return expiry
+    return parse_expiry(text, int(time.time()))
 
 
 KEY: Final = click.argument("key", help="as shown by `list`")
@@ -105,29 +73,31 @@ def token() -> None:
 @click.option("--visitors", type=COUNT, metavar="N", help="visitors at once, over all its tunnels")
 @click.option(
     "--names",
-    type=_names,
+    type=_option_type(parse_names),
     metavar="A,B*|none",
     help="names that it may request, each exact (which reserves it for this token) or with *; none: only random "
     "ones",
 )
 @click.option(
     "--domains",
-    type=_domains,
+    type=_option_type(parse_domains),
     metavar="A,*.B|all|none",
     default="none",
     show_default=True,
     help="whole domains that it may bind, each exact or as *.example.org for all names below",
 )
-@click.option("--tcp-ports", type=_ports, metavar="A-B|none", help="public TCP ports that it may bind")
+@click.option(
+    "--tcp-ports", type=_option_type(parse_ports), metavar="A-B|none", help="public TCP ports that it may bind"
+)
 @click.option(
     "--bandwidth",
-    type=_bandwidth,
+    type=_option_type(parse_bandwidth),
     metavar="RATE",
     help="bytes a second over all its visitors, in each direction (500k, 10M, 1G)",
 )
 @click.option(
     "--expires",
-    type=_expiry,
+    type=_option_type(_expiry),
     metavar="WHEN",
     help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC)",
 )
@@ -226,7 +196,7 @@ def _as_json(entry: TokenEntry, now: int) -> dict[str, Any]:
         "key": entry.key,
         "state": entry.state(now),
         **asdict(entry.permissions),
-        "tcp_ports": None if ports is None else _shown_ports(ports),
+        "tcp_ports": None if ports is None else format_ports(ports),
         "created": entry.created,
         "revoked": entry.revoked,
         "note": entry.note,
@@ -234,6 +204,4 @@ def _as_json(entry: TokenEntry, now: int) -> dict[str, Any]:
 
 
 def _shown_ports(ports: range | None) -> str:
-    if ports is None:
-        return "all"
-    return f"{ports[0]}-{ports[-1]}" if ports else "none"
+    return "all" if ports is None else format_ports(ports)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.auth.failed_attempts import FailedAttempts
+    from edge_server.auth.token_registry import TokenRegistry
     from edge_server.certificates.policy import CertificatePolicy
     from edge_server.clients.qlog import QlogRecorder
     from edge_server.clients.session import ClientSession
@@ -62,6 +63,7 @@ class Introspection:
     registry: Registry
     sessions: SessionTable[ClientSession]
     supervisor: Supervisor
+    tokens: TokenRegistry
     tracing: QlogRecorder
     """Recorder of qlog files."""
     udp: UdpSocket

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.__main__ import main
+from edge_server.auth.permission_texts import MAX_NAMES
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import FILE_NAME, TokenStore
-from edge_server.cli.token import MAX_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
