@@ -1,8 +1,11 @@
-"""Hooks for MkDocs, besides mkdocs.yml: places in the navigation, and diagrams as pictures."""
+"""Hooks for MkDocs, besides mkdocs.yml: places in the navigation, diagrams as pictures, and a search of each
+finished page for directives that nothing has replaced."""
 
 from __future__ import annotations
 
 import hashlib
+import html
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -17,6 +20,19 @@ if TYPE_CHECKING:
 
 DOCS: Final = Path(__file__).parent
 OTHERS: Final = "More"
+LOGGER: Final = logging.getLogger("mkdocs.hooks.directives")
+"""Below the logger of MkDocs. With --strict its warnings end the build, unless --quiet drops them before they are
+counted: so these are errors."""
+DIRECTIVE: Final = re.compile(
+    r"-+8 ?<.*|^:::.*|\{!.*?!\}|\{%.*?%\}|\[\[.*?\]\]|^\.\. \w+::.*|<!--.*"
+    r"|^(?:!!!|\?\?\?)[+ ].*|\{ ?[:#][\w-].*?\}",
+    re.MULTILINE,
+)
+"""Directives as a reader would see them: PyMdown's snippets and blocks, mkdocstrings, includes, Jinja, wiki links,
+Sphinx, comments, admonitions, attribute lists. Markdown shows as text whatever none of its extensions knows."""
+FILE: Final = re.compile(
+    r"^<!-- file: (\S+) -->$(?:\n```.*?\n(.*?)^```$\n<!-- end -->$)?", re.MULTILINE | re.DOTALL
+)
 MERMAID: Final = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,8 +74,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Show each Mermaid block as the picture drawn from it: the site loads no script from elsewhere."""
+    """Show each Mermaid block as the picture drawn from it: the site loads no script from elsewhere.
+
+    Also report each included file that the page shows differently, or does not show at all.
+    """
     path = page.file.src_uri
+    for name, shown in FILE.findall(markdown):
+        file = DOCS / name
+        if not file.is_file() or shown.rstrip() != file.read_text().rstrip():
+            LOGGER.error("%s does not show %s as it is; `python docs/tables.py --write docs/%s`", path, name, path)
     drawn = iter(diagrams(path, markdown))
 
     def picture(_match: re.Match[str]) -> str:
@@ -70,6 +93,19 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         return f"![{shown.title}]({depth}images/{shown.picture.name})"
 
     return MERMAID.sub(picture, markdown)
+
+
+def on_page_content(content: str, page: Page, **_: object) -> str:
+    """Report each directive that readers would see."""
+    for directive in unprocessed(content):
+        LOGGER.error("%s shows a directive that nothing has replaced: %r", page.file.src_uri, directive)
+    return content
+
+
+def unprocessed(content: str) -> list[str]:
+    """Return the directives in the text of a page, given as HTML."""
+    text = re.sub(r"<[^>]+>", "", re.sub("<!--.*?-->", "", content, flags=re.DOTALL))
+    return DIRECTIVE.findall(html.unescape(text))
 
 
 def _pages(nav: Sequence[Any]) -> Iterator[str]:

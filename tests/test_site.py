@@ -6,6 +6,7 @@ import contextlib
 import functools
 import html
 import http.server
+import json
 import os
 import re
 import runpy
@@ -24,22 +25,30 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Built as its readers get it, with warnings as errors and without a network."""
-    target = tmp_path_factory.mktemp("site")
+def build(directory: Path, target: Path, *options: str) -> subprocess.CompletedProcess:
+    """Build the site of a directory with warnings as errors.
+
+    With ``--quiet`` MkDocs counts no warning, and --strict finds nothing wrong.
+    """
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)],
-        cwd=ROOT,
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target), *options],
+        cwd=directory,
         env=os.environ | nowhere | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
     )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Built as its readers get it, with warnings as errors and without a network."""
+    target = tmp_path_factory.mktemp("site")
+    built = build(ROOT, target)
     assert built.returncode == 0, built.stdout + built.stderr
-    assert built.stdout + built.stderr == ""
+    assert re.findall("^(?:WARNING|ERROR).*", built.stdout + built.stderr, re.MULTILINE) == []
     return target
 
 
@@ -59,12 +68,85 @@ def test_every_document_is_a_page_and_can_be_found(site):
     assert {path.name for path in site.rglob("*.py")} == {path.name for path in DOCS.glob("examples/*.py")}
 
 
+def test_titles_say_what_a_page_is(site):
+    """No two pages have the same title, none is called by its file name or by one vague word."""
+    titles = {}
+    for document in DOCS.rglob("*.md"):
+        page = document.relative_to(DOCS).with_suffix(".html").as_posix()
+        title = re.search("<title>(.*?)</title>", (site / page).read_text())
+        assert title is not None
+        titles[page] = html.unescape(title[1]).removesuffix(" - quictunnel")
+    assert len(set(titles.values())) == len(titles)
+    named = {Path(page).stem.lower() for page in titles} - {"architecture"}
+    assert [title for page, title in titles.items() if page != "index.html" and title.lower() in named] == []
+    verbs = {title.split()[0] for page, title in titles.items() if page.startswith(("how-to/", "examples/"))}
+    assert all(re.fullmatch("[A-Z][a-z]+[a-rt-z]", verb) for verb in verbs), verbs
+    assert "More" not in re.findall(r'<span class="md-ellipsis">\s*(.*?)\s*<', (site / "index.html").read_text())
+
+
 def test_no_page_shows_a_directive(site):
     """An include that was not resolved, or a comment that is for the tests."""
+    unprocessed = runpy.run_path(str(DOCS / "hooks.py"))["unprocessed"]
     for document in DOCS.rglob("*.md"):
-        said = text_of(site / document.relative_to(DOCS).with_suffix(".html"))
-        assert re.findall(r"-+8 ?<|^:::.*|<!--.*", said, re.MULTILINE) == [], document
+        page = site / document.relative_to(DOCS).with_suffix(".html")
+        article = re.search(r"<article.*?</article>", page.read_text(), re.DOTALL)
+        assert article is not None
+        assert unprocessed(article[0]) == [], document
     assert 'if __name__ == "__main__":' in text_of(site / "examples" / "flask.html")
+
+
+INCLUDED = '# T\n\n<!-- file: examples/vite.config.js -->\n```js title="vite.config.js"\n{}\n```\n<!-- end -->\n'
+VITE = (DOCS / "examples" / "vite.config.js").read_text().rstrip()
+
+
+DIRECTIVES = {
+    "snippet-in-code": ('```python\n--8<-- "examples/flask_app.py"\n```\n', 1),
+    "snippet": ('--8<-- "examples/flask_app.py"\n', 1),
+    "mkdocstrings": ("::: quictunnel.forward\n", 1),
+    "includes": ("{! a.md !}\n\n{% include 'a.md' %}\n", 2),
+    "sphinx": (".. include:: a.md\n", 1),
+    "admonition": ("!!! note\n    Text.\n\n## Part { #part }\n", 2),
+    "comment": ("    <!-- not run: reason -->\n", 1),
+    "file-missing": ("<!-- file: examples/missing.py -->\n<!-- end -->\n", 1),
+    "file-differs": (INCLUDED.format("changed"), 1),
+    "file-not-shown": ("<!-- file: examples/vite.config.js -->\n", 1),
+    "file-shown": (INCLUDED.format(VITE), 0),
+    "plain": ("<!-- not run: reason -->\n```sh\na <b> [x] {y}\n```\n", 0),
+}
+"""Pages by name, and how many directives of each stay as they are in a site without extensions."""
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet",)])
+def test_the_strict_build_fails_on_a_directive(tmp_path, options):
+    """Also with --quiet, which drops the warnings of MkDocs itself before it counts them."""
+    (tmp_path / "docs").mkdir()
+    for name, (markdown, _) in DIRECTIVES.items():
+        (tmp_path / "docs" / f"{name}.md").write_text(f"# {name}\n\n{markdown}")
+    settings = {"site_name": "S", "nav": ["plain.md"], "hooks": [str(DOCS / "hooks.py")], "plugins": []}
+    settings["markdown_extensions"] = ["pymdownx.superfences"]
+    (tmp_path / "mkdocs.yml").write_text(json.dumps(settings))  # JSON is YAML
+    built = build(tmp_path, tmp_path / "site", *options)
+    said = built.stdout + built.stderr
+    assert built.returncode == 1
+    named = re.findall(r"^ERROR +-  (\S+)\.md (?:shows|does not show) ", said, re.MULTILINE)
+    assert {name: named.count(name) for name in DIRECTIVES} == {
+        name: count for name, (_, count) in DIRECTIVES.items()
+    }
+
+
+def test_the_strict_build_fails_on_a_broken_link(tmp_path):
+    """A page that does not exist, and an anchor that does not, with the validation of the real site."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# Home\n\n[a](other.md) [b](#nowhere) [c](#home)\n")
+    validation = re.search(r"^validation:\n(?: .*\n)+", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert validation is not None
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: S\nplugins: []\n{validation[0]}")
+    built = build(tmp_path, tmp_path / "site")
+    assert built.returncode == 1
+    said = built.stdout + built.stderr
+    assert "other.md" in said
+    assert "#nowhere" in said
+    assert "2 warnings" in said
 
 
 def test_pages_load_nothing_from_elsewhere(site):
