@@ -146,7 +146,7 @@ class ClientSession:
             self.session.close(code)
 
     def superseded(self) -> None:
-        """End the session for good, because a newer process of the same program has taken its name over."""
+        """End the session for good, because a newer session with the same ticket has taken its name over."""
         self._context.sessions.supersede(self)
         self.end(_superseded_code(self.session.version))
 

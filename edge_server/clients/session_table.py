@@ -117,7 +117,7 @@ class SessionTable(Generic[SessionT]):
         return self._by_digest.get(_digest(secret))
 
     def supersede(self, session: SessionT) -> None:
-        """Remember that a newer session of the same program has taken over this session's name.
+        """Remember that a newer session with the same ticket has taken over this session's name.
 
         A client that has not been notified must not take the name back: its session had no link, or it mistakes
         the end of the session for the loss of a link.

@@ -11,7 +11,7 @@ from edge_server.tunnels.tickets import MAX_GENERATION
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.shared.address import MAX_PORT
 from quictunnel.wire.labels import RANDOM_LABEL, domain_validation_error, validation_error
-from quictunnel.wire.messages import PROGRAM_SIZE
+from quictunnel.wire.messages import CLIENT_ID_SIZE
 
 MAX_OWNER: Final = 64
 """Characters of an owner, as in a ticket."""
@@ -28,7 +28,7 @@ class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
 def trusted(record: TunnelRecord, *, is_last: bool) -> TunnelRecord:
     """Return a record without the fields that may be outdated.
 
-    The name may have been given to a newer program in the moment before a crash. The tickets of a chosen name then
+    The name may have been given to a newer client in the moment before a crash. The tickets of a chosen name then
     count from one again, and must not be refused because of the recorded generation.
 
     Args:
@@ -39,7 +39,7 @@ def trusted(record: TunnelRecord, *, is_last: bool) -> TunnelRecord:
         return record
     if RANDOM_LABEL.fullmatch(record.name):
         return msgspec.structs.replace(record, is_first_bind=False)
-    return msgspec.structs.replace(record, generation=0, program=b"", is_first_bind=False)
+    return msgspec.structs.replace(record, generation=0, client_id=b"", is_first_bind=False)
 
 
 def is_valid(entries: list[SnapshotEntry]) -> bool:
@@ -65,7 +65,7 @@ def _is_possible(entry: SnapshotEntry) -> bool:
         and 0 < len(record.owner) <= MAX_OWNER
         and 0 <= record.generation <= MAX_GENERATION
         and 0 <= record.port <= MAX_PORT
-        and len(record.program) <= PROGRAM_SIZE
+        and len(record.client_id) <= CLIENT_ID_SIZE
         and 0 <= record.options.proxy_protocol <= 2
         and entry.last_connected >= 0
     )

@@ -26,11 +26,11 @@ REFUSAL_PENALTY: Final = 5.0
 
 @dataclass(slots=True)
 class TicketHolder:
-    """The latest ticket of a lease, and the program that it was given to."""
+    """The latest ticket of a lease, and the client that it was given to."""
 
     generation: int = 1
-    program: bytes = b""
-    """``messages.BindV2.program``; empty if the client did not send it."""
+    client_id: bytes = b""
+    """``messages.BindV2.client_id``; empty if the client did not send it."""
     is_first_bind: bool = False
     """True if this client got the name by its first Bind (``again`` False), so it is newer than every earlier
     holder of the name."""
@@ -44,7 +44,7 @@ class LeaseHolder(Protocol):
         """Revoke the lease of the backend, and send the reason to the client."""
 
     def supersede(self) -> None:
-        """End the client's session, because a newer session of the same program has taken the name."""
+        """End the client's session, because a newer session with the same ticket has taken the name."""
 
 
 class Backend:

@@ -49,7 +49,7 @@ class Bindings:
     """The leases of one client (a backend.LeaseHolder)."""
 
     def __init__(self, context: BindContext, session: Session, superseded: Callable[[], None]) -> None:
-        """``superseded`` ends the session, because a newer one of the same program has taken one of its names."""
+        """``superseded`` ends the session, because a newer one with the same ticket has taken one of its names."""
         self._context = context
         self._session = session
         self._superseded = superseded
@@ -130,7 +130,7 @@ class Bindings:
                 self._session.send(BindRefused(number, code))
 
     def supersede(self) -> None:
-        """End the session, because a newer one of the same program has taken one of its names."""
+        """End the session, because a newer one with the same ticket has taken one of its names."""
         self._superseded()
 
     def session_resumed(self) -> None:
@@ -191,7 +191,7 @@ class Bindings:
             is_port_free=self._context.claims.is_free_to(key, tunnel.tcp_port),
             generation=ticket.generation,
             age=now - ticket.since,
-            program=ticket.program,
+            client_id=ticket.client_id,
             is_first_bind=ticket.is_first_bind,
             is_pool=tunnel.is_pool,
             backends=len(tunnel.backends),
@@ -230,7 +230,7 @@ class Bindings:
                 visitor_log=context.visitor_log,
             )
         is_pending = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
-        ticket = TicketHolder(grant.generation, grant.program, grant.is_first_bind)
+        ticket = TicketHolder(grant.generation, grant.client_id, grant.is_first_bind)
         backend = Backend(self._session, bind.lease, self, ticket)
         replaced = context.registry.assign(tunnel, backend, grant)
         if is_pending:

@@ -31,8 +31,8 @@ class TunnelFacts:
     """Generation of its latest ticket."""
     age: float = 0.0
     """Seconds since that ticket was issued."""
-    program: bytes = b""
-    """Program of its client (``messages.BindV2.program``); empty if the client did not send it."""
+    client_id: bytes = b""
+    """ID of its client (``messages.BindV2.client_id``); empty if the client did not send it."""
     is_first_bind: bool = False
     """True if this client got the name by its first Bind (``again`` False), so it is newer than every earlier
     holder of the name."""

@@ -78,7 +78,7 @@ class Grant:
     """None: no TCP port."""
     generation: int
     """Generation of the ticket to issue."""
-    program: bytes
+    client_id: bytes
     """Random ID of the client, by which its retries are recognised; empty if it sent none."""
     is_first_bind: bool
     """As in ``bind_facts.TunnelFacts``."""
@@ -166,10 +166,10 @@ class BindCheck:
         ticket, bind, target = self.ticket, self.bind, self.takeover_target
         if ticket is None or target is None:
             return False
-        # A predecessor or a snapshot passes on the ticket and program of one client of a pool only.
+        # A predecessor or a snapshot passes on the ticket and ID of one client of a pool only.
         is_one_of_several = bind.pool and not target.backends
-        is_old = target.is_newer_than(ticket.generation) or is_older_program(bind, ticket, target)
-        return is_old and not is_one_of_several and not _is_same_program(bind, target)
+        is_old = target.is_newer_than(ticket.generation) or is_older_client(bind, ticket, target)
+        return is_old and not is_one_of_several and not _is_same_client(bind, target)
 
     @property
     def has_too_many_takeovers(self) -> bool:
@@ -355,7 +355,7 @@ RULES: Final = (
     ),
     Rule(
         BindCode.STALE,
-        "a newer program holds the name, so the ticket is stale",
+        "a newer client holds the name, so the ticket is stale",
         lambda check: check.has_stale_ticket,
         logging.INFO,
     ),
@@ -411,10 +411,10 @@ def _grant(check: BindCheck) -> Grant:
     visitor_filter = check.visitor_filter
     assert visitor_filter is not None, "an invalid filter was refused"
     kind = GrantKind.NEW if tunnel is None else GrantKind.TAKE_OVER if check.pool is None else GrantKind.JOIN
-    program, is_first_bind = b"", False
+    client_id, is_first_bind = b"", False
     if isinstance(bind, BindV2):
-        was_first = tunnel is not None and tunnel.program == bind.program and tunnel.is_first_bind
-        program, is_first_bind = bind.program, was_first or not bind.again
+        was_first = tunnel is not None and tunnel.client_id == bind.client_id and tunnel.is_first_bind
+        client_id, is_first_bind = bind.client_id, was_first or not bind.again
     return Grant(
         kind=kind,
         name=check.name,
@@ -425,7 +425,7 @@ def _grant(check: BindCheck) -> Grant:
         is_pool=bind.pool,
         port=_port_plan(check) if bind.unencrypted else None,
         generation=1 + _generation_before(check),
-        program=program,
+        client_id=client_id,
         is_first_bind=is_first_bind,
     )
 
@@ -449,18 +449,18 @@ def _generation_before(check: BindCheck) -> int:
     return 0 if check.takeover_target is None else check.takeover_target.generation
 
 
-def _is_same_program(bind: Bind, held: TunnelFacts) -> bool:
+def _is_same_client(bind: Bind, held: TunnelFacts) -> bool:
     """Return True if the client holds the name itself, in another session: the response with its latest ticket
     was lost."""
-    return isinstance(bind, BindV2) and bind.program != b"" and bind.program == held.program
+    return isinstance(bind, BindV2) and bind.client_id != b"" and bind.client_id == held.client_id
 
 
-def is_older_program(bind: Bind, ticket: Ticket, held: TunnelFacts) -> bool:
+def is_older_client(bind: Bind, ticket: Ticket, held: TunnelFacts) -> bool:
     """Return True if the name is held by a client that was started later, with the same ticket.
 
     The generations alone do not show this after a restart of the edge, because the tickets of both may have been
     counted separately.
     """
-    if not isinstance(bind, BindV2) or not bind.again or held.program in (b"", bind.program):
+    if not isinstance(bind, BindV2) or not bind.again or held.client_id in (b"", bind.client_id):
         return False
     return held.is_first_bind or ticket.generation < held.generation

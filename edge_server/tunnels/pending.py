@@ -76,7 +76,7 @@ class PendingTunnels:
             options=record.options,
             admission=self._admission,
             visitor_log=self._visitor_log,
-            kept_for=TicketHolder(record.generation, record.program, record.is_first_bind),
+            kept_for=TicketHolder(record.generation, record.client_id, record.is_first_bind),
         )
         self._registry.add(tunnel)
         keep = max(self.hold, MAX_WAIT) if seconds is None else seconds

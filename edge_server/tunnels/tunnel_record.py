@@ -24,8 +24,8 @@ class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
     options: TunnelOptions
     port: int
     """TCP port, whose listening socket is sent with the message of a hot restart; 0 for none."""
-    program: bytes = b""
-    """Program of its client (``messages.BindV2.program``); empty if the client did not send it."""
+    client_id: bytes = b""
+    """ID of its client (``messages.BindV2.client_id``); empty if the client did not send it."""
     is_first_bind: bool = False
     """True if this client got the name by its first Bind (``again`` False), so it is newer than every earlier
     holder of the name."""
@@ -40,6 +40,6 @@ class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
             ticket.generation,
             tunnel.options,
             port,
-            ticket.program,
+            ticket.client_id,
             ticket.is_first_bind,
         )

@@ -17,7 +17,7 @@ from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
 from quictunnel.origin.dial import Origin
 from quictunnel.shared.address import https_url
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
-from quictunnel.wire.messages import PROGRAM_SIZE, AnyMessage, BindRefused, BindV2, Bound, Unbind, Unbound
+from quictunnel.wire.messages import CLIENT_ID_SIZE, AnyMessage, BindRefused, BindV2, Bound, Unbind, Unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,10 +87,10 @@ class ClientLease:
     origin_warning: str = ""
     """The last warning about the origin. It is not repeated until the origin has answered or fails otherwise."""
 
-    def bind_message(self, program: bytes) -> BindV2:
-        """Return the message that requests the lease, in this or a new session of the ``program``."""
+    def bind_message(self, client_id: bytes) -> BindV2:
+        """Return the message that requests the lease, in this or a new session of the client with this ID."""
         was_bound = self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
-        return self.options.bind_message(self.number, self.ticket, program, again=was_bound)
+        return self.options.bind_message(self.number, self.ticket, client_id, again=was_bound)
 
     async def drain(self, grace: float) -> None:
         """Wait until all visitors have finished their current request, at most ``grace`` seconds."""
@@ -117,9 +117,9 @@ class Leases:
         """Released leases of the current session for which no Unbound has come: each further link repeats the
         Unbind."""
         self._observe = observe
-        self._program = secrets.token_bytes(PROGRAM_SIZE)
+        self._client_id = secrets.token_bytes(CLIENT_ID_SIZE)
         """Random ID of this client object: the edge sees from it that a Bind of a new session is no takeover by
-        another program."""
+        another client."""
         self._supervisor = supervisor
 
     def __iter__(self) -> Iterator[ClientLease]:
@@ -167,7 +167,7 @@ class Leases:
     def request(self, session: Session, lease: ClientLease) -> None:
         """Send the Bind of a lease."""
         lease.is_requested, lease.is_answered = True, False
-        bind = lease.bind_message(self._program)
+        bind = lease.bind_message(self._client_id)
         session.send(bind if session.version >= 2 else bind.of_version_1())
 
     def request_again(self, session: Session, *, is_resumed: bool) -> None:

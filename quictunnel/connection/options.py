@@ -72,10 +72,10 @@ class ForwardOptions:
         if self.proxy_protocol not in PROXY_PROTOCOLS:
             raise InvalidError(f"proxy_protocol should be v1 or v2, not {short_repr(str(self.proxy_protocol))}.")
 
-    def bind_message(self, lease: int, ticket: bytes, program: bytes, *, again: bool) -> BindV2:
+    def bind_message(self, lease: int, ticket: bytes, client_id: bytes, *, again: bool) -> BindV2:
         """Return the message that requests these options; the arguments are as in ``messages.BindV2``."""
         return BindV2(
-            program=program,
+            client_id=client_id,
             again=again,
             lease=lease,
             unencrypted=self.unencrypted,

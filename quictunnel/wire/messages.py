@@ -30,7 +30,7 @@ MAX_RESUME_ENTRIES = 256
 """Entries of one :class:`ResumeState`; more go into another message."""
 SECRET_SIZE = 32
 """Bytes of a session's secret: too many to guess."""
-PROGRAM_SIZE = 16
+CLIENT_ID_SIZE = 16
 """Bytes of the random identifier of a client object, by which an edge distinguishes clients that use one
 ticket."""
 MAX_HOLD = 3600
@@ -154,7 +154,7 @@ class Bind(Message, frozen=True, tag=3):
 class BindV2(Bind, frozen=True, tag=11):
     """Client, to an edge that speaks version 2: a Bind that also identifies the client object that sends it."""
 
-    program: Annotated[bytes, msgspec.Meta(max_length=PROGRAM_SIZE)] = b""
+    client_id: Annotated[bytes, msgspec.Meta(max_length=CLIENT_ID_SIZE)] = b""
     """Random identifier of the client object (one for each ``Client``), the same in all of its sessions."""
     again: bool = False
     """True if this client has held the lease before. It then does not take the name from another client that has

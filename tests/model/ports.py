@@ -56,7 +56,7 @@ class ListeningSocket:
     def dup(self) -> ListeningSocket:
         return ListeningSocket(self._ports, self.port)
 
-    def try_listen(self, backlog: int) -> None: ...
+    def listen(self, backlog: int) -> None: ...
 
     def close(self) -> None:
         self.server = None

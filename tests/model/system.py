@@ -83,7 +83,7 @@ class ModelSystem:
         with (
             self.network.in_force(),
             mock.patch.object(edge_server.clients.acceptor, "ClientSession", WatchedClientSession),
-            mock.patch.object(edge_server.ingress.tcp_ports, "listen", self.ports.listen),
+            mock.patch.object(edge_server.ingress.tcp_ports, "try_listen", self.ports.try_listen),
             mock.patch.object(edge_server.refresher, "REFRESH_INTERVAL", REFRESH),
         ):
             for logger in loggers:

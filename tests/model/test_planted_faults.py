@@ -46,7 +46,7 @@ def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """An older program may take the name from its newer self."""
     monkeypatch.setattr(SessionTable, "is_superseded", lambda sessions, secret, key: False)
-    monkeypatch.setattr(bind_policy, "is_older_program", lambda bind, ticket, held: False)
+    monkeypatch.setattr(bind_policy, "is_older_client", lambda bind, ticket, held: False)
 
 
 def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:

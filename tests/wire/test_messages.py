@@ -32,7 +32,7 @@ EXAMPLES = [
     Hello(1, "secret", 65536, "test/1", b""),
     Welcome(1, 65536, 100, "edge/1", b"", False, 0, 1_700_000_000, 0),
     Bind(1, True, False, b"ticket"),
-    BindV2(1, True, False, b"ticket", program=b"p" * 16, again=True),
+    BindV2(1, True, False, b"ticket", client_id=b"p" * 16, again=True),
     Bound(1, "abc.tunnel.localhost", 8443, "127.0.0.1", 20000, b"ticket"),
     BindRefused(1, BindCode.NO_PORT),
     Unbind(1),

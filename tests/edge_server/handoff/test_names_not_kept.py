@@ -123,9 +123,9 @@ async def test_tickets_of_a_name_that_changed_hands_before_a_crash(runs: EdgeRun
         edge = await runs.begin()
         edge.services.claims.claim(owner.key, "shop")
         edge = await runs.begin()
-        leases = {each.name: (each.ticket.generation, each.ticket.program) for each in edge.services.registry}
+        leases = {each.name: (each.ticket.generation, each.ticket.client_id) for each in edge.services.registry}
         assert leases == {"shop": (7, b"one") if is_last else (0, b""), RANDOM: (7, b"one")}
-        # The newest program may have come in that moment, also with the ticket of a random name.
+        # The newest client may have come in that moment, also with the ticket of a random name.
         assert all(each.ticket.is_first_bind is is_last for each in edge.services.registry)
 
 

@@ -14,7 +14,7 @@ from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.registry import weight_of
 from edge_server.tunnels.tunnel import Tunnel
 from edge_server.tunnels.tunnel_record import TunnelRecord
-from quictunnel.wire.messages import MAX_HOST, MAX_NETWORKS, PROGRAM_SIZE
+from quictunnel.wire.messages import CLIENT_ID_SIZE, MAX_HOST, MAX_NETWORKS
 from tests.edge_server.handoff.snapshot_rig import warnings
 from tests.edge_server.tunnels.bind_rig import new_backend
 
@@ -78,7 +78,7 @@ def test_the_longest_names_fit_into_the_bytes() -> None:
     terms = TunnelOptions(allow=["2001:db8:1234:5678:9abc:def0:1234:ffff/128"] * 15)
     assert weight_of(terms) == 1
     record = TunnelRecord(
-        "x" * MAX_HOST, "o" * 64, 1 << 31, terms, 65_535, bytes(PROGRAM_SIZE), is_first_bind=True
+        "x" * MAX_HOST, "o" * 64, 1 << 31, terms, 65_535, bytes(CLIENT_ID_SIZE), is_first_bind=True
     )
     row = 16 + snapshot_store.NONCE + 16 + len(msgspec.msgpack.encode(SnapshotEntry(record, 1 << 31)))
     assert row * MAX_WEIGHT <= MAX_BYTES

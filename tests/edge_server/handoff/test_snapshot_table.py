@@ -55,7 +55,7 @@ async def test_only_what_changed_is_written(runs: EdgeRuns) -> None:
     assert rows_changed(store, lambda: store.write(many, at=1001)) == 0
     assert rows_changed(store, lambda: store.stamp(1002)) == 0
     assert rows_changed(store, lambda: store.write([*many[1:], entry("new")], at=1003)) == 2
-    again = [entry("name-1", program=b"another"), *many[2:], entry("new")]
+    again = [entry("name-1", client_id=b"another"), *many[2:], entry("new")]
     assert rows_changed(store, lambda: store.write(again, at=1004, is_last=True)) == 1
     found = store.read()
     assert found is not None

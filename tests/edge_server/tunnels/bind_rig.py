@@ -163,7 +163,7 @@ class Client:
 
     def ask(self, lease: int = 1, *, unencrypted: bool = False, **more: Any) -> Bound | BindCode:
         fields = {"lease": lease, "unencrypted": unencrypted, "h2": False, "ticket": b""} | more
-        bind = BindV2(**fields) if "program" in fields else Bind(**fields)
+        bind = BindV2(**fields) if "client_id" in fields else Bind(**fields)
         self.bindings.bind(self.identity, bind, is_draining=False, is_resumed=False)
         answer = next(
             message for message in reversed(self.session.sent) if isinstance(message, Bound | BindRefused)

@@ -32,81 +32,81 @@ if TYPE_CHECKING:
 
 async def test_repeated_bind_does_not_take_a_newer_programs_name(services: EdgeServices):
     """Both came anew, the newer one first, as after a restart of the edge."""
-    ticket = Client(services, A).got(program=b"old").ticket
+    ticket = Client(services, A).got(client_id=b"old").ticket
     newer, older = Client(services, A), Client(services, A)
-    got = newer.got(ticket=ticket, program=b"new")
-    assert older.ask(ticket=ticket, program=b"old", again=True) is BindCode.STALE
+    got = newer.got(ticket=ticket, client_id=b"new")
+    assert older.ask(ticket=ticket, client_id=b"old", again=True) is BindCode.STALE
     assert SessionCode.REPLACED not in newer.session.sent
-    # The same program may, in a new session: the answer with the newest ticket was lost.
-    assert Client(services, A).got(ticket=ticket, program=b"new", again=True).host == got.host
+    # The same client may, in a new session: the answer with the newest ticket was lost.
+    assert Client(services, A).got(ticket=ticket, client_id=b"new", again=True).host == got.host
     # And one that was started again before it had kept the answer.
-    assert Client(services, A).got(2, ticket=got.ticket, program=b"third").host == got.host
+    assert Client(services, A).got(2, ticket=got.ticket, client_id=b"third").host == got.host
 
 
 async def test_repeated_bind_yields_to_a_newer_program_away(services: EdgeServices):
     """The name of the newer one is kept for it after a restart of the edge."""
-    name = Client(services, A).got(program=b"old")
+    name = Client(services, A).got(client_id=b"old")
     ticket = services.sealer.open(name.ticket, "a")
     assert ticket is not None
     made[-1].release_all(for_good=True)
     await services.pending.add(TunnelRecord(ticket.name, "a", 2, TunnelOptions(), 0, b"new"), None)
     older, newer = Client(services, A), Client(services, A)
-    assert older.ask(ticket=name.ticket, program=b"old", again=True) is BindCode.STALE
+    assert older.ask(ticket=name.ticket, client_id=b"old", again=True) is BindCode.STALE
     second = services.sealer.seal(Ticket(ticket.name, 0, "a", 2))
-    assert newer.got(ticket=second, program=b"new", again=True).host == name.host
+    assert newer.got(ticket=second, client_id=b"new", again=True).host == name.host
 
 
 async def test_first_bind_is_newer_than_any_count(services: EdgeServices):
-    name = Client(services, A).got(program=b"old")
+    name = Client(services, A).got(client_id=b"old")
     ticket = services.sealer.open(name.ticket, "a")
     assert ticket is not None
     made[-1].release_all(for_good=True)
     newer, older = Client(services, A), Client(services, A)
-    newer.got(ticket=name.ticket, program=b"new")
+    newer.got(ticket=name.ticket, client_id=b"new")
     fifth = services.sealer.seal(Ticket(ticket.name, 0, "a", 5))
-    assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
+    assert older.ask(ticket=fifth, client_id=b"old", again=True) is BindCode.STALE
     # It stays the newer one when it asks again in another session.
     again = Client(services, A)
-    again.got(ticket=name.ticket, program=b"new", again=True)
-    assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
+    again.got(ticket=name.ticket, client_id=b"new", again=True)
+    assert older.ask(ticket=fifth, client_id=b"old", again=True) is BindCode.STALE
 
 
 async def test_taking_a_name_gives_the_newer_ticket(services: EdgeServices):
-    """The older program has had many tickets, and asks again after a restart of the edge, when both sessions are
+    """The older client has had many tickets, and asks again after a restart of the edge, when both sessions are
     new."""
     older = Client(services, A)
-    ticket = older.got(name="shop", program=b"old").ticket
+    ticket = older.got(name="shop", client_id=b"old").ticket
     for lease in (2, 3):
         older.bindings.release_all(for_good=True)
-        ticket = older.got(lease, name="shop", program=b"old", ticket=ticket, again=True).ticket
-    newer = Client(services, A).got(name="shop", program=b"new").ticket
+        ticket = older.got(lease, name="shop", client_id=b"old", ticket=ticket, again=True).ticket
+    newer = Client(services, A).got(name="shop", client_id=b"new").ticket
     sealed = services.sealer.open(newer, "a")
     assert sealed is not None
     for client in made:
         client.release_all(for_good=True)
     await services.pending.add(TunnelRecord("shop", "a", sealed.generation, TunnelOptions(), 0, b"new"), None)
-    assert Client(services, A).got(name="shop", program=b"new", ticket=newer, again=True)
-    assert older.ask(4, name="shop", program=b"old", ticket=ticket, again=True) is BindCode.STALE
+    assert Client(services, A).got(name="shop", client_id=b"new", ticket=newer, again=True)
+    assert older.ask(4, name="shop", client_id=b"old", ticket=ticket, again=True) is BindCode.STALE
 
 
 async def test_newer_ticket_takes_the_name(services: EdgeServices):
     """The older one came first after a restart of the edge that knew of nobody."""
-    name = Client(services, A).got(program=b"old")
+    name = Client(services, A).got(client_id=b"old")
     ticket = services.sealer.open(name.ticket, "a")
     assert ticket is not None
     made[-1].release_all(for_good=True)
     second = services.sealer.seal(Ticket(ticket.name, 0, "a", 2))
     older, newer = Client(services, A), Client(services, A)
-    older.got(ticket=name.ticket, program=b"old", again=True)
-    assert newer.got(ticket=second, program=b"new", again=True).host == name.host
+    older.got(ticket=name.ticket, client_id=b"old", again=True)
+    assert newer.got(ticket=second, client_id=b"new", again=True).host == name.host
 
 
 async def test_repeated_bind_gets_a_free_name(services: EdgeServices):
-    ticket = Client(services, A).got(program=b"old")
+    ticket = Client(services, A).got(client_id=b"old")
     first = Client(services, A)
-    first.got(ticket=ticket.ticket, program=b"new")
+    first.got(ticket=ticket.ticket, client_id=b"new")
     first.bindings.release_all(for_good=True)
-    assert Client(services, A).got(ticket=ticket.ticket, program=b"old", again=True).host == ticket.host
+    assert Client(services, A).got(ticket=ticket.ticket, client_id=b"old", again=True).host == ticket.host
 
 
 async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(services: EdgeServices, tmp_path: Path):
@@ -254,12 +254,12 @@ async def test_any_pool_member_may_return_first_after_a_restart(services: EdgeSe
     """The edge before has told of one of them, the programs of which hold the name together."""
     first, second = Client(services, A), Client(services, A)
     asked = {"name": "shared", "pool": True}
-    tickets = [client.got(program=b"%d" % n, **asked).ticket for n, client in enumerate((first, second))]
+    tickets = [client.got(client_id=b"%d" % n, **asked).ticket for n, client in enumerate((first, second))]
     for client in (first, second):
         client.bindings.release_all(for_good=False)
     await services.pending.add(TunnelRecord("shared", "a", 1, TunnelOptions(), 0, b"0"), None)
     for number, ticket in reversed(list(enumerate(tickets))):
-        Client(services, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
+        Client(services, A).got(ticket=ticket, client_id=b"%d" % number, again=True, **asked)
 
 
 async def test_older_program_with_more_tickets_does_not_win(services: EdgeServices):
@@ -267,9 +267,9 @@ async def test_older_program_with_more_tickets_does_not_win(services: EdgeServic
     await services.pending.add(TunnelRecord("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_bind=True), None)
     older, newer = Client(services, A), Client(services, A)
     many, one = (services.sealer.seal(Ticket("mine", 0, "a", generation)) for generation in (10, 1))
-    assert older.ask(name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
-    newer.got(name="mine", ticket=one, program=b"new", again=True)
-    assert older.ask(2, name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
+    assert older.ask(name="mine", ticket=many, client_id=b"old", again=True) is BindCode.STALE
+    newer.got(name="mine", ticket=one, client_id=b"new", again=True)
+    assert older.ask(2, name="mine", ticket=many, client_id=b"old", again=True) is BindCode.STALE
 
 
 async def test_revoked_lease_is_reported_on_each_link(services: EdgeServices):
@@ -302,12 +302,13 @@ async def test_so_many_leases_that_were_taken_away_are_remembered(services: Edge
 
 async def test_program_with_a_lost_answer_gets_its_name_back(services: EdgeServices):
     """The answer with the newest ticket was lost more than 30 seconds ago."""
-    ticket = Client(services, A).got(program=b"one").ticket
+    ticket = Client(services, A).got(client_id=b"one").ticket
     name = next(iter(services.registry)).name
     tunnel = services.registry.find(name)
     assert tunnel is not None
     tunnel.ticket.generation += 1
     tunnel.ticket.since -= 2 * UNCONFIRMED
-    assert Client(services, A).ask(ticket=ticket, program=b"two", again=True) is BindCode.STALE
-    assert Client(services, A).ask(ticket=ticket, program=b"two") is BindCode.STALE
-    assert Client(services, A).got(ticket=ticket, program=b"one", again=True).host == services.names.host_of(name)
+    assert Client(services, A).ask(ticket=ticket, client_id=b"two", again=True) is BindCode.STALE
+    assert Client(services, A).ask(ticket=ticket, client_id=b"two") is BindCode.STALE
+    got = Client(services, A).got(ticket=ticket, client_id=b"one", again=True)
+    assert got.host == services.names.host_of(name)

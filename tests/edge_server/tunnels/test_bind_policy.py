@@ -42,10 +42,10 @@ NO_PORTS: Final = Identity("a", Permissions(tcp_ports=range(0)))
 TWO_TUNNELS: Final = Identity("a", Permissions(tunnels=2))
 
 
-def bind(*, program: bytes | None = None, again: bool = False, **fields: Any) -> Bind:
-    """Return a Bind; of version 2 if a program is said."""
+def bind(*, client_id: bytes | None = None, again: bool = False, **fields: Any) -> Bind:
+    """Return a Bind; of version 2 if a client ID is given."""
     fields = {"lease": 1, "unencrypted": "tcp_port" in fields, "h2": False, "ticket": b""} | fields
-    return Bind(**fields) if program is None else BindV2(**fields, program=program, again=again)
+    return Bind(**fields) if client_id is None else BindV2(**fields, client_id=client_id, again=again)
 
 
 def ticket(name: str = RANDOM, generation: int = 1, port: int = 0) -> Ticket:
@@ -227,27 +227,27 @@ REFUSALS: Final = (
     ),
     Row(
         BindCode.STALE,
-        "a newer program holds the name, so the ticket is stale",
+        "a newer client holds the name, so the ticket is stale",
         ANY,
         {"ticket": ticket(), "name_tunnel": held(generation=3)},
     ),
     Row(
         BindCode.STALE,
-        "a newer program holds the name, so the ticket is stale",
+        "a newer client holds the name, so the ticket is stale",
         ANY,
         {"ticket": ticket(), "name_tunnel": held(generation=2, age=UNCONFIRMED)},
     ),
     Row(
         BindCode.STALE,
-        "a newer program holds the name, so the ticket is stale",
-        bind(program=b"old", again=True),
-        {"ticket": ticket(), "name_tunnel": held(generation=2, program=b"new")},
+        "a newer client holds the name, so the ticket is stale",
+        bind(client_id=b"old", again=True),
+        {"ticket": ticket(), "name_tunnel": held(generation=2, client_id=b"new")},
     ),
     Row(
         BindCode.STALE,
-        "a newer program holds the name, so the ticket is stale",
-        bind(program=b"old", again=True),
-        {"ticket": ticket(generation=9), "name_tunnel": held(program=b"new", is_first_bind=True)},
+        "a newer client holds the name, so the ticket is stale",
+        bind(client_id=b"old", again=True),
+        {"ticket": ticket(generation=9), "name_tunnel": held(client_id=b"new", is_first_bind=True)},
     ),
     Row(
         BindCode.NOT_SHARED,
@@ -364,11 +364,11 @@ GRANTED: Final = (
     # One that is kept for a client is not shared, whoever of its pool comes first.
     (POOL, {"name_tunnel": held(backends=0)}, {"kind": GrantKind.TAKE_OVER}),
     (POOL, {"ticket": ticket("web"), "name_tunnel": held(backends=0, generation=5)}, {"generation": 2}),
-    # The answer with the newest ticket was lost: a moment ago, or by this very program.
+    # The answer with the newest ticket was lost: a moment ago, or by this very client.
     (ANY, {"ticket": ticket(), "name_tunnel": held(generation=2, age=UNCONFIRMED - 1)}, {"by_ticket": True}),
     (
-        bind(program=b"p", again=True),
-        {"ticket": ticket(), "name_tunnel": held(generation=9, age=99.0, program=b"p")},
+        bind(client_id=b"p", again=True),
+        {"ticket": ticket(), "name_tunnel": held(generation=9, age=99.0, client_id=b"p")},
         {"generation": 2},
     ),
     (WEB, {"name_tunnel": held(takeover_ages=FULL[1:])}, {"kind": GrantKind.TAKE_OVER}),
@@ -384,11 +384,11 @@ GRANTED: Final = (
         {"identity": TWO_TUNNELS, "owner_leases": 2, "name_has_share": False, "name_tunnel": held()},
         {"kind": GrantKind.TAKE_OVER},
     ),
-    (bind(program=b"p"), {}, {"program": b"p", "is_first_bind": True}),
-    (bind(program=b"p", again=True), {}, {"program": b"p", "is_first_bind": False}),
+    (bind(client_id=b"p"), {}, {"client_id": b"p", "is_first_bind": True}),
+    (bind(client_id=b"p", again=True), {}, {"client_id": b"p", "is_first_bind": False}),
     (
-        bind(program=b"p", again=True, name="web"),
-        {"name_tunnel": held(program=b"p", is_first_bind=True)},
+        bind(client_id=b"p", again=True, name="web"),
+        {"name_tunnel": held(client_id=b"p", is_first_bind=True)},
         {"is_first_bind": True},
     ),
     # TCP ports.
