@@ -49,7 +49,7 @@ TRANSITIONS: Final[dict[ConnectionState, frozenset[ConnectionState]]] = {
     _S.MIGRATING: _ENDS | _WITH_CONNECTION | _WITHOUT_CONNECTION,
     _S.SUSPECT: _ENDS | _WITH_CONNECTION | _WITHOUT_CONNECTION,
     _S.RESUMING: _ENDS | _WITH_CONNECTION | _WITHOUT_CONNECTION,
-    # There is no connection that could migrate or fall silent.
+    # There is no connection that could migrate or become suspect.
     _S.AWAY: _ENDS | _WITHOUT_CONNECTION | {_S.CONNECTED, _S.RESUMING},
     _S.RECONNECTING: _ENDS | _WITHOUT_CONNECTION | {_S.CONNECTED, _S.RESUMING},
     # A new tunnel dials again.

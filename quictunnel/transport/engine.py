@@ -80,7 +80,7 @@ class Connected:
 class Data:
     """Bytes of one stream, in order and without gaps.
 
-    The first :class:`Data` or :class:`Reset` that names an unknown peer-initiated stream announces it.
+    The first :class:`Data` or :class:`Reset` that names an unknown peer-initiated stream is its opening.
     ``chunks`` may be empty when only the end is news. Nothing follows ``end=True``.
     """
 
@@ -213,7 +213,7 @@ class EngineSettings:
     pin behind one missing byte grows with what it has delivered."""
     send_buffer: int = 512 * KIB
     """Unsent bytes that one stream may have waiting in the engine before writes are short. They are referenced,
-    not copied, and a session keeps them anyway, so this is about calls: a few reads of TCP, a few bursts."""
+    not copied, and a session retains them anyway, so this is about calls: a few reads of TCP, a few bursts."""
     datagram_size: int = 1350
     """UDP payload bytes; what a path with an IPv6 and a VPN header still carries. Handshakes use 1200."""
     largest_datagram: int = 0

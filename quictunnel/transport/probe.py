@@ -62,12 +62,13 @@ class ProbeAnswer:
 
 @dataclass(slots=True)
 class _State:
-    asked: dict[bytes, tuple[int, float]] = field(default_factory=dict)
+    sent: dict[bytes, tuple[int, float]] = field(default_factory=dict)
     """Size and time of each probe by its connection ID."""
     sizes: set[int] = field(default_factory=set)
     rtt: float = float("inf")
-    other: bool = False
-    fault: OSError | None = None
+    has_other_answer: bool = False
+    """True if datagrams came that answer none of the probes."""
+    error: OSError | None = None
 
 
 def probe_server(
@@ -98,7 +99,7 @@ def probe_server(
             sock.setblocking(False)
             unanswered = _rounds(sock, sizes, ROUNDS if rounds is None else rounds, state)
     except OSError as error:
-        state.fault = error
+        state.error = error
         unanswered = 0
     if state.sizes:
         return ProbeAnswer(Answer.QUIC, state.rtt, tuple(sorted(state.sizes)), unanswered)
@@ -112,29 +113,36 @@ def _rounds(sock: socket.socket, sizes: Sequence[int], rounds: Sequence[float], 
             if size not in state.sizes:
                 _send_probe(sock, size, state)
         _receive_answers(sock, set(sizes), seconds, state)
-        if set(sizes) <= state.sizes or isinstance(state.fault, ConnectionRefusedError):
+        if set(sizes) <= state.sizes or isinstance(state.error, ConnectionRefusedError):
             break
         unanswered += not state.sizes
     return unanswered
 
 
 def _send_probe(sock: socket.socket, size: int, state: _State) -> None:
-    mine = os.urandom(_CID)
-    head = bytes((0xC0,)) + _VERSION.to_bytes(4, "big") + bytes((_CID,)) + os.urandom(_CID) + bytes((_CID,)) + mine
+    probe_id = os.urandom(_CID)
+    head = (
+        bytes((0xC0,))
+        + _VERSION.to_bytes(4, "big")
+        + bytes((_CID,))
+        + os.urandom(_CID)
+        + bytes((_CID,))
+        + probe_id
+    )
     try:
         sock.send(head.ljust(size, b"\0"))
     except OSError as error:
         if error.errno != errno.EMSGSIZE:  # too large for the interface: it does not pass, and that is an answer
-            state.fault = error
+            state.error = error
     else:
-        state.asked[mine] = (size, time.monotonic())
+        state.sent[probe_id] = (size, time.monotonic())
 
 
-def _receive_answers(sock: socket.socket, tokens: set[int], seconds: float, state: _State) -> None:
+def _receive_answers(sock: socket.socket, sizes: set[int], seconds: float, state: _State) -> None:
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_READ)
-        while not tokens <= state.sizes and (left := deadline - time.monotonic()) > 0:
+        while not sizes <= state.sizes and (left := deadline - time.monotonic()) > 0:
             if state.sizes:  # the other sizes take as long; a much later answer was lost
                 deadline = min(deadline, time.monotonic() + max(0.1, 4 * state.rtt))
                 left = max(0.0, deadline - time.monotonic())
@@ -146,7 +154,7 @@ def _receive_answers(sock: socket.socket, tokens: set[int], seconds: float, stat
                 continue
             except OSError as error:  # an ICMP message about a probe
                 if error.errno != errno.EMSGSIZE:
-                    state.fault = error
+                    state.error = error
                 if isinstance(error, ConnectionRefusedError):
                     return
 
@@ -154,23 +162,23 @@ def _receive_answers(sock: socket.socket, tokens: set[int], seconds: float, stat
 def _on_datagram(datagram: bytes, state: _State) -> None:
     """Handle a datagram: a Version Negotiation packet for one of the probes (RFC 8999 section 6), or another."""
     is_negotiation = len(datagram) > 6 + _CID and datagram[0] & 0x80 and datagram[1:5] == bytes(4)
-    known = state.asked.get(datagram[6 : 6 + _CID]) if is_negotiation and datagram[5] == _CID else None
+    known = state.sent.get(datagram[6 : 6 + _CID]) if is_negotiation and datagram[5] == _CID else None
     if known is None:
-        state.other = True
+        state.has_other_answer = True
         return
-    size, asked = known
+    size, sent_at = known
     state.sizes.add(size)
-    state.rtt = min(state.rtt, time.monotonic() - asked)
+    state.rtt = min(state.rtt, time.monotonic() - sent_at)
 
 
 def _failure(state: _State) -> ProbeAnswer:
-    fault = state.fault
-    if isinstance(fault, ConnectionRefusedError):
+    error = state.error
+    if isinstance(error, ConnectionRefusedError):
         return ProbeAnswer(Answer.REFUSED)
-    if isinstance(fault, PermissionError):
-        return ProbeAnswer(Answer.FORBIDDEN, detail=fault.strerror or str(fault))
-    if fault is not None and fault.errno in _UNREACHABLE:
-        return ProbeAnswer(Answer.NO_ROUTE, detail=fault.strerror or str(fault))
-    if state.other:
+    if isinstance(error, PermissionError):
+        return ProbeAnswer(Answer.FORBIDDEN, detail=error.strerror or str(error))
+    if error is not None and error.errno in _UNREACHABLE:
+        return ProbeAnswer(Answer.NO_ROUTE, detail=error.strerror or str(error))
+    if state.has_other_answer:
         return ProbeAnswer(Answer.NOT_QUIC)
-    return ProbeAnswer(Answer.NO_ANSWER, detail="" if fault is None else fault.strerror or str(fault))
+    return ProbeAnswer(Answer.NO_ANSWER, detail="" if error is None else error.strerror or str(error))

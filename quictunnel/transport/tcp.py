@@ -20,9 +20,10 @@ if sys.platform != "win32":
     import termios
 
 KEEPALIVE_IDLE: Final = 60
-"""Seconds of silence before the kernel asks whether the other end is still there. Nothing else ends a connection
-that is idle or half-closed: that is none of a tunnel's business. Often enough for the routers between here and a
-visitor, which forget connections after some minutes (RFC 5382 asks for two hours, which few of them keep to)."""
+"""Seconds without a packet before the kernel probes whether the other end is still there. Nothing else ends a
+connection that is idle or half-closed: that is none of a tunnel's business. Often enough for the routers
+between here and a visitor, which forget connections after some minutes (RFC 5382 asks for two
+hours, which few of them keep to)."""
 KEEPALIVE_INTERVAL: Final = 15
 """Seconds between further probes."""
 KEEPALIVE_PROBES: Final = 4

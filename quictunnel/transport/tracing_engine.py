@@ -63,7 +63,7 @@ class TracingEngine:
         """Connections chosen by :meth:`trace_one`; each has a trace."""
         self._traces: dict[Connection, Trace] = {}
         self._known: dict[Connection, Address] = {}
-        """Addresses of all connections, traced or not: one look-up tells their datagrams from newcomers'."""
+        """Addresses of all connections, traced or not: one look-up tells their datagrams from a new peer's."""
         self._by_address: dict[Address, Connection] = {}
         self._early: OrderedDict[Address, list[tuple[float, str, dict[str, Any]]]] = OrderedDict()
         self._touched: dict[Connection, None] = {}

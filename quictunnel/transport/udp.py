@@ -111,14 +111,16 @@ class UdpSocket:
     IPv6 socket therefore speaks IPv6 only. A server's may serve both families: each peer's address has one form
     there too."""
 
-    def __init__(self, sock: socket.socket, *, gro: bool = True, gso: bool = True, whole: bool = False) -> None:
+    def __init__(
+        self, sock: socket.socket, *, gro: bool = True, gso: bool = True, forbids_fragments: bool = False
+    ) -> None:
         """Take ownership of a bound socket.
 
         Args:
             sock: the socket.
             gro: use UDP_GRO if the system has it.
             gso: use UDP_SEGMENT if the system has it.
-            whole: the system does not fragment its datagrams, so that the path MTU can be discovered.
+            forbids_fragments: the system does not fragment its datagrams, so that the path MTU can be discovered.
         """
         sock.setblocking(False)
         descriptors.set_close_on_fork(sock)
@@ -128,7 +130,7 @@ class UdpSocket:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reader: asyncio.Task[None] | None = None
         self._first: tuple[bytes, Address] | None = None
-        self.largest_datagram = LARGEST_DATAGRAM if whole else 0
+        self.largest_datagram = LARGEST_DATAGRAM if forbids_fragments else 0
         """Value for ``EngineSettings.largest_datagram``."""
         self._local_address: Address = sock.getsockname()
         self.counters = UdpCounters()
@@ -150,9 +152,9 @@ class UdpSocket:
             if sock.family == socket.AF_INET6:
                 sockopts.separate_families(sock, not dual)
             sockopts.enlarge_buffers(sock, buffer)
-            whole = sockopts.forbid_fragments(sock)
+            forbids_fragments = sockopts.forbid_fragments(sock)
             sock.bind(address)
-            return cls(sock, gro=gro, gso=gso, whole=whole)
+            return cls(sock, gro=gro, gso=gso, forbids_fragments=forbids_fragments)
         except BaseException:
             sock.close()
             raise
@@ -160,7 +162,7 @@ class UdpSocket:
     @classmethod
     def adopt(cls, sock: socket.socket) -> Self:
         """Return the UdpSocket of a socket that :meth:`bind` has opened, possibly in another process."""
-        return cls(sock, whole=sockopts.forbid_fragments(sock))
+        return cls(sock, forbids_fragments=sockopts.forbid_fragments(sock))
 
     def duplicate(self) -> socket.socket:
         """Return a duplicate of the socket for :meth:`adopt`, which stays open when this one is closed."""

@@ -118,7 +118,7 @@ class WatchedConnection(EdgeConnection):
         if any(stream._end_arrived or stream._sender.is_finishing for stream in streams):
             reach("resumed with half-closed visitors")
         if any(stream._sender.buffer.size for stream in streams):
-            reach("resumed with bytes that were kept")
+            reach("resumed with retained bytes")
         super().session_resumed()
 
     def session_down(self, closed: Closed) -> None:

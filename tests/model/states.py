@@ -24,7 +24,7 @@ EVERYWHERE: Final = frozenset(
         "network: address",
         "newcomer while nobody has come yet",
         "resumed",
-        "resumed with bytes that were kept",
+        "resumed with retained bytes",
         "resumed with visitors",
         "session over at the client: a newer program has its ticket",
         "session over at the edge: a newer program has its ticket",

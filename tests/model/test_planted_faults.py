@@ -64,7 +64,7 @@ def begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream goes on one byte too late on a new link."""
     rewind = SendBuffer.rewind
     monkeypatch.setattr(
-        SendBuffer, "rewind", lambda replay, offset: rewind(replay, min(offset + (offset > 0), replay.end))
+        SendBuffer, "rewind", lambda buffer, offset: rewind(buffer, min(offset + (offset > 0), buffer.end))
     )
 
 

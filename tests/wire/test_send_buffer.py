@@ -11,49 +11,49 @@ class ReplayMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.replay = SendBuffer()
+        self.buffer = SendBuffer()
         self.model = b""
         self.sent = 0
         self.base = 0
 
     @rule(chunk=st.binary(min_size=1, max_size=20))
     def append(self, chunk):
-        self.replay.append(chunk)
+        self.buffer.append(chunk)
         self.model += chunk
 
-    @precondition(lambda self: self.replay.next_chunk is not None)
+    @precondition(lambda self: self.buffer.next_chunk is not None)
     @rule(data=st.data())
     def send(self, data):
-        chunk = bytes(self.replay.next_chunk)
+        chunk = bytes(self.buffer.next_chunk)
         assert self.model[self.sent : self.sent + len(chunk)] == chunk
         size = data.draw(st.integers(0, len(chunk)))
-        self.replay.mark_sent(size)
+        self.buffer.mark_sent(size)
         self.sent += size
 
     @rule(data=st.data())
     def credit(self, data):
         self.base = data.draw(st.integers(self.base, self.sent))
-        self.replay.credit(self.base)
+        self.buffer.credit(self.base)
 
     @rule(data=st.data())
     def rewind(self, data):
         self.sent = data.draw(st.integers(self.base, self.sent))
-        self.replay.rewind(self.sent)
+        self.buffer.rewind(self.sent)
 
     @rule()
     def drain(self):
         """From wherever it is, what comes out is what went in."""
         out = b""
-        while (chunk := self.replay.next_chunk) is not None:
+        while (chunk := self.buffer.next_chunk) is not None:
             out += bytes(chunk)
-            self.replay.mark_sent(len(chunk))
+            self.buffer.mark_sent(len(chunk))
         assert out == self.model[self.sent :]
         self.sent = len(self.model)
 
     @invariant()
     def offsets_agree(self):
-        assert (self.replay.base, self.replay.sent, self.replay.end) == (self.base, self.sent, len(self.model))
-        assert self.replay.size == len(self.model) - self.base
+        assert (self.buffer.base, self.buffer.sent, self.buffer.end) == (self.base, self.sent, len(self.model))
+        assert self.buffer.size == len(self.model) - self.base
 
 
 TestReplayMachine = ReplayMachine.TestCase

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # single bytes would make each of them cost a hundred bytes.
 MAX_PIECES = 16_384
 # Streams that this side has aborted and the peer has not ended. A thousand aborted visitors at a time can happen.
-# If they still exist after so many seconds, the peer leaks streams or attacks. The time is longer than any silence
+# If they still exist after so many seconds, the peer leaks streams or attacks. The time is longer than any pause
 # that a connection survives (30 s), after which an honest peer has much to catch up on.
 MAX_ZOMBIES = 1024
 ZOMBIE_TIMEOUT = 45.0
