@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from quictunnel.events import TunnelStats
     from quictunnel.forwarding import forward
+    from quictunnel.inspect.summaries import RequestQueue, RequestSummary
     from quictunnel.shared.version import VERSION
     from quictunnel.tunnel import Tunnel
 
@@ -44,6 +45,8 @@ __all__ = [
     "InvalidError",
     "OriginUnavailableError",
     "ProtocolError",
+    "RequestQueue",
+    "RequestSummary",
     "Tunnel",
     "TunnelStats",
     "__version__",
@@ -54,6 +57,8 @@ _MODULES: Final = {
     "Client": ("client", "Client"),
     "Tunnel": ("tunnel", "Tunnel"),
     "TunnelStats": ("events", "TunnelStats"),
+    "RequestQueue": ("inspect.summaries", "RequestQueue"),
+    "RequestSummary": ("inspect.summaries", "RequestSummary"),
     "forward": ("forwarding", "forward"),
     "__version__": ("shared.version", "VERSION"),
     # Called by ``%load_ext quictunnel`` and ``%unload_ext quictunnel``.

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final, Self
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
 from quictunnel.connection.manager import CLOSED, ConnectionManager
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent, Snapshot
+from quictunnel.inspect.summaries import SummaryTaps
+from quictunnel.inspect.tap import TappedOrigin
 from quictunnel.origin.readiness import wait_until_listening
 from quictunnel.shared import event_loop
 from quictunnel.stats import StatsReader
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.errors import Error
     from quictunnel.inspect.inspector import Inspector
+    from quictunnel.inspect.summaries import RequestSummary
+    from quictunnel.inspect.tap import TapSource
     from quictunnel.shared.event_loop import EventLoopThread
 
 logger = logging.getLogger(__name__)
@@ -248,9 +252,13 @@ class TunnelHandle:
         *,
         wait: float = 0.0,
         inspector: Inspector | None = None,
+        on_request: Callable[[RequestSummary], object] | None = None,
     ) -> None:
         """``wait``: seconds to wait until the local port accepts connections, before the lease is requested."""
         self._inspector = inspector
+        self._taps: list[TapSource] = [] if inspector is None else [inspector.taps]
+        if on_request is not None:
+            self._taps.append(SummaryTaps(on_request))
         self._ticket = ticket
         self._wait = wait
         self._client = client
@@ -283,7 +291,7 @@ class TunnelHandle:
     async def _bind(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
         if self._wait:
             await wait_until_listening(self._options.port, self._wait)
-        origin = None if self._inspector is None else self._inspector.origin(self._options.port)
+        origin = TappedOrigin(self._options.port, self._taps) if self._taps else None
         lease = await manager.bind(self._options, self._ticket, origin)
         bound.append(lease)
         self._stats = stats = StatsReader(lease, manager)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quictunnel.inspect.inspector import Inspector
+    from quictunnel.inspect.summaries import RequestSummary
     from quictunnel.tunnel import Tunnel
 
 
@@ -63,6 +64,9 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         inspect: open a page on this machine that shows HTTP/1 requests and responses, WebSocket messages, and
             other protocols as bytes, at ``tunnel.inspector_url``. Needs the extra ``inspect``.
         inspect_address: ``host:port`` of that page; port 0: any free port. None: loopback, any free port.
+        on_request: called with a :class:`RequestSummary` for each finished request of HTTP/1, and for each
+            connection of another protocol. It runs on the client's background thread and must return at once;
+            a ``quictunnel.RequestQueue()`` collects the summaries for another thread.
         client: the connection to use; None means ``Client.from_env()``, shared by the whole process.
 
     Yields a :class:`Tunnel`. Raises InvalidError (arguments, a port that is forwarded already), ConfigError
@@ -89,6 +93,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         wait: float | bool = False,
         inspect: bool = False,
         inspect_address: str | None = None,
+        on_request: Callable[[RequestSummary], object] | None = None,
         client: Client | None = None,
     ) -> None:
         self._options = ForwardOptions(
@@ -110,6 +115,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         if inspect_address is not None and not inspect:
             raise InvalidError("inspect_address is the address of the inspector: give inspect=True as well.")
         self._inspector: Inspector | None = None
+        self._on_request = on_request
         self._client = client
         self._handle: TunnelHandle | None = None
 
@@ -120,7 +126,12 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         if self._inspect is not None:
             self._inspector = open_inspector(self._inspect, self._options.port)
         self._handle = TunnelHandle(
-            client, self._options, self._ticket, wait=self._wait, inspector=self._inspector
+            client,
+            self._options,
+            self._ticket,
+            wait=self._wait,
+            inspector=self._inspector,
+            on_request=self._on_request,
         )
         return self._handle
 

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.inspect import limits
 from quictunnel.inspect.bodies import Body, BodyError, UntilClose
 from quictunnel.inspect.exchange_store import Direction, Exchange, ExchangeKind, ExchangeState, Frame
+from quictunnel.inspect.heads import end_of_head, guess_protocol, proxy_header
 from quictunnel.inspect.http1 import (
     ParseError,
-    end_of_head,
-    guess_protocol,
     has_token,
-    proxy_header,
     read_request,
     read_response,
     request_body,

@@ -14,7 +14,6 @@ from quictunnel.inspect import limits
 from quictunnel.inspect.exchange_store import ExchangeStore
 from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
-from quictunnel.inspect.tap import TappedOrigin
 from quictunnel.inspect.web_app import Site
 from quictunnel.shared.address import format_address, on_this_machine
 from quictunnel.shared.event_loop import EventLoopThread
@@ -26,7 +25,7 @@ from quictunnel.transport import descriptors
 from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
-    from quictunnel.origin.dial import Origin
+    from quictunnel.inspect.tap import TapSource
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +74,10 @@ class Inspector:
         """URL of the page. The part after ``#`` is the token, which browsers do not send to servers."""
         return f"http://{format_address(on_this_machine(self._host), self._port)}/#{self._token}"
 
-    def origin(self, port: int) -> Origin:
-        """Return an origin whose connections are recorded."""
-        return TappedOrigin(port, self._recorder)
+    @property
+    def taps(self) -> TapSource:
+        """Source of the taps that record connections."""
+        return self._recorder
 
     def set_tunnel_url(self, public: str) -> None:
         """Set the public URL of the tunnel, when it is open."""

@@ -1,20 +1,19 @@
-"""Origin and splice that report their bytes to the inspector. The only code of the inspector on the tunnel's
-thread.
+"""Origin and splice that report their bytes to taps, on the tunnel's thread.
 
-They put references to immutable bytes into a bounded queue (``recorder``).
+The taps of the inspector put references to immutable bytes into a bounded queue (``recorder``). Those of
+``summaries`` read the heads of requests and responses.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.origin.dial import Origin, OriginRefusedError
 from quictunnel.transport.splice import TcpSplice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from quictunnel.inspect.recorder import Recorder, Tap
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.stream import Stream
     from quictunnel.wire.codes import StreamCode
@@ -22,12 +21,44 @@ if TYPE_CHECKING:
 ORIGIN_RESET: Final = "The origin reset the connection."
 
 
-class TappedOrigin(Origin):
-    """Origin whose connections the inspector records."""
+class DirectionTap(Protocol):
+    """Observer of one direction of a connection. Its methods never raise."""
 
-    def __init__(self, port: int, recorder: Recorder) -> None:
+    def passed(self, data: bytes | list[bytes], size: int) -> None:
+        """Note bytes, which do not change afterwards."""
+
+    def ended(self) -> None:
+        """Note the end of the direction."""
+
+
+class ConnectionTap(Protocol):
+    """Observer of one connection. Its methods never raise."""
+
+    @property
+    def request(self) -> DirectionTap:
+        """Observer of the bytes from the visitor."""
+
+    @property
+    def response(self) -> DirectionTap:
+        """Observer of the bytes from the origin."""
+
+    def closed(self, why: str) -> None:
+        """Note the end of the connection; ``why`` is the error, or empty."""
+
+
+class TapSource(Protocol):
+    """Source of a tap for each new connection."""
+
+    def tap(self, visitor: str) -> ConnectionTap:
+        """Return a tap for a new connection of a visitor (``host:port``)."""
+
+
+class TappedOrigin(Origin):
+    """Origin whose connections report to taps."""
+
+    def __init__(self, port: int, sources: Sequence[TapSource]) -> None:
         super().__init__(port)
-        self._recorder = recorder
+        self._sources = sources
 
     async def join(self, stream: Stream) -> TcpSplice:
         """Dial the origin and splice it with a stream, as ``Origin`` does. Record a failure."""
@@ -41,10 +72,39 @@ class TappedOrigin(Origin):
         """Return a splice that reports to a new tap."""
         return TappedSplice(lambda splice: splice.join(stream), self._tap(stream))
 
-    def _tap(self, stream: Stream) -> Tap:
+    def _tap(self, stream: Stream) -> ConnectionTap:
         preface = stream.preface
-        return self._recorder.tap(f"[{preface.host}]:{preface.port}" if ":" in preface.host
-                                  else f"{preface.host}:{preface.port}")  # fmt: skip
+        host = f"[{preface.host}]" if ":" in preface.host else preface.host
+        taps = [source.tap(f"{host}:{preface.port}") for source in self._sources]
+        return taps[0] if len(taps) == 1 else _TapGroup(taps)
+
+
+class _DirectionGroup:
+    """Several observers of one direction."""
+
+    def __init__(self, taps: Sequence[DirectionTap]) -> None:
+        self._taps = taps
+
+    def passed(self, data: bytes | list[bytes], size: int) -> None:
+        for tap in self._taps:
+            tap.passed(data, size)
+
+    def ended(self) -> None:
+        for tap in self._taps:
+            tap.ended()
+
+
+class _TapGroup:
+    """Several observers of one connection."""
+
+    def __init__(self, taps: Sequence[ConnectionTap]) -> None:
+        self._taps = taps
+        self.request = _DirectionGroup([tap.request for tap in taps])
+        self.response = _DirectionGroup([tap.response for tap in taps])
+
+    def closed(self, why: str) -> None:
+        for tap in self._taps:
+            tap.closed(why)
 
 
 class TappedSplice(TcpSplice):
@@ -52,7 +112,7 @@ class TappedSplice(TcpSplice):
 
     __slots__ = ("_request", "_response", "_tap")
 
-    def __init__(self, on_connected: Callable[[Splice], None], tap: Tap) -> None:
+    def __init__(self, on_connected: Callable[[Splice], None], tap: ConnectionTap) -> None:
         super().__init__(on_connected)
         self._tap = tap
         self._request, self._response = tap.request, tap.response

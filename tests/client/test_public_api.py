@@ -22,6 +22,8 @@ CLASSES = (
     "events.Snapshot",
     "events.TunnelStats",
     "events.ClientEvent",
+    "inspect.summaries.RequestSummary",
+    "inspect.summaries.RequestQueue",
     "errors.Error",
     "errors.InvalidError",
     "errors.ConfigError",

@@ -1,0 +1,482 @@
+"""Summaries of finished requests, for a terminal: method, path, status, duration and visitor.
+
+::
+
+    queue = RequestQueue()
+    with quictunnel.forward(8000, on_request=queue):
+        ...
+        for summary in queue.take():
+            print(summary.method, summary.path, summary.status, summary.seconds, summary.visitor)
+
+A :class:`SummaryTap` reads the heads of HTTP/1 messages and skips their bodies. It stores no byte of a body, and
+at most ``MAX_HEAD`` bytes of an incomplete head. It needs no package of the extra ``inspect``. It runs on the
+tunnel's thread, so the work for each piece of data is limited as well. A connection that it cannot follow is
+reported as raw; of HTTP/2, the requests are only counted, because their heads are compressed (RFC 7541).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from quictunnel.inspect.bodies import Body, BodyError, Chunked, Length, UntilClose
+from quictunnel.inspect.heads import end_of_head, guess_protocol, proxy_header
+from quictunnel.origin.bad_gateway import method_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD: Final = 16 * 1024
+"""Bytes of a head; most servers accept no more. A connection with a longer one is reported as raw."""
+MAX_HEADS: Final = 1024 * 1024
+"""Bytes of incomplete heads that all connections of a tunnel together may buffer."""
+MAX_PIPELINED: Final = 32
+"""Requests of one connection without a response; browsers send one at a time."""
+MAX_LINES: Final = 1024
+"""Lines between chunks to read of one piece of data, which takes about a millisecond. A body of tiny chunks is not
+followed."""
+MAX_FRAMES: Final = 1024
+"""HTTP/2 frames to read of one piece of data. Beyond it, requests of the connection are not counted any more."""
+MAX_PATH: Final = 200
+"""Characters of a path."""
+MAX_WAITING: Final = 1000
+"""Summaries in a :class:`RequestQueue`: several times what a terminal shows."""
+
+ENDED_EARLY: Final = "The connection ended before the response was complete."
+SWITCHED: Final = "The connection uses another protocol now."
+HTTP2: Final = "HTTP/2"
+
+_REQUEST: Final = re.compile(rb"([A-Z][A-Z-]{0,22}) ([!-~\x80-\xff]+) HTTP/1\.[01]\r?\n")
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r\n]")
+_FRAMING: Final = re.compile(rb"^(content-length|transfer-encoding):([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+_HEADERS: Final = 1
+"""Type of a HEADERS frame (RFC 9113 section 6.2). A client sends one for a request, and one for its trailers."""
+
+
+class RequestSummary(NamedTuple):
+    """Finished request, or a connection whose requests cannot be read."""
+
+    kind: Literal["http", "http2", "raw", "refused"]
+    """``http``: one request. ``http2`` and ``raw``: a connection, reported at its beginning and at its end.
+    ``refused``: a connection that the local service did not accept."""
+    visitor: str
+    """Address of the visitor, without the port."""
+    method: str = ""
+    """Method of the request; empty for a connection."""
+    path: str = ""
+    """Path without its query, which may contain secrets; at most MAX_PATH printable characters."""
+    status: int = 0
+    """Status of the response; 0 without one."""
+    seconds: float = 0.0
+    """Seconds from the first byte of the request to the last of the response, or of the connection."""
+    note: str = ""
+    """Reason why the request failed or the connection is not read as HTTP/1; empty for a complete request."""
+    requests: int = 0
+    """Requests on a connection with HTTP/2, when it has ended."""
+    is_open: bool = False
+    """True for the report at the beginning of a connection."""
+
+
+class RequestQueue:
+    """Bounded queue of summaries, to be given as ``on_request``. Any thread may take from it."""
+
+    def __init__(self, limit: int = MAX_WAITING) -> None:
+        self._limit = limit
+        self._summaries: deque[RequestSummary] = deque()
+        self.dropped = 0
+        """Number of summaries that found the queue full."""
+
+    def __call__(self, summary: RequestSummary) -> None:
+        """Add a summary; drop it if the queue is full."""
+        if len(self._summaries) < self._limit:
+            self._summaries.append(summary)
+        else:
+            self.dropped += 1
+
+    def take(self) -> list[RequestSummary]:
+        """Return the waiting summaries, the oldest first, and remove them."""
+        return [self._summaries.popleft() for _ in range(len(self._summaries))]
+
+
+class SummaryTaps:
+    """Source of the taps of one tunnel. Used only on the tunnel's thread."""
+
+    def __init__(
+        self, report: Callable[[RequestSummary], object], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Create a source.
+
+        Args:
+            report: called on the tunnel's thread with each summary; it must return at once. Its first error is
+                logged, and the tunnel is not affected.
+            now: the monotonic clock.
+        """
+        self.now = now
+        self.buffered = 0
+        """Bytes of the incomplete heads of all connections."""
+        self._report = report
+        self._has_failed = False
+
+    def tap(self, visitor: str) -> SummaryTap:
+        """Return a tap for a new connection of a visitor (``host:port``)."""
+        return SummaryTap(self, visitor.rpartition(":")[0].strip("[]"))
+
+    def report(self, summary: RequestSummary) -> None:
+        """Pass a summary on. Never raises."""
+        try:
+            self._report(summary)
+        except Exception as error:  # noqa: BLE001 - an error of an observer must not reach the byte path
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Log an error, only the first time."""
+        if not self._has_failed:
+            self._has_failed = True
+            logger.error("a summary of a request failed; the tunnel is not affected", exc_info=error)
+
+
+class _UnreadableError(Exception):
+    """Error of bytes that cannot be followed as HTTP/1."""
+
+
+class _Pending:
+    """Request without a complete response."""
+
+    __slots__ = ("began", "method", "path", "status")
+
+    def __init__(self, method: str, path: str, began: float) -> None:
+        self.method = method
+        self.path = path
+        self.began = began
+        self.status = 0
+
+
+class _BoundedChunked(Chunked):
+    """Chunked body with a limited number of lines in one piece of data."""
+
+    lines = 0
+
+    def _on_line(self, line: bytes) -> None:
+        self.lines += 1
+        if self.lines > MAX_LINES:
+            raise BodyError("too many chunks in one piece of data")
+        super()._on_line(line)
+
+
+class SummaryDirection:
+    """Direction of a tapped connection."""
+
+    __slots__ = ("_body", "_head", "_is_request", "_tap")
+
+    def __init__(self, tap: SummaryTap, *, is_request: bool) -> None:
+        self._tap = tap
+        self._is_request = is_request
+        self._head = bytearray()
+        self._body: Body | None = None
+
+    def passed(self, data: bytes | list[bytes], size: int) -> None:
+        """Follow bytes. Never raises."""
+        tap, body = self._tap, self._body
+        if tap.is_settled:
+            if tap.frames is not None and self._is_request:
+                tap.frames.passed(data)
+            return
+        try:
+            if body is not None and body.skip(size):
+                if body.is_done:
+                    self._finish()
+                return
+            if isinstance(body, _BoundedChunked):
+                body.lines = 0
+            for piece in (data,) if isinstance(data, bytes) else data:
+                self._read(memoryview(piece))
+        except (_UnreadableError, BodyError) as error:
+            tap.settle(str(error))
+        except Exception as error:  # noqa: BLE001 - an error of this module must not reach the byte path
+            tap.fail(error)
+
+    def ended(self) -> None:
+        """Note the end of this direction: a body that the connection delimits is complete."""
+        if isinstance(self._body, UntilClose) and not self._tap.is_settled:
+            self._finish()
+
+    def release(self) -> None:
+        """Drop what is buffered."""
+        self._tap.taps.buffered -= len(self._head)
+        self._head.clear()
+        self._body = None
+
+    def _read(self, rest: memoryview) -> None:
+        tap = self._tap
+        while rest:
+            if tap.is_settled:
+                if tap.frames is not None and self._is_request:
+                    tap.frames.passed(bytes(rest))
+                return
+            used = self._read_head(rest) if self._body is None else self._body.feed(rest, _ignore)
+            rest = rest[used:]
+            if self._body is not None and self._body.is_done:
+                self._finish()
+
+    def _finish(self) -> None:
+        """End the current message."""
+        self._body = None
+        if not self._is_request:
+            self._tap.answered()
+
+    def _read_head(self, data: memoryview) -> int:
+        """Buffer bytes up to the end of a head, and return how many of them belong to it."""
+        head, taps = self._head, self._tap.taps
+        if not head and self._is_request:
+            self._tap.began_request()
+        before = len(head)
+        taken = min(len(data), MAX_HEAD + 1 - before)
+        if taps.buffered + taken > MAX_HEADS:
+            raise _UnreadableError("too many incomplete heads")
+        head += data[:taken]
+        taps.buffered += taken
+        before = self._check_request(before) if self._is_request else self._check_response(before)
+        end = -1 if before < 0 else end_of_head(head, max(0, before - 3))
+        if end < 0:
+            if len(head) > MAX_HEAD:
+                raise _UnreadableError(f"a head of more than {MAX_HEAD} bytes")
+            return taken
+        used = taken - (len(head) - end)
+        complete = bytes(head[:end])
+        taps.buffered -= len(head)
+        head.clear()
+        self._body = self._tap.on_request(complete) if self._is_request else self._tap.on_response(complete)
+        return used
+
+    def _check_request(self, before: int) -> int:
+        """Remove a PROXY header and empty lines, and check that a request begins.
+
+        Returns the number of bytes that were searched before, or -1 while the PROXY header is incomplete."""
+        head, tap = self._head, self._tap
+        skipped = 0 if tap.has_request else proxy_header(head)
+        if skipped < 0:
+            return -1
+        if head[skipped:].startswith((b"\r", b"\n")):  # RFC 9112 section 2.2
+            skipped = len(head) - len(head[skipped:].lstrip(b"\r\n"))
+        if skipped:
+            del head[:skipped]
+            tap.taps.buffered -= skipped
+            before = 0
+        if method_of(bytes(head[:64])) is None:
+            if not head.startswith(b"PRI *"):
+                raise _UnreadableError(guess_protocol(bytes(head[:64])))
+            tap.frames = FrameCounter(_PREFACE)
+            tap.frames.passed(bytes(head))
+            tap.settle(HTTP2)
+            return -1
+        return before
+
+    def _check_response(self, before: int) -> int:
+        if self._head[:7] != b"HTTP/1."[: len(self._head)]:
+            raise _UnreadableError("the response is not HTTP/1")
+        return before
+
+
+class FrameCounter:
+    """Counter of the requests of a connection with HTTP/2: HEADERS frames of the visitor that open a stream."""
+
+    def __init__(self, skip: int) -> None:
+        """``skip``: bytes before the first frame."""
+        self.requests = 0
+        self._skip = skip
+        self._head = b""
+        self._last_stream = 0
+        self._is_lost = False
+
+    def passed(self, data: bytes | list[bytes]) -> None:
+        """Count the requests in the visitor's next bytes."""
+        frames = 0
+        for piece in (data,) if isinstance(data, bytes) else data:
+            at = 0
+            while at < len(piece) and not self._is_lost:
+                if self._skip:
+                    step = min(self._skip, len(piece) - at)
+                    self._skip -= step
+                    at += step
+                    continue
+                need = 9 - len(self._head)  # a frame's header (RFC 9113 section 4.1)
+                self._head += piece[at : at + need]
+                at += need
+                if len(self._head) == 9:
+                    self._on_frame()
+                    frames += 1
+                    self._is_lost = frames > MAX_FRAMES
+
+    def _on_frame(self) -> None:
+        stream = int.from_bytes(self._head[5:], "big") & 0x7FFFFFFF
+        if self._head[3] == _HEADERS and stream > self._last_stream:
+            self._last_stream = stream
+            self.requests += 1
+        self._skip = int.from_bytes(self._head[:3], "big")
+        self._head = b""
+
+
+class SummaryTap:
+    """Tapped connection that reports its requests."""
+
+    __slots__ = (
+        "_began",
+        "_request_began",
+        "_waiting",
+        "frames",
+        "has_request",
+        "is_settled",
+        "request",
+        "response",
+        "taps",
+        "visitor",
+        "why_raw",
+    )
+
+    def __init__(self, taps: SummaryTaps, visitor: str) -> None:
+        self.taps = taps
+        self.visitor = visitor
+        self.request = SummaryDirection(self, is_request=True)
+        self.response = SummaryDirection(self, is_request=False)
+        self.has_request = False
+        """True after the first request."""
+        self.is_settled = False
+        """True if the connection is not followed any more."""
+        self.why_raw = ""
+        """Reason why it is reported as a raw connection, or empty."""
+        self.frames: FrameCounter | None = None
+        self._began = taps.now()
+        self._request_began = self._began
+        self._waiting: deque[_Pending] = deque()
+
+    def closed(self, why: str) -> None:
+        """Report the end of the connection; ``why`` is the error, or empty."""
+        if self.why_raw:
+            self._report_connection(is_open=False)
+            self.why_raw = ""
+        elif not self.is_settled and why and not self.has_request:
+            self.taps.report(RequestSummary("refused", self.visitor, note=why))
+        elif not self.is_settled:
+            self._fail_waiting(why or ENDED_EARLY)
+        self._release()
+
+    def settle(self, why: str) -> None:
+        """Report a raw connection, and do not follow it any more."""
+        self._fail_waiting(why)
+        self.why_raw = why
+        self._release()
+        self._report_connection(is_open=True)
+
+    def fail(self, error: Exception) -> None:
+        """Stop following after an internal error."""
+        self._release()
+        self.taps.failed(error)
+
+    # From the directions.
+
+    def began_request(self) -> None:
+        """Note the time of a request's first byte."""
+        self._request_began = self.taps.now()
+
+    def on_request(self, head: bytes) -> Body | None:
+        """Note a request and return its body."""
+        match = _REQUEST.match(head)
+        if match is None:
+            raise _UnreadableError("this is not an HTTP/1 request")
+        if len(self._waiting) >= MAX_PIPELINED:
+            raise _UnreadableError(f"more than {MAX_PIPELINED} requests wait for a response")
+        self.has_request = True
+        self._waiting.append(_Pending(match[1].decode(), _path(match[2]), self._request_began))
+        body = _framing(head)
+        if isinstance(body, UntilClose):
+            raise _UnreadableError("a request whose length is unknown")
+        return body
+
+    def on_response(self, head: bytes) -> Body | None:
+        """Note a response and return its body."""
+        match = _STATUS.match(head)
+        if match is None or not self._waiting:
+            raise _UnreadableError(
+                "the response is not HTTP/1" if match is None else "a response without a request"
+            )
+        pending, status = self._waiting[0], int(match[1])
+        if status < 200 and status != 101:
+            return None
+        pending.status = status
+        if status == 101 or (pending.method == "CONNECT" and status < 300):
+            self.answered()
+            self._fail_waiting(SWITCHED)
+            self._release()
+            return None
+        if pending.method == "HEAD" or status in (204, 304):
+            self.answered()
+            return None
+        return _framing(head) or UntilClose()
+
+    def answered(self) -> None:
+        """Report the oldest request, whose response is complete."""
+        self._report_request(self._waiting.popleft(), "")
+
+    # Internal.
+
+    def _fail_waiting(self, why: str) -> None:
+        while self._waiting:
+            self._report_request(self._waiting.popleft(), why)
+
+    def _report_request(self, done: _Pending, note: str) -> None:
+        seconds = self.taps.now() - done.began
+        self.taps.report(RequestSummary("http", self.visitor, done.method, done.path, done.status, seconds, note))
+
+    def _report_connection(self, *, is_open: bool) -> None:
+        is_http2 = self.frames is not None
+        self.taps.report(
+            RequestSummary(
+                "http2" if is_http2 else "raw",
+                self.visitor,
+                seconds=self.taps.now() - self._began,
+                note="" if is_http2 else self.why_raw,
+                requests=self.frames.requests if self.frames is not None else 0,
+                is_open=is_open,
+            )
+        )
+
+    def _release(self) -> None:
+        self.is_settled = True
+        self._waiting.clear()
+        self.request.release()
+        self.response.release()
+
+
+def _ignore(content: memoryview) -> None:
+    """Store nothing of a body."""
+
+
+def _path(target: bytes) -> str:
+    """Return the path of a request's target for display."""
+    text = target.partition(b"?")[0][: 4 * MAX_PATH].decode("utf-8", "replace")[:MAX_PATH]
+    return text if text.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in text)
+
+
+def _framing(head: bytes) -> Body | None:
+    """Return the body that a head announces, or None without one (RFC 9112 section 6.3)."""
+    lengths, codings = set(), []
+    for match in _FRAMING.finditer(head):
+        value = match[2].strip()
+        if match[1][:1] in b"cC":
+            lengths.add(value)
+        else:
+            codings.append(value)
+    if codings:
+        return _BoundedChunked() if codings[-1].lower().endswith(b"chunked") else UntilClose()
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not _LENGTH.fullmatch(size := lengths.pop()):
+        raise _UnreadableError("a wrong Content-Length")
+    return Length(int(size))
