@@ -122,10 +122,10 @@ class Actions:
         """Reset the connection of one visitor."""
         introspection = self._introspection
         number = introspection.visitor_log.number_of(target)
-        visit = next((visit for visit in introspection.visitor_log.now if visit.number == number), None)
+        visit = next((visit for visit in introspection.visitor_log.active if visit.number == number), None)
         if visit is None:
             return None
-        _audit(who, f"ends visitor {target} of {visit.tunnel_name}, from {visit.host}", "end visitor", target)
+        _audit(who, f"ends visitor {target} of {visit.tunnel_name}, from {visit.address}", "end visitor", target)
         is_ended = any(tunnel.end_visit(visit) for tunnel in tuple(introspection.registry.alive))
         return Done("end_visitor", target) if is_ended else None
 

@@ -87,7 +87,7 @@ class History:
         self._samples.append(
             Sample(
                 at=self._wall(),
-                visitors=len(self._visitor_log.now),
+                visitors=len(self._visitor_log.active),
                 came=came - before[0],
                 # A stream that resumes on another link counts again from its last acknowledged byte.
                 bytes_in=max(0, bytes_in - before[1]),
@@ -106,7 +106,7 @@ class History:
 
     def _totals(self) -> tuple[int, int, int]:
         visitor_log = self._visitor_log
-        return visitor_log.came.total(), visitor_log.bytes_in, visitor_log.bytes_out
+        return visitor_log.admitted_total.total(), visitor_log.bytes_in, visitor_log.bytes_out
 
 
 class TopTalkers:
@@ -146,7 +146,7 @@ class TopTalkers:
         remembered = len(addresses)
         at: dict[str, int] = {}
         to: dict[str, int] = {}
-        for visit in self._visitor_log.now:
+        for visit in self._visitor_log.active:
             moved = visit.bytes_in + visit.bytes_out
             host, name = visit.network or "unknown", visit.tunnel_name
             addresses[host] = addresses.get(host, 0) + moved

@@ -224,9 +224,9 @@ class ReadModels:
             sessions_away=sum(client.session.is_away for client in sessions),
             strangers=len(introspection.clients) - len(sessions),
             tunnels=len(introspection.registry),
-            visitors=len(visitor_log.now),
+            visitors=len(visitor_log.active),
             visitors_cap=introspection.admission.cap,
-            visitors_came=visitor_log.came.total(),
+            visitors_came=visitor_log.admitted_total.total(),
             visitors_refused=introspection.admission.refused,
             bytes_in=visitor_log.bytes_in,
             bytes_out=visitor_log.bytes_out,
@@ -249,13 +249,14 @@ class ReadModels:
         """Return active visitors, the newest first. ``only``: of this tunnel."""
         visitor_log = self._introspection.visitor_log
         found: Iterable[VisitorConnection] = (
-            visit for visit in reversed(visitor_log.now) if only in ("", visit.tunnel_name)
+            visit for visit in reversed(visitor_log.active) if only in ("", visit.tunnel_name)
         )
         if (bound := visitor_log.number_of(after)) is not None:
             found = (visit for visit in found if visit.number < bound)
         chosen = list(itertools.islice(found, limit + 1))
         items = [self._visitor(visit) for visit in chosen[:limit]]
-        total = len(visitor_log.now) if not only else sum(visit.tunnel_name == only for visit in visitor_log.now)
+        active = visitor_log.active
+        total = len(active) if not only else sum(visit.tunnel_name == only for visit in active)
         return Page(items, total, items[-1].id if len(chosen) > limit else None)
 
     def certificates(self, limit: int, after: str = "") -> Page[Certificate]:
@@ -286,7 +287,7 @@ class ReadModels:
     def measure(self) -> dict[str, Totals]:
         """Measure the rates of all tunnels. Return active visitors and their bytes by tunnel."""
         now: defaultdict[str, Totals] = defaultdict(Totals)
-        for visit in self._introspection.visitor_log.now:  # ten thousand cost some milliseconds
+        for visit in self._introspection.visitor_log.active:  # ten thousand cost some milliseconds
             sums = now[visit.tunnel_name]
             sums.visitors += 1
             sums.bytes_in += visit.bytes_in
@@ -360,8 +361,8 @@ class ReadModels:
 
     def _visitor(self, visit: VisitorConnection) -> Visitor:
         return Visitor(
-            id=self._introspection.visitor_log.name_of(visit),
-            address=visit.host,
+            id=self._introspection.visitor_log.id_of(visit),
+            address=visit.address,
             port=visit.port,
             tunnel=visit.tunnel_name,
             owner=visit.owner,

@@ -85,7 +85,7 @@ class ClientSession:
         self.session = Session(Side.EDGE, self, wake)
         self.session.link.attach(connection)
         self.identity: Identity | None = None
-        self.bindings = Bindings(context.binding, self.session, self.superseded)
+        self.bindings = Bindings(context.binding, self.session, self.end_superseded)
         self.is_draining = False
         self.since = 0.0
         """Time at which its token was accepted (time.monotonic)."""
@@ -145,9 +145,9 @@ class ClientSession:
         else:
             self.session.close(code)
 
-    def superseded(self) -> None:
+    def end_superseded(self) -> None:
         """End the session for good, because a newer session with the same ticket has taken its name over."""
-        self._context.sessions.supersede(self)
+        self._context.sessions.remember_superseded(self)
         self.end(_superseded_code(self.session.version))
 
     def give_up(self, reason: str) -> None:

@@ -116,7 +116,7 @@ class SessionTable(Generic[SessionT]):
         """Return the session with this secret, or None."""
         return self._by_digest.get(_digest(secret))
 
-    def supersede(self, session: SessionT) -> None:
+    def remember_superseded(self, session: SessionT) -> None:
         """Remember that a newer session with the same ticket has taken over this session's name.
 
         A client that has not been notified must not take the name back: its session had no link, or it mistakes

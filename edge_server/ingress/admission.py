@@ -43,7 +43,7 @@ MAX_WAIT: Final = 10.0
 timeouts of browsers and the patience of people."""
 
 
-class WaitingVisitor(Protocol):
+class QueuedVisitor(Protocol):
     """An admitted visitor whose client has no link at the moment."""
 
     def reject(self) -> None:
@@ -65,7 +65,7 @@ class Admission:
         self.max_handshakes = self.budget.handshakes
         """Visitors that may be between accept and the end of their TLS handshake."""
         self.cap = self.budget.visitors if cap is None else cap
-        self.waiting: FairPlaces[WaitingVisitor] = FairPlaces(
+        self.waiting: FairPlaces[QueuedVisitor] = FairPlaces(
             max(1, min(MAX_WAITING, self.cap // WAITING_DIVISOR)),
             limit_per_tunnel=MAX_WAITING_PER_TUNNEL,
             protected_for=MAX_WAIT,  # a visitor that waits may use the whole time
@@ -135,7 +135,7 @@ class Admission:
             if not count[key]:
                 del count[key]
 
-    def wait(self, waiting: WaitingVisitor, host: str, owner: str, tunnel_name: str) -> WaitingVisitor | None:
+    def wait(self, waiting: QueuedVisitor, host: str, owner: str, tunnel_name: str) -> QueuedVisitor | None:
         """Let an admitted visitor wait for the client. Return the visitor that has to stop waiting for it, or
         None."""
         evicted = self.waiting.acquire(waiting, host, owner=owner, tunnel_name=tunnel_name)

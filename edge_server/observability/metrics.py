@@ -15,7 +15,7 @@ from edge_server.certificates.acme.renewal import OrderOutcome
 from edge_server.certificates.context_store import validity_of
 from edge_server.ingress.tls_listener import HandshakeOutcome
 from edge_server.observability import logs
-from edge_server.tunnels.visitor_log import SECONDS, EndReason, Kind
+from edge_server.tunnels.visitor_log import DURATION_BUCKETS, EndReason, Kind
 from quictunnel.shared.version import VERSION
 from quictunnel.transport.engine import CloseCause, EngineCounters
 
@@ -183,13 +183,13 @@ def read_histograms(introspection: Introspection) -> Iterator[tuple[str, list[tu
     visitor_log = introspection.visitor_log
     for name, histogram in (
         ("visit_seconds", visitor_log.durations),
-        ("visit_first_byte_seconds", visitor_log.first_bytes),
+        ("visit_first_byte_seconds", visitor_log.times_to_first_byte),
     ):
         yield name, _cumulative(histogram), histogram.sum
 
 
 def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
-    bounds = [*map(str, SECONDS), "+Inf"]
+    bounds = [*map(str, DURATION_BUCKETS), "+Inf"]
     counts = histogram.counts
     return [(bound, float(sum(counts[: index + 1]))) for index, bound in enumerate(bounds)]
 
@@ -210,11 +210,11 @@ def _of_visitors(introspection: Introspection) -> Iterator[tuple[str, dict[Value
         introspection.tls_listener,
     )
     now = dict.fromkeys(get_args(Kind), 0)
-    for visit in visitor_log.now:
+    for visit in visitor_log.active:
         now[visit.kind] += 1
     yield "visitors", {(kind,): number for kind, number in now.items()}
-    yield "visitors_begun_total", {(kind,): visitor_log.came[kind] for kind in get_args(Kind)}
-    yield "visitors_ended_total", {(ending.label,): visitor_log.endings[ending] for ending in EndReason}
+    yield "visitors_begun_total", {(kind,): visitor_log.admitted_total[kind] for kind in get_args(Kind)}
+    yield "visitors_ended_total", {(reason.label,): visitor_log.ended_total[reason] for reason in EndReason}
     yield "visitor_bytes_total", {("in",): visitor_log.bytes_in, ("out",): visitor_log.bytes_out}
     yield "visitor_places", {(): admission.cap}
     yield (

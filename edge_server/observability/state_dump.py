@@ -76,7 +76,7 @@ def describe(introspection: Introspection, now: Callable[[], float] = time.monot
         "sessions": _bounded(introspection.clients, _session),
         "tunnels": _bounded(served, lambda each: _tunnel(*each)),
         "visitors": _bounded(
-            visitor_log.now, lambda visit: {"visit": visitor_log.name_of(visit)} | _visitor(visit, now())
+            visitor_log.active, lambda visit: {"visit": visitor_log.id_of(visit)} | _visitor(visit, now())
         ),
     }
 
@@ -113,13 +113,13 @@ def _tunnel(tunnel: Tunnel, backend: Backend | None) -> dict[str, Any]:
 
 def _visitor(visit: VisitorConnection, now: float) -> dict[str, Any]:
     return {
-        "visitor": visit.host,
+        "visitor": visit.address,
         "visitor_port": visit.port,
         "name": visit.tunnel_name,
         "owner": visit.owner,
         "kind": visit.kind,
         "seconds": round(now - visit.began, 3),
-        "first_byte": visit.first_byte,
+        "first_byte": visit.time_to_first_byte,
         "bytes_in": visit.bytes_in,
         "bytes_out": visit.bytes_out,
         "has_client": visit.stream is not None,

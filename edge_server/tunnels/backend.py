@@ -25,7 +25,7 @@ REFUSAL_PENALTY: Final = 5.0
 
 
 @dataclass(slots=True)
-class TicketHolder:
+class IssuedTicket:
     """The latest ticket of a lease, and the client that it was given to."""
 
     generation: int = 1
@@ -37,25 +37,27 @@ class TicketHolder:
     since: float = field(default_factory=time.monotonic)
 
 
-class LeaseHolder(Protocol):
+class BackendBindings(Protocol):
     """The bindings of a client, as far as other parts may end its leases."""
 
     def revoke(self, backend: Backend, code: BindCode) -> None:
         """Revoke the lease of the backend, and send the reason to the client."""
 
-    def supersede(self) -> None:
+    def end_superseded(self) -> None:
         """End the client's session, because a newer session with the same ticket has taken the name."""
 
 
 class Backend:
     """One client that serves a tunnel."""
 
-    def __init__(self, session: Session, number: int, holder: LeaseHolder, ticket: TicketHolder) -> None:
+    def __init__(
+        self, session: Session, number: int, bindings: BackendBindings, issued_ticket: IssuedTicket
+    ) -> None:
         """Serve as the lease ``number`` of a session."""
         self.session = session
         self.number = number
-        self.holder = holder
-        self.ticket = ticket
+        self.bindings = bindings
+        self.issued_ticket = issued_ticket
         self.is_released = False
         """True if its client or the operator has ended the lease; False if the session was lost."""
         self.active = 0
@@ -80,29 +82,29 @@ class Backend:
         """Note that its origin has refused a visitor; others are preferred for :data:`REFUSAL_PENALTY` seconds."""
         self._penalised_until = time.monotonic() + REFUSAL_PENALTY
 
-    def open(self, host: str, port: int, *, tls: bool) -> Stream | None:
+    def open(self, address: str, port: int, *, tls: bool) -> Stream | None:
         """Return a new stream for a visitor from this address; None if the client allows no more."""
-        return self.session.open(lease=self.number, tls=tls, host=host, port=port)
+        return self.session.open(lease=self.number, tls=tls, host=address, port=port)
 
 
 def proxy_header(splice: Splice, entry_point: EntryPoint, version: int) -> bytes:
     """Return the header of the PROXY protocol for a visitor."""
     tls = None
     if entry_point.tls:
-        ends = splice.transport.get_extra_info("ssl_object")
-        cipher = ends.cipher()
+        tls_object = splice.transport.get_extra_info("ssl_object")
+        cipher = tls_object.cipher()
         tls = proxy_protocol.Tls(
-            entry_point.host,
-            ends.version() or "",
+            entry_point.host_name,
+            tls_object.version() or "",
             cipher[0] if cipher else "",
-            ends.selected_alpn_protocol() or "",
+            tls_object.selected_alpn_protocol() or "",
         )
-    elif entry_point.host:
-        tls = proxy_protocol.Tls(entry_point.host)
-    return proxy_protocol.header(version, end_of(splice, "peername"), end_of(splice, "sockname"), tls)
+    elif entry_point.host_name:
+        tls = proxy_protocol.Tls(entry_point.host_name)
+    return proxy_protocol.header(version, address_of(splice, "peername"), address_of(splice, "sockname"), tls)
 
 
-def end_of(splice: Splice, which: str) -> tuple[str, int]:
-    """Return host and port of ``peername`` or ``sockname`` of a visitor's connection."""
-    host, port = (splice.transport.get_extra_info(which) or UNKNOWN_PEER)[:2]
-    return host, port
+def address_of(splice: Splice, which: str) -> tuple[str, int]:
+    """Return the address (``peername`` or ``sockname``) and port of an end of a visitor's connection."""
+    address, port = (splice.transport.get_extra_info(which) or UNKNOWN_PEER)[:2]
+    return address, port

@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edge_server.tunnels.backend import Backend, TicketHolder
+from edge_server.tunnels.backend import Backend, IssuedTicket
 from edge_server.tunnels.bind_facts import BindFacts, NameFacts, PortFacts, TunnelFacts, requested_name
 from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, GrantKind, Refusal
 from edge_server.tunnels.options import TunnelOptions
@@ -46,15 +46,15 @@ class PortUnavailableError(Exception):
 
 
 class Bindings:
-    """The leases of one client (a backend.LeaseHolder)."""
+    """The leases of one client (a backend.BackendBindings)."""
 
-    def __init__(self, context: BindContext, session: Session, superseded: Callable[[], None]) -> None:
-        """``superseded`` ends the session, because a newer one with the same ticket has taken one of its names."""
+    def __init__(self, context: BindContext, session: Session, end_superseded: Callable[[], None]) -> None:
+        """``end_superseded`` ends the session: a newer one with the same ticket has taken one of its names."""
         self._context = context
         self._session = session
-        self._superseded = superseded
+        self._end_superseded = end_superseded
         self._leases: dict[int, Lease] = {}
-        self._lost: dict[int, BindCode] = {}
+        self._revoked: dict[int, BindCode] = {}
         """The latest :data:`MAX_LEASES_PER_SESSION` revoked leases, with the reasons. The refusal is sent again on
         each new link, because it may have been lost with the last one, until the client sends Unbind."""
 
@@ -80,7 +80,7 @@ class Bindings:
         Raises:
             ProtocolError: the number of the lease is in use.
         """
-        if (code := self._lost.get(bind.lease)) is not None:
+        if (code := self._revoked.get(bind.lease)) is not None:
             # A repeated request, because the response was lost with a link. The lease was revoked in the meantime.
             self._session.send(BindRefused(bind.lease, code))
             return
@@ -104,7 +104,7 @@ class Bindings:
         # The lease may have been refused, or its confirmation may still be on the way to the client.
         if number in self._leases:
             self._release(number)
-        self._lost.pop(number, None)
+        self._revoked.pop(number, None)
         self._session.send(Unbound(number))
 
     def release_all(self, *, for_good: bool) -> None:
@@ -123,25 +123,25 @@ class Bindings:
         lease = self._leases.get(number)
         if lease is not None and lease.backend is backend:
             self._release(number)
-            if len(self._lost) >= MAX_LEASES_PER_SESSION:
-                del self._lost[next(iter(self._lost))]
-            self._lost[number] = code
+            if len(self._revoked) >= MAX_LEASES_PER_SESSION:
+                del self._revoked[next(iter(self._revoked))]
+            self._revoked[number] = code
             if self._session.is_ready:
                 self._session.send(BindRefused(number, code))
 
-    def supersede(self) -> None:
+    def end_superseded(self) -> None:
         """End the session, because a newer one with the same ticket has taken one of its names."""
-        self._superseded()
+        self._end_superseded()
 
     def session_resumed(self) -> None:
         """Send the refusals of revoked leases again, and serve waiting visitors: the session has a new link."""
-        for number, code in self._lost.items():
+        for number, code in self._revoked.items():
             self._session.send(BindRefused(number, code))
         for lease in self:
-            lease.tunnel.admit_waiting()
+            lease.tunnel.serve_waiting()
 
     @property
-    def _host(self) -> str:
+    def _address(self) -> str:
         return str(self._session.link.connection.address[0])
 
     # Facts.
@@ -166,7 +166,7 @@ class Bindings:
     def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:
         """Return the facts about the name that a client wants."""
         context, key, options = self._context, identity.key, TunnelOptions.of(bind)
-        host, certificates, registry = context.names.host_of(name), context.certificates, context.registry
+        host_name, certificates, registry = context.names.host_of(name), context.certificates, context.registry
         tunnel, has_share = registry.find(name), registry.may_hold(key, options, instead_of=None)
         return NameFacts(
             name=name,
@@ -174,8 +174,8 @@ class Bindings:
             forbidden=context.tokens.name_refusal(identity, name),
             can_claim=context.claims.may_claim(key, name),
             other_domains=registry.domains_of(key, besides=name),
-            allows_h2=not bind.h2 or certificates.allows_h2(host, is_whole_domain="." in name),
-            can_certify=not bind.domain or certificates.can_certify(host),
+            allows_h2=not bind.h2 or certificates.allows_h2(host_name, is_whole_domain="." in name),
+            can_certify=not bind.domain or certificates.can_certify(host_name),
             has_share=has_share,
             has_share_if_replaced=has_share or registry.may_hold(key, options, instead_of=tunnel),
             tunnel=None if tunnel is None else self._tunnel_facts(key, tunnel),
@@ -183,7 +183,7 @@ class Bindings:
 
     def _tunnel_facts(self, key: str, tunnel: Tunnel) -> TunnelFacts:
         """Return the facts about the tunnel that has a name."""
-        now, ticket = time.monotonic(), tunnel.ticket
+        now, ticket = time.monotonic(), tunnel.issued_ticket
         return TunnelFacts(
             owner=tunnel.owner,
             options=tunnel.options,
@@ -230,7 +230,7 @@ class Bindings:
                 visitor_log=context.visitor_log,
             )
         is_pending = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
-        ticket = TicketHolder(grant.generation, grant.client_id, grant.is_first_bind)
+        ticket = IssuedTicket(grant.generation, grant.client_id, grant.is_first_bind)
         backend = Backend(self._session, bind.lease, self, ticket)
         replaced = context.registry.assign(tunnel, backend, grant)
         if is_pending:
@@ -241,7 +241,7 @@ class Bindings:
         self._limit(tunnel, identity)
         self._record(tunnel, bind)
         self._confirm(lease)
-        tunnel.admit_waiting()
+        tunnel.serve_waiting()
         if replaced is not None:
             self._end_replaced(tunnel, replaced, by_ticket=grant.by_ticket)
 
@@ -272,7 +272,7 @@ class Bindings:
             self._context.supervisor.start(port.listen(tunnel.tcp_visitor), "listening for TCP visitors")
 
     def _limit(self, tunnel: Tunnel, identity: Identity) -> None:
-        tunnel.max_visitors = identity.permissions.visitors
+        tunnel.owner_max_visitors = identity.permissions.visitors
         tunnel.rate_limiters = self._context.bandwidth_limiter.buckets_of(identity)
 
     def _record(self, tunnel: Tunnel, bind: Bind) -> None:
@@ -282,10 +282,10 @@ class Bindings:
             context.claims.claim(tunnel.owner, tunnel.name)
         if bind.tcp_port:
             context.claims.claim(tunnel.owner, f":{bind.tcp_port}")
-        context.claims.add_to_history("held", tunnel, self._host)
+        context.claims.add_to_history("held", tunnel, self._address)
         if not tunnel.options.passthrough:
-            host = context.names.host_of(tunnel.name)
-            context.certificates.order_missing(host, tunnel.owner, h2=tunnel.options.h2)
+            host_name = context.names.host_of(tunnel.name)
+            context.certificates.order_missing(host_name, tunnel.owner, h2=tunnel.options.h2)
 
     @staticmethod
     def _end_replaced(tunnel: Tunnel, replaced: Backend, *, by_ticket: bool) -> None:
@@ -296,39 +296,39 @@ class Bindings:
         """
         logger.info("a newer session of client %s took over %s", tunnel.owner, tunnel.name)
         if by_ticket:
-            replaced.holder.supersede()
+            replaced.bindings.end_superseded()
         else:
-            replaced.holder.revoke(replaced, BindCode.REPLACED)
+            replaced.bindings.revoke(replaced, BindCode.REPLACED)
 
     # Confirmation and release.
 
     def _confirm(self, lease: Lease) -> None:
         context, (tunnel, backend) = self._context, lease
-        host, port = context.names.host_of(tunnel.name), tunnel.tcp_port
-        ticket = Ticket(tunnel.name, port, tunnel.owner, backend.ticket.generation)
+        host_name, port = context.names.host_of(tunnel.name), tunnel.tcp_port
+        ticket = Ticket(tunnel.name, port, tunnel.owner, backend.issued_ticket.generation)
         self._session.send(
             Bound(
                 lease=backend.number,
-                host=host,
+                host=host_name,
                 port=context.https_port,
                 unencrypted_host=context.tcp_host if port else "",
                 unencrypted_port=port,
                 ticket=context.sealer.seal(ticket),
             )
         )
-        logger.info("client %s holds %s%s", tunnel.owner, host, f" and port {port}" * bool(port))
+        logger.info("client %s holds %s%s", tunnel.owner, host_name, f" and port {port}" * bool(port))
 
     def _release(self, number: int, *, for_good: bool = True) -> None:
         context, (tunnel, backend) = self._context, self._leases.pop(number)
         backend.is_released = for_good
-        context.claims.add_to_history("released", tunnel, self._host, backend.total_visitors)
+        context.claims.add_to_history("released", tunnel, self._address, backend.total_visitors)
         port = tunnel.tcp_port
         if context.registry.remove_backend(tunnel, backend):
             tunnel.close()
             if port:
                 context.ports.release(port, tunnel.owner)
         else:
-            tunnel.admit_waiting()
+            tunnel.serve_waiting()
         if port:
             context.claims.mark_used(tunnel.owner, f":{port}")
         context.claims.mark_used(tunnel.owner, tunnel.name)

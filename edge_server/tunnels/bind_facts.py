@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from quictunnel.wire.codes import BindCode
     from quictunnel.wire.messages import Bind
 
-UNCONFIRMED: Final = 30.0
-"""Seconds after which a client has received its ticket, or its link has been closed by the idle timeout."""
+PREVIOUS_TICKET_SECONDS: Final = 30.0
+"""Seconds for which the previous ticket of a name is valid, too: by then a client has received the latest one,
+or its link has been closed by the idle timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +48,12 @@ class TunnelFacts:
     def is_newer_than(self, generation: int) -> bool:
         """Return True if a ticket of that generation is too old to take the name over.
 
-        For :data:`UNCONFIRMED` seconds the previous ticket is valid, too: the response with the latest one may
-        have been lost, and the client may have returned with a new session.
+        For :data:`PREVIOUS_TICKET_SECONDS` the previous ticket is valid, too: the response with the latest one
+        may have been lost, and the client may have returned with a new session.
         """
         if generation >= self.generation:
             return False
-        return generation < self.generation - 1 or self.age >= UNCONFIRMED
+        return generation < self.generation - 1 or self.age >= PREVIOUS_TICKET_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

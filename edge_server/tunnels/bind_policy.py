@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_server.ingress.ip_filter import IpFilter
 from edge_server.tunnels.bind_facts import chosen_name, ticket_for
-from edge_server.tunnels.load_balancer import MAX_MEMBERS
+from edge_server.tunnels.load_balancer import MAX_BACKENDS
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import BANNED_OWNER
 from quictunnel.wire import labels
@@ -195,7 +195,7 @@ class BindCheck:
         return allowed is None or port in allowed
 
 
-class Rule(NamedTuple):
+class RefusalRule(NamedTuple):
     """One refusal."""
 
     code: BindCode | None
@@ -207,103 +207,103 @@ class Rule(NamedTuple):
 
 
 RULES: Final = (
-    Rule(BindCode.CLOSING, "the edge is draining", lambda check: check.facts.is_draining),
-    Rule(
+    RefusalRule(BindCode.CLOSING, "the edge is draining", lambda check: check.facts.is_draining),
+    RefusalRule(
         BindCode.DOMAIN_ELSEWHERE,
         "the domain does not point to this edge",
         lambda check: not check.facts.points_here,
     ),
     # The request itself.
-    Rule(
+    RefusalRule(
         BindCode.FORBIDDEN,
         "the token allows no TCP port",
         lambda check: check.bind.unencrypted and not check.facts.identity.permissions.allows_ports,
     ),
-    Rule(BindCode.INVALID, "options of the request contradict each other", lambda check: check.contradicts),
-    Rule(
+    RefusalRule(BindCode.INVALID, "options of the request contradict each other", lambda check: check.contradicts),
+    RefusalRule(
         BindCode.INVALID, "a network of the visitor filter is invalid", lambda check: check.visitor_filter is None
     ),
-    Rule(
+    RefusalRule(
         BindCode.TOO_MANY,
         f"the session holds {MAX_LEASES_PER_SESSION} leases, the maximum",
         lambda check: check.facts.session_leases >= MAX_LEASES_PER_SESSION,
     ),
     # A chosen name. The permissions are checked before the owner of a domain, because a client that may not bind a
     # domain should not learn that another token owns it.
-    Rule(
+    RefusalRule(
         BindCode.INVALID,
         "the name is invalid",
         lambda check: check.is_chosen and not check.is_valid_name,
     ),
-    Rule(
+    RefusalRule(
         BindCode.NAME_TAKEN,
         "another token owns the name",
         lambda check: check.is_chosen and not check.is_domain and check.has_other_owner,
     ),
-    Rule(
+    RefusalRule(
         None,
         "the token does not allow the name",
         lambda check: check.is_chosen and check.facts.name.forbidden is not None,
     ),
-    Rule(
+    RefusalRule(
         BindCode.NAME_TAKEN,
         "another token owns the domain",
         lambda check: check.is_chosen and check.is_domain and check.has_other_owner,
     ),
-    Rule(
+    RefusalRule(
         BindCode.TOO_MANY_NAMES,
         f"the token holds {MAX_DOMAINS} domains, the maximum",
         lambda check: check.is_chosen and check.is_domain and check.facts.name.other_domains >= MAX_DOMAINS,
     ),
-    Rule(
+    RefusalRule(
         BindCode.TOO_MANY_NAMES,
         "the token owns the maximum of names and ports, so it cannot claim the name",
         lambda check: check.is_chosen and not check.facts.name.can_claim,
     ),
     # Chosen and random names.
-    Rule(
+    RefusalRule(
         BindCode.TOO_MANY_NAMES,
         "the token has reached its rate limit for random names",
         lambda check: check.is_generated and not check.facts.can_generate_name,
         logging.WARNING,
     ),
-    Rule(
+    RefusalRule(
         BindCode.BANNED, "the operator has banned the name", lambda check: check.facts.name.owner == BANNED_OWNER
     ),
-    Rule(
+    RefusalRule(
         BindCode.H2_FORBIDDEN,
         "HTTP/2 is not allowed with a certificate of several names",
         lambda check: check.bind.h2 and not check.facts.name.allows_h2,
     ),
-    Rule(
+    RefusalRule(
         BindCode.NO_CERTIFICATE,
         "there is no certificate for the domain, and none can be ordered",
         lambda check: bool(check.bind.domain) and not check.bind.passthrough and not check.facts.name.can_certify,
     ),
     # A TCP port by number.
-    Rule(
+    RefusalRule(
         BindCode.FORBIDDEN,
         "the token does not allow the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.allows_port(check.bind.tcp_port),
     ),
-    Rule(
+    RefusalRule(
         BindCode.PORT_TAKEN,
         "another token owns the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.facts.port.is_free,
     ),
-    Rule(
+    RefusalRule(
         BindCode.TOO_MANY_NAMES,
         "the token owns the maximum of names and ports, so it cannot claim the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.facts.port.can_claim,
     ),
     # The current tunnel of the name, whose claim may have ended or changed in the meantime.
-    Rule(
+    RefusalRule(
         BindCode.NAME_TAKEN,
         "a client of another token holds the name",
         lambda check: check.tunnel is not None and check.tunnel.owner != check.facts.identity.key,
     ),
     # A pool, whose clients must all have the same options.
-    Rule(
+    RefusalRule(
         BindCode.NOT_SHARED,
         "the tunnel of the name is no pool, or has other options",
         lambda check: (
@@ -315,36 +315,36 @@ RULES: Final = (
             )
         ),
     ),
-    Rule(
+    RefusalRule(
         BindCode.PORT_TAKEN,
         "the pool has another TCP port",
         lambda check: check.pool is not None and check.bind.tcp_port not in (0, check.pool.tcp_port),
     ),
-    Rule(
+    RefusalRule(
         BindCode.FORBIDDEN,
         "the pool has a TCP port that the token does not allow",
         lambda check: check.pool is not None and check.bind.unencrypted and not check.keeps_port,
     ),
-    Rule(
+    RefusalRule(
         BindCode.TOO_MANY,
-        f"the pool has {MAX_MEMBERS} clients, the maximum",
-        lambda check: check.pool is not None and check.pool.backends >= MAX_MEMBERS,
+        f"the pool has {MAX_BACKENDS} clients, the maximum",
+        lambda check: check.pool is not None and check.pool.backends >= MAX_BACKENDS,
     ),
     # A takeover from another client of the same identity. A session with a mistake in one request is not closed,
     # because that would end its other tunnels.
-    Rule(
+    RefusalRule(
         BindCode.STALE,
         "the session has a lease with this ticket already",
         lambda check: (
             check.takeover_target is not None and check.takeover_target.is_own and check.ticket is not None
         ),
     ),
-    Rule(
+    RefusalRule(
         BindCode.NOT_SHARED,
         "the session holds the name already",
         lambda check: check.takeover_target is not None and check.takeover_target.is_own,
     ),
-    Rule(
+    RefusalRule(
         BindCode.NOT_SHARED,
         "several clients of a pool serve the name",
         lambda check: (
@@ -353,19 +353,19 @@ RULES: Final = (
             and check.takeover_target.backends > 1
         ),
     ),
-    Rule(
+    RefusalRule(
         BindCode.STALE,
         "a newer client holds the name, so the ticket is stale",
         lambda check: check.has_stale_ticket,
         logging.INFO,
     ),
-    Rule(
+    RefusalRule(
         BindCode.NOT_SHARED,
         f"the name was taken over {MAX_TAKEOVERS} times within {TAKEOVER_SECONDS:.0f} s, the maximum",
         lambda check: check.has_too_many_takeovers,
     ),
     # Limits, last, because the other reasons are more specific.
-    Rule(
+    RefusalRule(
         BindCode.TOO_MANY,
         "the token holds as many tunnels as its permissions allow",
         lambda check: (
@@ -374,7 +374,7 @@ RULES: Final = (
             )
         ),
     ),
-    Rule(
+    RefusalRule(
         BindCode.TOO_MANY,
         "the token holds its fair share of the tunnels of this edge",
         lambda check: not check.has_share,

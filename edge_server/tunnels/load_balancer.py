@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-MAX_MEMBERS: Final = 256
+MAX_BACKENDS: Final = 256
 """Clients that share one name. A choice compares all of them, which takes a tenth of a millisecond."""
 
 
-class Candidate(Protocol):
+class BalancedBackend(Protocol):
     """A client that serves a name, as the load balancer uses it."""
 
     active: int
@@ -27,45 +27,45 @@ class Candidate(Protocol):
         """Return True if the client is reachable and its origin has not refused a visitor lately."""
 
 
-CandidateT = TypeVar("CandidateT", bound=Candidate)
+BackendT = TypeVar("BackendT", bound=BalancedBackend)
 
 
-class LoadBalancer(Generic[CandidateT]):
+class LoadBalancer(Generic[BackendT]):
     """The clients of one name, all of the same identity."""
 
     def __init__(self) -> None:
-        self.members: list[CandidateT] = []
+        self.backends: list[BackendT] = []
         """The clients, oldest first."""
-        self._turns: dict[CandidateT, int] = {}
-        """Number of each member's latest choice, which increases with every choice."""
+        self._latest_choices: dict[BackendT, int] = {}
+        """Number of each backend's latest choice, which increases with every choice."""
         self._counter = itertools.count()
 
-    def add(self, member: CandidateT) -> None:
-        """Add a member; among equals it is chosen last."""
-        self.members.append(member)
-        self._turns[member] = next(self._counter)
+    def add(self, backend: BackendT) -> None:
+        """Add a backend; among equals it is chosen last."""
+        self.backends.append(backend)
+        self._latest_choices[backend] = next(self._counter)
 
-    def remove(self, member: CandidateT) -> None:
-        """Remove a member. Raises ValueError if it is not one."""
-        self.members.remove(member)
-        del self._turns[member]
+    def remove(self, backend: BackendT) -> None:
+        """Remove a backend. Raises ValueError if it is not one."""
+        self.backends.remove(backend)
+        del self._latest_choices[backend]
 
-    def choose(self, besides: Collection[CandidateT] = ()) -> CandidateT | None:
-        """Return the member for the next visitor, or None if there is none.
+    def choose(self, besides: Collection[BackendT] = ()) -> BackendT | None:
+        """Return the backend for the next visitor, or None if there is none.
 
-        Healthy members are preferred, then reachable ones whose origin has refused a visitor lately, then the
-        others. Among these, the member with the fewest active visitors is chosen, and with equal numbers the one
+        Healthy backends are preferred, then reachable ones whose origin has refused a visitor lately, then the
+        others. Among these, the backend with the fewest active visitors is chosen, and with equal numbers the one
         that was chosen least recently.
 
         Args:
-            besides: members to exclude.
+            besides: backends to exclude.
         """
-        candidates = [member for member in self.members if member not in besides]
-        if len(candidates) <= 1:
-            return candidates[0] if candidates else None
+        eligible = [backend for backend in self.backends if backend not in besides]
+        if len(eligible) <= 1:
+            return eligible[0] if eligible else None
         chosen = min(
-            candidates,
-            key=lambda each: (not each.is_reachable, not each.is_healthy, each.active, self._turns[each]),
+            eligible,
+            key=lambda each: (not each.is_reachable, not each.is_healthy, each.active, self._latest_choices[each]),
         )
-        self._turns[chosen] = next(self._counter)
+        self._latest_choices[chosen] = next(self._counter)
         return chosen

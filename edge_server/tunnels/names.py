@@ -30,25 +30,25 @@ class NameDirectory:
         """Return the host name of a name."""
         return name if "." in name else f"{name}.{self.domain}"
 
-    def name_of(self, host: str) -> str | None:
+    def name_of(self, host_name: str) -> str | None:
         """Return the name for a host name; None if no tunnel can have this host name."""
-        label, _, domain = host.partition(".")
+        label, _, domain = host_name.partition(".")
         if domain == self.domain:
             return label
         # A single label is a name below the edge's domain, and no host name.
-        return host if domain else None
+        return host_name if domain else None
 
-    def find(self, host: str) -> Tunnel | None:
+    def find(self, host_name: str) -> Tunnel | None:
         """Return the tunnel of a host name, or None."""
-        name = self.name_of(host)
+        name = self.name_of(host_name)
         return None if name is None else self._registry.find(name)
 
-    def is_owned(self, host: str) -> bool:
+    def is_owned(self, host_name: str) -> bool:
         """Return True if a host name has an owner, connected or not, whose token may still use it.
 
         Certificates of such names are renewed.
         """
-        name = self.name_of(host)
+        name = self.name_of(host_name)
         if name is None:
             return False
         tunnel, claimed_by = self._registry.find(name), self._claims.owner(name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_server.ingress.admission import MAX_WAIT
-from edge_server.tunnels.backend import TicketHolder
+from edge_server.tunnels.backend import IssuedTicket
 from edge_server.tunnels.public_port import PublicPort
 from edge_server.tunnels.tunnel import Tunnel
 from quictunnel.wire.codes import BindCode
@@ -76,7 +76,7 @@ class PendingTunnels:
             options=record.options,
             admission=self._admission,
             visitor_log=self._visitor_log,
-            kept_for=TicketHolder(record.generation, record.client_id, record.is_first_bind),
+            kept_for=IssuedTicket(record.generation, record.client_id, record.is_first_bind),
         )
         self._registry.add(tunnel)
         keep = max(self.hold, MAX_WAIT) if seconds is None else seconds
@@ -100,7 +100,7 @@ class PendingTunnels:
     def withdraw(self, tunnel: Tunnel) -> None:
         """Withdraw a banned tunnel from its clients, or from the client for which it is kept."""
         for backend in tuple(tunnel.backends):
-            backend.holder.revoke(backend, BindCode.BANNED)
+            backend.bindings.revoke(backend, BindCode.BANNED)
         if tunnel in self._waits:
             tunnel.is_withdrawn = True
             self._forget(tunnel)

@@ -28,13 +28,13 @@ MAX_LEASES_PER_EDGE: Final = 10_000
 a restart takes (``handoff/snapshot_store``)."""
 GUARANTEED_MIN: Final = 16
 """Leases that each owner may have in any case, while the edge has room for any."""
-NETWORKS_OF_ONE: Final = 16
+NETWORKS_PER_LEASE: Final = 16
 """Networks to allow or deny that count as one more lease, because they take as much memory."""
 
 
 def weight_of(options: TunnelOptions) -> int:
     """Return the number of leases that one with these options counts as."""
-    return 1 + (len(options.allow) + len(options.deny)) // NETWORKS_OF_ONE
+    return 1 + (len(options.allow) + len(options.deny)) // NETWORKS_PER_LEASE
 
 
 def random_name() -> str:

@@ -49,77 +49,81 @@ class Router:
         self._arrivals = arrivals
         self._https_port = https_port
 
-    def route(self, hello: ClientHello, host: str) -> Route | Alert | Overload:
-        """Return the route of a visitor from the address ``host``, or the alert that refuses it.
+    def route(self, hello: ClientHello, address: str) -> Route | Alert | Overload:
+        """Return the route of a visitor from an address, or the alert that refuses it.
 
         A name that has no tunnel and a tunnel whose filter denies the address get the same alert, and both count
         against the rate limit of the address. A ClientHello without a server name is refused before that.
         """
-        name, acme = hello.server_name, self._certificates.acme
-        if name is None:
+        host_name, acme = hello.server_name, self._certificates.acme
+        if host_name is None:
             return Alert.MISSING_EXTENSION
         if hello.alpn == (ALPN_PROTOCOL,) and acme is not None:
-            context = acme.challenges.tls.get(name)
+            context = acme.challenges.tls.get(host_name)
             if context is not None:
                 return Route(context, _Validator)
             # Otherwise the challenge may be one of an origin behind a tunnel with TLS passthrough.
-        tunnel = self._find(name, host)
+        tunnel = self._find(host_name, address)
         if isinstance(tunnel, Overload):
             return OVERLOADED
         if tunnel is None:
             return Alert.UNRECOGNIZED_NAME
         if tunnel.options.passthrough:
-            return Route(None, lambda: self.passing_visitor(name), owner=tunnel.owner, tunnel_name=tunnel.name)
+            return Route(
+                None, lambda: self.passing_visitor(host_name), owner=tunnel.owner, tunnel_name=tunnel.name
+            )
         try:
-            context = self._context(tunnel, name)
+            context = self._context(tunnel, host_name)
         except OSError as error:  # OpenSSL reads certificates from files only, and no file could be written
-            logger.error("no certificate could be made for %s: %s", name, error.strerror or error)
+            logger.error("no certificate could be made for %s: %s", host_name, error.strerror or error)
             return Alert.INTERNAL_ERROR
         if context is None:
             return Alert.UNRECOGNIZED_NAME if acme is None else Alert.CERTIFICATE_UNOBTAINABLE
-        return Route(context, lambda: self.tls_visitor(name), owner=tunnel.owner, tunnel_name=tunnel.name)
+        return Route(context, lambda: self.tls_visitor(host_name), owner=tunnel.owner, tunnel_name=tunnel.name)
 
-    def tls_visitor(self, name: str) -> asyncio.Protocol:
+    def tls_visitor(self, host_name: str) -> asyncio.Protocol:
         """Return the protocol for a visitor of a host name whose TLS handshake is complete."""
-        return TlsSplice(lambda splice: self._arrive(splice, EntryPoint(tls=True, host=name)))
+        return TlsSplice(lambda splice: self._arrive(splice, EntryPoint(tls=True, host_name=host_name)))
 
-    def passing_visitor(self, name: str) -> TcpSplice:
+    def passing_visitor(self, host_name: str) -> TcpSplice:
         """Return the protocol for a visitor of a host name with TLS passthrough."""
-        return TcpSplice(lambda splice: self._arrive(splice, EntryPoint(tls=False, host=name)))
+        return TcpSplice(lambda splice: self._arrive(splice, EntryPoint(tls=False, host_name=host_name)))
 
-    def redirect_target(self, name: str, host: str) -> RedirectTarget | Overload | None:
-        """Return the redirect to HTTPS for a visitor from ``host`` without TLS; None where :meth:`route`
+    def redirect_target(self, host_name: str, address: str) -> RedirectTarget | Overload | None:
+        """Return the redirect to HTTPS for a visitor from ``address`` without TLS; None where :meth:`route`
         refuses."""
-        tunnel = self._find(name, host)
+        tunnel = self._find(host_name, address)
         if tunnel is None or isinstance(tunnel, Overload):
             return tunnel
         port = self._https_port
-        url = f"https://{name}" if port == HTTPS_PORT else f"https://{name}:{port}"
+        url = f"https://{host_name}" if port == HTTPS_PORT else f"https://{host_name}:{port}"
         return RedirectTarget(url, owner=tunnel.owner, tunnel_name=tunnel.name)
 
     def _arrive(self, splice: Splice, entry_point: EntryPoint) -> None:
         """Hand a visitor to the tunnel that has the name now."""
-        tunnel = self._names.find(entry_point.host)
+        tunnel = self._names.find(entry_point.host_name)
         if tunnel is None:
             splice.refuse()
         else:
             tunnel.admit(splice, entry_point)
 
-    def _find(self, name: str, host: str) -> Tunnel | Overload | None:
-        """Return the tunnel of a host name; None if it has none or the filter denies ``host``.
+    def _find(self, host_name: str, address: str) -> Tunnel | Overload | None:
+        """Return the tunnel of a host name; None if it has none or the filter denies ``address``.
 
         Every call counts against the rate limit of the address.
         """
-        tunnel = self._names.find(name)
+        tunnel = self._names.find(host_name)
         shares = {} if tunnel is None else {"owner": tunnel.owner, "tunnel_name": tunnel.name}
-        if not self._arrivals.admit(host, **shares):
+        if not self._arrivals.admit(address, **shares):
             return OVERLOADED
-        return tunnel if tunnel is not None and tunnel.filter.admits(host) else None
+        return tunnel if tunnel is not None and tunnel.filter.admits(address) else None
 
-    def _context(self, tunnel: Tunnel, name: str) -> ssl.SSLContext | None:
+    def _context(self, tunnel: Tunnel, host_name: str) -> ssl.SSLContext | None:
         certificates, h2 = self._certificates.contexts, tunnel.options.h2
-        context = certificates.context_for(name, h2=h2)
-        return certificates.custom_context(name, h2=h2) if context is None and tunnel.name == name else context
+        context = certificates.context_for(host_name, h2=h2)
+        if context is None and tunnel.name == host_name:
+            return certificates.custom_context(host_name, h2=h2)
+        return context
 
 
 class _Validator(asyncio.Protocol):

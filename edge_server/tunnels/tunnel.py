@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_server.ingress.admission import MAX_WAIT
 from edge_server.ingress.ip_filter import IpFilter
-from edge_server.tunnels.backend import TicketHolder, end_of, proxy_header
+from edge_server.tunnels.backend import IssuedTicket, address_of, proxy_header
 from edge_server.tunnels.load_balancer import LoadBalancer
 from edge_server.tunnels.visitor_log import BY_PORT, VisitorConnection
 from edge_server.tunnels.waiting_visitors import WaitingVisitors
@@ -46,7 +46,7 @@ class Tunnel:
         admission: Admission,
         visitor_log: VisitorLog,
         visitor_filter: IpFilter | None = None,
-        kept_for: TicketHolder | None = None,
+        kept_for: IssuedTicket | None = None,
     ) -> None:
         """Begin without a client.
 
@@ -74,7 +74,7 @@ class Tunnel:
         self.visitors: dict[Splice, VisitorConnection] = {}
         """Admitted visitors, including those in the queue."""
         self.waiting = WaitingVisitors(admission)
-        self.max_visitors: int | None = None
+        self.owner_max_visitors: int | None = None
         """Limit of visitors at all tunnels of its owner together."""
         self.rate_limiters: tuple[RateLimiter, RateLimiter] | None = None
         """Rate limiters of the bytes from and to its visitors; None if there is no limit."""
@@ -86,19 +86,19 @@ class Tunnel:
         """True while visitors are admitted."""
         self.is_withdrawn = False
         """True if the operator has withdrawn the name while it was kept for a client."""
-        self._kept_for = kept_for or TicketHolder()
+        self._kept_for = kept_for or IssuedTicket()
         self._admission = admission
         self._visitor_log = visitor_log
 
     @property
     def backends(self) -> list[Backend]:
         """Return the clients that serve it, oldest first."""
-        return self.balancer.members
+        return self.balancer.backends
 
     @property
-    def ticket(self) -> TicketHolder:
+    def issued_ticket(self) -> IssuedTicket:
         """Return the ticket of its client (of a pool: the oldest one), or of the client for which it is kept."""
-        return self.backends[0].ticket if self.backends else self._kept_for
+        return self.backends[0].issued_ticket if self.backends else self._kept_for
 
     @property
     def tcp_port(self) -> int:
@@ -129,7 +129,7 @@ class Tunnel:
     def end_visitors(self, is_exempt: Callable[[str], bool] = lambda _: False) -> None:
         """Reset all visitors, queued ones included. ``is_exempt``: returns True for addresses that may stay."""
         for splice, visit in tuple(self.visitors.items()):
-            if not is_exempt(visit.host):
+            if not is_exempt(visit.address):
                 _end_now(splice)
 
     def end_visit(self, visit: VisitorConnection) -> bool:
@@ -151,20 +151,20 @@ class Tunnel:
         The filter is applied here although the router has already applied it: the options may have changed during
         the handshake, and visitors of the TCP port do not pass the router.
         """
-        host, port = end_of(splice, "peername")
+        address, port = address_of(splice, "peername")
         if (
             not self.is_open
-            or not self.filter.admits(host)
+            or not self.filter.admits(address)
             or (
                 entry_point is BY_PORT
-                and not self._admission.rate_limiter.admit(host, owner=self.owner, tunnel_name=self.name)
+                and not self._admission.rate_limiter.admit(address, owner=self.owner, tunnel_name=self.name)
             )
-            or not self._admission.acquire(self.owner, self.name, host, self.max_visitors)
+            or not self._admission.acquire(self.owner, self.name, address, self.owner_max_visitors)
         ):
             splice.refuse()
             return
         splice.on_closed = self._visitor_ended
-        visit = VisitorConnection(host, port, entry_point.kind, tunnel_name=self.name, owner=self.owner)
+        visit = VisitorConnection(address, port, entry_point.kind, tunnel_name=self.name, owner=self.owner)
         self.visitors[splice] = visit
         if entry_point.tls:
             tls = splice.transport.get_extra_info("ssl_object")
@@ -174,30 +174,30 @@ class Tunnel:
         backend = self.balancer.choose()
         if backend is not None:
             backend.total_visitors += 1
-        self._admit_or_wait(splice, entry_point, backend, MAX_WAIT)
+        self._serve_or_queue(splice, entry_point, backend, MAX_WAIT)
 
-    def admit_waiting(self) -> None:
+    def serve_waiting(self) -> None:
         """Serve the queued visitors, oldest first, because a client has connected or its session has a link
         again."""
         for splice, entry_point, remaining in self.waiting.release():
-            self._admit_or_wait(splice, entry_point, self.balancer.choose(), remaining)
+            self._serve_or_queue(splice, entry_point, self.balancer.choose(), remaining)
 
-    def _admit_or_wait(
+    def _serve_or_queue(
         self, splice: Splice, entry_point: EntryPoint, backend: Backend | None, seconds: float
     ) -> None:
         """Serve a visitor, or queue it for ``seconds`` until the session is ready: it has a link and is
         resumed."""
         if backend is not None and backend.session.is_ready:
-            self._admit(splice, entry_point, backend)
+            self._open_stream_for(splice, entry_point, backend)
         else:
             self.waiting.add(splice, entry_point, self.visitors[splice], seconds)
 
-    def _admit(
+    def _open_stream_for(
         self, splice: Splice, entry_point: EntryPoint, backend: Backend, tried: frozenset[Backend] = frozenset()
     ) -> None:
         """Open a stream for a visitor and join both. ``tried``: backends that have refused this visitor."""
         visit = self.visitors[splice]
-        stream = backend.open(visit.host, visit.port, tls=entry_point.tls)
+        stream = backend.open(visit.address, visit.port, tls=entry_point.tls)
         if stream is None:
             splice.refuse()
             return
@@ -224,14 +224,14 @@ class Tunnel:
         other = self.balancer.choose(besides=tried)
         if other is None or not other.is_healthy:
             return False
-        self._admit(splice, entry_point, other, tried)
+        self._open_stream_for(splice, entry_point, other, tried)
         return True
 
     def _visitor_ended(self, splice: Splice) -> None:
         self.waiting.discard(splice)
         visit = self.visitors.pop(splice)
         visit.set_backend(None)
-        self._admission.release(self.owner, self.name, visit.host)
+        self._admission.release(self.owner, self.name, visit.address)
         self.past_in += visit.bytes_in
         self.past_out += visit.bytes_out
         self._visitor_log.end(visit, splice)

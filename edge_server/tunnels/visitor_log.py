@@ -36,7 +36,7 @@ class EntryPoint:
 
     tls: bool
     """True if the edge terminated its TLS."""
-    host: str = ""
+    host_name: str = ""
     """Host name that the visitor requested; empty at a TCP port."""
 
     @property
@@ -44,7 +44,7 @@ class EntryPoint:
         """Return the kind of visitor, as it is logged and counted."""
         if self.tls:
             return "tls"
-        return "passthrough" if self.host else "tcp"
+        return "passthrough" if self.host_name else "tcp"
 
 
 BY_PORT: Final = EntryPoint(tls=False)
@@ -79,7 +79,7 @@ _BY_CODE: Final = {
 }
 
 
-SECONDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
+DURATION_BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
 """Upper bounds of the histogram's buckets, half a decade each, from a request on loopback to an hour."""
 
 
@@ -92,17 +92,17 @@ class Histogram:
     """A histogram of durations."""
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(SECONDS) + 1)
+        self.counts = [0] * (len(DURATION_BUCKETS) + 1)
         """Count of each bucket; the last one is for durations above all bounds."""
         self.sum = 0.0
 
     def count(self, seconds: float) -> None:
         """Add a duration."""
-        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self.sum += seconds
 
 
-class Carrier(Protocol):
+class ServingBackend(Protocol):
     """A client that serves visitors."""
 
     active: int
@@ -116,26 +116,26 @@ class VisitorConnection:
     """One active visitor."""
 
     __slots__ = (
+        "address",
         "alpn",
         "backend",
         "began",
-        "first_byte",
-        "host",
         "kind",
         "network",
         "number",
         "owner",
         "port",
         "stream",
+        "time_to_first_byte",
         "tls",
         "tunnel_name",
     )
 
-    def __init__(self, host: str, port: int, kind: Kind, *, tunnel_name: str, owner: str) -> None:
+    def __init__(self, address: str, port: int, kind: Kind, *, tunnel_name: str, owner: str) -> None:
         self.number = 0
         """Number of the visitor since the start of this edge, set by the log."""
-        self.host = host
-        self.network = peer_prefix(host)
+        self.address = address
+        self.network = peer_prefix(address)
         """Network that limits count as one peer."""
         self.port = port
         self.kind: Kind = kind
@@ -146,9 +146,9 @@ class VisitorConnection:
         self.alpn = ""
         """ALPN protocol of that TLS: ``h2`` or ``http/1.1``; empty for none."""
         self.began = time.monotonic()
-        self.first_byte: float | None = None
+        self.time_to_first_byte: float | None = None
         """Seconds from ``began`` to the first byte of the origin; None until then."""
-        self.backend: Carrier | None = None
+        self.backend: ServingBackend | None = None
         """The client that serves it; None while it is queued."""
         self.stream: Stream | None = None
         """Its stream to the client; None while it is queued."""
@@ -163,19 +163,19 @@ class VisitorConnection:
         """Bytes from the origin to the visitor so far."""
         return self.stream.bytes_received if self.stream is not None else 0
 
-    def set_backend(self, carrier: Carrier | None) -> None:
+    def set_backend(self, backend: ServingBackend | None) -> None:
         """Set the client that serves the visitor; None at the end."""
         if self.backend is not None:
             self.backend.active -= 1
-        self.backend = carrier
-        if carrier is not None:
-            carrier.active += 1
+        self.backend = backend
+        if backend is not None:
+            backend.active += 1
 
     def set_stream(self, stream: Stream, splice: Splice) -> None:
         """Set the stream of the visitor, with which ``splice`` is joined, and measure the time to its first
         byte."""
         self.stream = stream
-        if self.first_byte is None and not stream.is_over:
+        if self.time_to_first_byte is None and not stream.is_over:
             stream.replace_consumer(_FirstByte(self, splice))
 
 
@@ -194,7 +194,7 @@ class _FirstByte:
     def stream_data(self, chunks: list[bytes], size: int) -> None:
         """Record the time of the first byte, and pass the data and the stream on to the splice."""
         visit = self._visit
-        visit.first_byte = time.monotonic() - visit.began
+        visit.time_to_first_byte = time.monotonic() - visit.began
         if visit.stream is not None:
             visit.stream.replace_consumer(self._splice)
         self._splice.stream_data(chunks, size)
@@ -216,16 +216,18 @@ class VisitorLog:
     """Active visitors, and totals of the finished ones."""
 
     def __init__(self) -> None:
-        self.now: dict[VisitorConnection, None] = {}
+        self.active: dict[VisitorConnection, None] = {}
         """Active visitors, oldest first."""
-        self.came: Counter[Kind] = Counter()
-        self.endings: Counter[EndReason] = Counter()
+        self.admitted_total: Counter[Kind] = Counter()
+        """Admitted visitors so far, active and finished."""
+        self.ended_total: Counter[EndReason] = Counter()
+        """Finished visitors so far."""
         self.durations = Histogram()
         """Durations of finished visitor connections."""
-        self.first_bytes = Histogram()
+        self.times_to_first_byte = Histogram()
         """Seconds until the first byte of the origin, of finished visitor connections that received one."""
-        self._mark = secrets.token_hex(4)
-        """Prefix of the names of visitors, which makes them unique over all edges and runs."""
+        self._run_id = secrets.token_hex(4)
+        """Random prefix of the IDs of visitors, which makes them unique over all edges and runs."""
         self.on_end: Callable[[VisitorConnection], None] = lambda _: None
         """Called with each visitor that has ended."""
         self._bytes_in = 0
@@ -234,63 +236,63 @@ class VisitorLog:
     @property
     def bytes_in(self) -> int:
         """Bytes from all visitors, active and finished."""
-        return self._bytes_in + sum(visit.bytes_in for visit in self.now)
+        return self._bytes_in + sum(visit.bytes_in for visit in self.active)
 
     @property
     def bytes_out(self) -> int:
         """Bytes to all visitors, active and finished."""
-        return self._bytes_out + sum(visit.bytes_out for visit in self.now)
+        return self._bytes_out + sum(visit.bytes_out for visit in self.active)
 
-    def name_of(self, visit: VisitorConnection) -> str:
-        """Return the name of a visitor connection in the log and in dumps."""
-        return f"{self._mark}-{visit.number}"
+    def id_of(self, visit: VisitorConnection) -> str:
+        """Return the ID of a visitor connection in the log and in dumps."""
+        return f"{self._run_id}-{visit.number}"
 
-    def number_of(self, name: str) -> int | None:
-        """Return the number in the name of a visitor connection; None if it is not from this run."""
-        mark, _, number = name.partition("-")
-        is_ours = mark == self._mark and number.isascii() and number.isdigit() and len(number) < MAX_DIGITS
+    def number_of(self, visitor_id: str) -> int | None:
+        """Return the number in the ID of a visitor connection; None if it is not from this run."""
+        run_id, _, number = visitor_id.partition("-")
+        is_ours = run_id == self._run_id and number.isascii() and number.isdigit() and len(number) < MAX_DIGITS
         return int(number) if is_ours else None
 
     def begin(self, visit: VisitorConnection) -> None:
         """Add an admitted visitor, and give it a number."""
-        self.now[visit] = None
-        self.came[visit.kind] += 1
-        visit.number = self.came.total()
+        self.active[visit] = None
+        self.admitted_total[visit.kind] += 1
+        visit.number = self.admitted_total.total()
 
     def end(self, visit: VisitorConnection, splice: Splice) -> None:
         """Remove a visitor that has ended, count it, and write its access log line. ``splice`` has the reason."""
-        self.now.pop(visit, None)
+        self.active.pop(visit, None)
         seconds = time.monotonic() - visit.began
         self._bytes_in += visit.bytes_in
         self._bytes_out += visit.bytes_out
         self.on_end(visit)
-        ending = _ending(splice)
-        self.endings[ending] += 1
+        reason = _end_reason(splice)
+        self.ended_total[reason] += 1
         self.durations.count(seconds)
-        if visit.first_byte is not None:
-            self.first_bytes.count(visit.first_byte)
+        if visit.time_to_first_byte is not None:
+            self.times_to_first_byte.count(visit.time_to_first_byte)
         if logger.isEnabledFor(logging.INFO):
-            self._write_line(visit, seconds, ending)
+            self._write_line(visit, seconds, reason)
 
-    def _write_line(self, visit: VisitorConnection, seconds: float, ending: EndReason) -> None:
+    def _write_line(self, visit: VisitorConnection, seconds: float, reason: EndReason) -> None:
         values = (
-            visit.host or "unknown",
+            visit.address or "unknown",
             visit.tunnel_name,
             visit.kind,
             visit.bytes_in,
             visit.bytes_out,
             seconds,
-            ending.description,
+            reason.description,
         )
         # logger.info would search the stack for the caller, which takes a third of the time.
         record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, _LINE, values, None)
-        record.fields = self._fields(visit, seconds, ending)
+        record.fields = self._fields(visit, seconds, reason)
         logger.handle(record)
 
-    def _fields(self, visit: VisitorConnection, seconds: float, ending: EndReason) -> dict[str, object]:
+    def _fields(self, visit: VisitorConnection, seconds: float, reason: EndReason) -> dict[str, object]:
         return {
-            "visit": self.name_of(visit),
-            "visitor": visit.host,
+            "visit": self.id_of(visit),
+            "visitor": visit.address,
             "visitor_port": visit.port,
             "name": visit.tunnel_name,
             "owner": visit.owner,
@@ -300,12 +302,12 @@ class VisitorLog:
             "bytes_in": visit.bytes_in,
             "bytes_out": visit.bytes_out,
             "seconds": round(seconds, 6),
-            "first_byte": None if visit.first_byte is None else round(visit.first_byte, 6),
-            "ending": ending.label,
+            "first_byte": None if visit.time_to_first_byte is None else round(visit.time_to_first_byte, 6),
+            "ending": reason.label,
         }
 
 
-def _ending(splice: Splice) -> EndReason:
+def _end_reason(splice: Splice) -> EndReason:
     if splice.is_complete:
         return EndReason.COMPLETED
     if splice.lost is not None:

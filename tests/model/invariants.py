@@ -11,7 +11,7 @@ from tests.model.visitor import CLOSED
 
 if TYPE_CHECKING:
     from edge_server.tunnels.backend import Backend
-    from edge_server.tunnels.visitor_log import Carrier, VisitorConnection
+    from edge_server.tunnels.visitor_log import ServingBackend, VisitorConnection
     from quictunnel.transport.session import Session
     from tests.model.program import Program, Ticket
     from tests.model.system import ModelSystem
@@ -54,12 +54,12 @@ def _check_tunnels(system: ModelSystem) -> None:
             if len(tunnel.waiting) and edge.find_name(tunnel.name) is not tunnel:
                 system.fail("a visitor waits for a tunnel that is over", f"{tunnel.name}")
             served = sum(visit.backend is not None for visit in tunnel.visitors.values())
-            active = {each for each in map(_carrier_of, tunnel.visitors.values()) if each is not None}
+            active = {each for each in map(_backend_of, tunnel.visitors.values()) if each is not None}
             if served != sum(backend.active for backend in active):
                 system.fail("a client's visitors are counted wrong", f"{tunnel.name}: {served}")
 
 
-def _carrier_of(visit: VisitorConnection) -> Carrier | None:
+def _backend_of(visit: VisitorConnection) -> ServingBackend | None:
     return visit.backend
 
 
@@ -403,7 +403,7 @@ def _left(system: ModelSystem) -> list[str]:
             found += _left_in(session, f"edge {edge.number} ({edge.state})")
         inside = edge.visitors - sum(not visitor.is_over and visitor.edge is edge and visitor.is_in
                                      for visitor in system.visitors)  # fmt: skip
-        if inside or edge.visitor_log.now:
+        if inside or edge.visitor_log.active:
             found.append(f"edge {edge.number}: {inside} visitors inside")
     found += [f"a dial of {dial.program}" for dial in system.dials]
     return found

@@ -305,8 +305,8 @@ class ModelSystem:
             for tunnel in edge.services.registry.alive:
                 for visitor in self.visitors:
                     visit = tunnel.visitors.get(visitor.splice)
-                    carrier: Any = None if visit is None else visit.backend
-                    if carrier is not None and carrier.session is client.session:
+                    backend: Any = None if visit is None else visit.backend
+                    if backend is not None and backend.session is client.session:
                         visitor.may_be_reset(why)
 
     def _client_excuse(self, client: WatchedClientSession, closed: Closed) -> str | None:

@@ -92,7 +92,7 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forgets_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Visitors who wait are not let in when a client comes."""
-    monkeypatch.setattr(Tunnel, "admit_waiting", lambda tunnel: None)
+    monkeypatch.setattr(Tunnel, "serve_waiting", lambda tunnel: None)
 
 
 def forgets_who_serves(monkeypatch: pytest.MonkeyPatch) -> None:

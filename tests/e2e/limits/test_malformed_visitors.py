@@ -150,7 +150,7 @@ def test_other_protocols_are_closed(rig, words):
 
 
 def test_visitors_who_only_connect_and_leave(rig):
-    came, visitors = newcomers(rig), rig.edge.server.visitor_log.came["tcp"]
+    came, visitors = newcomers(rig), rig.edge.server.visitor_log.admitted_total["tcp"]
     for kind in ("tcp", "tls"):
         address = rig.tunnel.tcp_socket if kind == "tcp" else ("127.0.0.1", rig.tunnel.port)
         for _ in range(50):
@@ -160,7 +160,8 @@ def test_visitors_who_only_connect_and_leave(rig):
     # They may have gone before the edge has accepted them.
     eventually(lambda: newcomers(rig) - came == 50, "not all of those over TLS have come")
     eventually(
-        lambda: rig.edge.server.visitor_log.came["tcp"] - visitors == 50, "not all of those over TCP have come"
+        lambda: rig.edge.server.visitor_log.admitted_total["tcp"] - visitors == 50,
+        "not all of those over TCP have come",
     )
     eventually(
         lambda: not rig.edge.server.visitors and not rig.edge.server.introspection.tls_listener.pending,

@@ -48,7 +48,7 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     monkeypatch.setattr(session_table, "GUARANTEED_MIN", 2)
     monkeypatch.setattr(registry, "MAX_LEASES_PER_EDGE", 90)
     monkeypatch.setattr(registry, "GUARANTEED_MIN", 2)
-    monkeypatch.setattr(bind_policy, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(bind_policy, "MAX_BACKENDS", 3)
     first = random.randrange(10_000, 30_000)  # tests run side by side
     edge = await start_edge(
         EdgeConfig(

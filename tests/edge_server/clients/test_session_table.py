@@ -136,7 +136,7 @@ async def test_longest_away_session_is_evicted_among_equals(rig: SessionTableRig
 
 async def test_superseded_session_gives_its_place_back(rig: SessionTableRig):
     session = rig.connect("a")
-    rig.table.supersede(session)  # type: ignore[arg-type]
+    rig.table.remember_superseded(session)  # type: ignore[arg-type]
     assert rig.table.shares.used == 1, "it is not over yet"
     session.give_up("test")
     assert rig.table.shares.used == 0
@@ -147,7 +147,7 @@ async def test_superseded_secrets_are_forgotten_with_their_token(rig: SessionTab
     for key in "ab":
         session = FakeSession(rig.table, key)
         secrets[key] = rig.table.add(session)  # type: ignore[arg-type]
-        rig.table.supersede(session)  # type: ignore[arg-type]
+        rig.table.remember_superseded(session)  # type: ignore[arg-type]
         session.give_up("test")
     rig.table.forget_superseded(lambda key: key == "b")
     assert rig.table.is_superseded(secrets["a"], "a")

@@ -123,10 +123,13 @@ async def test_tickets_of_a_name_that_changed_hands_before_a_crash(runs: EdgeRun
         edge = await runs.begin()
         edge.services.claims.claim(owner.key, "shop")
         edge = await runs.begin()
-        leases = {each.name: (each.ticket.generation, each.ticket.client_id) for each in edge.services.registry}
+        leases = {
+            each.name: (each.issued_ticket.generation, each.issued_ticket.client_id)
+            for each in edge.services.registry
+        }
         assert leases == {"shop": (7, b"one") if is_last else (0, b""), RANDOM: (7, b"one")}
         # The newest client may have come in that moment, also with the ticket of a random name.
-        assert all(each.ticket.is_first_bind is is_last for each in edge.services.registry)
+        assert all(each.issued_ticket.is_first_bind is is_last for each in edge.services.registry)
 
 
 async def test_forged_table_grants_no_foreign_name(runs: EdgeRuns) -> None:

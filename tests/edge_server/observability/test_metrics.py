@@ -172,7 +172,7 @@ async def test_two_thousand_random_names_add_nothing(edge: RunningEdge, introspe
     assert series(introspection) == before
     assert len(after) - size < 500, "no more than longer numbers"
     assert sum(introspection.tls_listener.outcomes.values()) >= NAMES - 64
-    assert introspection.visitor_log.came.total() == 0
+    assert introspection.visitor_log.admitted_total.total() == 0
 
 
 def test_durations_are_counted_by_class():

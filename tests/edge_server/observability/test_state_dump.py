@@ -45,7 +45,7 @@ async def test_dump_is_bounded_and_counts_omissions(introspection: Introspection
     assert len(state["visitors"]["entries"]) == state_dump.MAX_ENTRIES
     assert path.stat().st_size < 1024 * 1024
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    introspection.visitor_log.now.clear()
+    introspection.visitor_log.active.clear()
 
 
 async def test_the_next_takes_its_place(introspection: Introspection, caplog):

@@ -12,7 +12,7 @@ from edge_server.auth.permissions import Identity, Permissions
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import TokenStore
 from edge_server.refresher import Refresher
-from edge_server.tunnels.bind_facts import UNCONFIRMED
+from edge_server.tunnels.bind_facts import PREVIOUS_TICKET_SECONDS
 from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import OwnershipStore
@@ -206,7 +206,7 @@ async def test_revoked_token_forgets_superseded_sessions(services: EdgeServices,
     services = replace(services, tokens=TokenRegistry("", store))
     secret = bytes(32)
     client_session: Any = SimpleNamespace(identity=Identity(key), digest=hashlib.sha256(secret).digest())
-    services.sessions.supersede(client_session)
+    services.sessions.remember_superseded(client_session)
     watch = Refresher(services, [])
     watch._apply()
     assert services.sessions.is_superseded(secret, key)
@@ -306,8 +306,8 @@ async def test_program_with_a_lost_answer_gets_its_name_back(services: EdgeServi
     name = next(iter(services.registry)).name
     tunnel = services.registry.find(name)
     assert tunnel is not None
-    tunnel.ticket.generation += 1
-    tunnel.ticket.since -= 2 * UNCONFIRMED
+    tunnel.issued_ticket.generation += 1
+    tunnel.issued_ticket.since -= 2 * PREVIOUS_TICKET_SECONDS
     assert Client(services, A).ask(ticket=ticket, client_id=b"two", again=True) is BindCode.STALE
     assert Client(services, A).ask(ticket=ticket, client_id=b"two") is BindCode.STALE
     got = Client(services, A).got(ticket=ticket, client_id=b"one", again=True)

@@ -8,7 +8,7 @@ import pytest
 
 from edge_server.auth.permissions import Identity, Permissions
 from edge_server.tunnels.bind_facts import (
-    UNCONFIRMED,
+    PREVIOUS_TICKET_SECONDS,
     BindFacts,
     NameFacts,
     PortFacts,
@@ -27,7 +27,7 @@ from edge_server.tunnels.bind_policy import (
     PortPlan,
     Refusal,
 )
-from edge_server.tunnels.load_balancer import MAX_MEMBERS
+from edge_server.tunnels.load_balancer import MAX_BACKENDS
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import BANNED_OWNER
 from edge_server.tunnels.tickets import Ticket
@@ -210,7 +210,7 @@ REFUSALS: Final = (
         BindCode.TOO_MANY,
         "the pool has ",
         POOL,
-        {"name_tunnel": held(is_pool=True, backends=MAX_MEMBERS)},
+        {"name_tunnel": held(is_pool=True, backends=MAX_BACKENDS)},
     ),
     Row(
         BindCode.STALE,
@@ -235,7 +235,7 @@ REFUSALS: Final = (
         BindCode.STALE,
         "a newer client holds the name, so the ticket is stale",
         ANY,
-        {"ticket": ticket(), "name_tunnel": held(generation=2, age=UNCONFIRMED)},
+        {"ticket": ticket(), "name_tunnel": held(generation=2, age=PREVIOUS_TICKET_SECONDS)},
     ),
     Row(
         BindCode.STALE,
@@ -365,7 +365,11 @@ GRANTED: Final = (
     (POOL, {"name_tunnel": held(backends=0)}, {"kind": GrantKind.TAKE_OVER}),
     (POOL, {"ticket": ticket("web"), "name_tunnel": held(backends=0, generation=5)}, {"generation": 2}),
     # The answer with the newest ticket was lost: a moment ago, or by this very client.
-    (ANY, {"ticket": ticket(), "name_tunnel": held(generation=2, age=UNCONFIRMED - 1)}, {"by_ticket": True}),
+    (
+        ANY,
+        {"ticket": ticket(), "name_tunnel": held(generation=2, age=PREVIOUS_TICKET_SECONDS - 1)},
+        {"by_ticket": True},
+    ),
     (
         bind(client_id=b"p", again=True),
         {"ticket": ticket(), "name_tunnel": held(generation=9, age=99.0, client_id=b"p")},

@@ -50,7 +50,7 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(services:
     assert (len(tunnel.waiting), [each.active for each in (a, b, c)]) == (1, [0, 0, 0])
     tunnel.balancer.remove(a)
     sessions[1].is_ready = True
-    tunnel.admit_waiting()
+    tunnel.serve_waiting()
     assert (len(tunnel.waiting), [each.active for each in (a, b, c)]) == (0, [0, 1, 0])
     sessions[2].is_ready = True
     splice.stream_lost(StreamCode.REFUSED, [b"said"])
@@ -71,10 +71,10 @@ async def test_visitors_wait_for_the_rest_of_a_pool_when_one_of_it_leaves(servic
     visitor = await connect(visitor_of(tunnel))
     services.registry.add(tunnel)
     assert not services.registry.remove_backend(tunnel, a)
-    tunnel.admit_waiting()
+    tunnel.serve_waiting()
     assert len(tunnel.waiting) == 1
     sessions[1].is_ready = True
-    tunnel.admit_waiting()
+    tunnel.serve_waiting()
     assert (len(tunnel.waiting), len(sessions[1].streams)) == (0, 1)
     next(iter(tunnel.visitors)).transport.abort()
     await asyncio.sleep(0)
@@ -112,7 +112,7 @@ async def test_visitors_are_refused_after_the_last_release(services: EdgeService
     assert (len(tunnel.waiting), len(services.admission.waiting)) == (0, 0)
     with contextlib.suppress(ConnectionResetError):
         assert await asyncio.get_running_loop().sock_recv(visitor, 1) == b""
-    assert services.visitor_log.endings == {EndReason.REJECTED: 1}
+    assert services.visitor_log.ended_total == {EndReason.REJECTED: 1}
     visitor.close()
 
 
@@ -181,9 +181,9 @@ async def test_visitor_without_a_client_in_time_is_logged_as_refused(services: E
     with caplog.at_level("INFO", "edge_server.tunnels.visitor_log"):
         visitor = await connect(splice)
         async with asyncio.timeout(10):
-            while services.visitor_log.now:  # noqa: ASYNC110 - what is waited for is the kernel's doing
+            while services.visitor_log.active:  # noqa: ASYNC110 - what is waited for is the kernel's doing
                 await asyncio.sleep(0.005)
-    assert services.visitor_log.endings == {EndReason.REJECTED: 1}
+    assert services.visitor_log.ended_total == {EndReason.REJECTED: 1}
     assert caplog.records[-1].fields["ending"] == "sent_away"
     assert 0.02 <= caplog.records[-1].fields["seconds"] < 10
     visitor.close()

@@ -71,7 +71,7 @@ async def rig() -> AsyncIterator[WaitingRig]:
         for splice in tunnel.visitors:
             splice.transport.abort()
     rig.server.close()
-    await soon(lambda: not rig.visitor_log.now)
+    await soon(lambda: not rig.visitor_log.active)
     assert (rig.admission.active, len(rig.admission.waiting)) == (0, 0)
 
 
@@ -79,7 +79,7 @@ def come_back(tunnel: Tunnel) -> int:
     """Let the client come back; return how many visitors are connected."""
     session: Any = tunnel.backends[0].session
     session.is_ready = True
-    tunnel.admit_waiting()
+    tunnel.serve_waiting()
     return len(session.streams)
 
 
@@ -148,7 +148,7 @@ async def test_returning_client_takes_waiting_visitors_in_a_flood(rig: WaitingRi
     for number in range(6):
         await rig.visit(tunnel, f"127.9.9.{1 + number}")
     ends = [each.timer.when() for each in tunnel.waiting._waiting.values()]
-    tunnel.admit_waiting()
+    tunnel.serve_waiting()
     assert len(rig.admission.waiting) == len(tunnel.waiting) == 4
     assert [each.timer.when() for each in tunnel.waiting._waiting.values()] == pytest.approx(ends)
     for number in range(6, 9):
