@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOKUP: Final = 5.0
+LOOKUP_TIMEOUT: Final = 5.0
 """Seconds for the addresses of one name; resolvers retry after the same time."""
-REMEMBERED: Final = 60.0
+CACHE_TIME: Final = 60.0
 """Seconds for which a good result is cached, because after a restart all clients reconnect at once."""
-MAX_REMEMBERED: Final = 1000
+MAX_CACHED: Final = 1000
 """Cached results."""
-MAX_LOOKUPS: Final = 20
+MAX_CHECKS: Final = 20
 """Checks at once; further ones wait. Each may take threads of the resolver's pool."""
 MAX_THREADS: Final = 64
 """Threads for calls of the system's resolver, which cannot be interrupted: a call may hang for half a minute, six
 times the timeout. Other work of the edge has threads of its own."""
-MAX_OF_OWNER: Final = 4
-"""Checks at once for one owner: domains whose servers do not respond take LOOKUP seconds each, and must not delay
-those of others."""
+MAX_CHECKS_PER_OWNER: Final = 4
+"""Checks at once for one owner: domains whose servers do not respond take LOOKUP_TIMEOUT seconds each, and must
+not delay those of others."""
 MAX_ADDRESSES: Final = 64
 """Addresses of one name; names of content networks have a dozen."""
 
@@ -57,16 +57,16 @@ class DomainCheck:
         """
         self._own = [each for each in own if each]
         self._resolve = resolve
-        self._good: OrderedDict[str, float] = OrderedDict()
-        self._places = asyncio.Semaphore(MAX_LOOKUPS)
-        self._of: dict[str, asyncio.Semaphore] = {}
+        self._valid_until: OrderedDict[str, float] = OrderedDict()
+        self._slots = asyncio.Semaphore(MAX_CHECKS)
+        self._slots_of_owner: dict[str, asyncio.Semaphore] = {}
         """A semaphore for each owner with checks that run or wait."""
-        self._looking: Counter[str] = Counter()
+        self._checks_of_owner: Counter[str] = Counter()
 
     async def point_here(self, domain: str, *, owner: str = "", is_known: bool = False) -> bool:
         """Return True if a domain points to this edge, or that cannot be found out.
 
-        It takes at most LOOKUP seconds in addition to the wait for other checks.
+        It takes at most LOOKUP_TIMEOUT seconds in addition to the wait for other checks.
 
         Args:
             domain: the domain.
@@ -75,38 +75,38 @@ class DomainCheck:
                 that a short failure of DNS takes no domain away.
         """
         now = asyncio.get_running_loop().time()
-        if self._resolve is None or self._good.get(domain, 0.0) > now:
+        if self._resolve is None or self._valid_until.get(domain, 0.0) > now:
             return True
-        async with self._place(owner):
-            found, ours = await asyncio.gather(self._addresses(domain), self._ours())
+        async with self._slot(owner):
+            found, ours = await asyncio.gather(self._addresses(domain), self._own_addresses())
         if ours and not found & ours and (found or not is_known):
             logger.info(
                 "%s does not point here: it resolves to %s, this edge has %s", domain, _list(found), _list(ours)
             )
             return False
-        self._good[domain] = now + REMEMBERED
-        self._good.move_to_end(domain)
-        if len(self._good) > MAX_REMEMBERED:
-            self._good.popitem(last=False)
+        self._valid_until[domain] = now + CACHE_TIME
+        self._valid_until.move_to_end(domain)
+        if len(self._valid_until) > MAX_CACHED:
+            self._valid_until.popitem(last=False)
         return True
 
     @contextlib.asynccontextmanager
-    async def _place(self, owner: str) -> AsyncIterator[None]:
+    async def _slot(self, owner: str) -> AsyncIterator[None]:
         """Hold a slot for a check, within the limit of the owner and then within that of the edge.
 
         A check that waits for the limit of its owner takes no slot of the edge.
         """
-        mine = self._of.setdefault(owner, asyncio.Semaphore(MAX_OF_OWNER))
-        self._looking[owner] += 1
+        mine = self._slots_of_owner.setdefault(owner, asyncio.Semaphore(MAX_CHECKS_PER_OWNER))
+        self._checks_of_owner[owner] += 1
         try:
-            async with mine, self._places:
+            async with mine, self._slots:
                 yield
         finally:
-            self._looking[owner] -= 1
-            if not self._looking[owner]:
-                del self._looking[owner], self._of[owner]
+            self._checks_of_owner[owner] -= 1
+            if not self._checks_of_owner[owner]:
+                del self._checks_of_owner[owner], self._slots_of_owner[owner]
 
-    async def _ours(self) -> frozenset[str]:
+    async def _own_addresses(self) -> frozenset[str]:
         found = await asyncio.gather(*map(self._addresses, self._own))
         return frozenset().union(*found)
 
@@ -118,7 +118,7 @@ class DomainCheck:
         except ValueError:
             pass  # not an address, so it is a name
         try:
-            async with asyncio.timeout(LOOKUP):
+            async with asyncio.timeout(LOOKUP_TIMEOUT):
                 return frozenset(sorted(await self._resolve(name))[:MAX_ADDRESSES])
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
             logger.debug("%s could not be resolved: %s", name, error)
@@ -165,11 +165,11 @@ def addresses_from(server: tuple[str, int]) -> Callable[[str], Awaitable[frozens
     except OSError as error:
         raise ConfigError(f"--resolver {server[0]} cannot be found: {error.strerror or error}.") from None
     resolver.port = server[1]
-    resolver.lifetime = LOOKUP
+    resolver.lifetime = LOOKUP_TIMEOUT
 
     async def addresses(name: str) -> frozenset[str]:
         try:
-            answers = await resolver.resolve_name(name + ".", lifetime=LOOKUP)
+            answers = await resolver.resolve_name(name + ".", lifetime=LOOKUP_TIMEOUT)
         except dns.exception.DNSException as error:
             raise OSError(str(error)) from None
         return frozenset(str(ip_address(address)) for address in answers.addresses())

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.config.edge_config import parse
-from edge_server.tunnels import domain_check as rooms
+from edge_server.tunnels import domain_check
 from edge_server.tunnels.domain_check import (
-    MAX_LOOKUPS,
-    MAX_OF_OWNER,
-    MAX_REMEMBERED,
+    MAX_CACHED,
+    MAX_CHECKS,
+    MAX_CHECKS_PER_OWNER,
     DomainCheck,
     addresses_from,
     system_addresses,
@@ -75,7 +75,7 @@ async def test_positive_answers_are_cached():
     resolver.asked.clear()
     assert await domains.point_here("a.example")
     assert resolver.asked == []
-    for number in range(MAX_REMEMBERED):
+    for number in range(MAX_CACHED):
         resolver.known[f"n{number}"] = frozenset(["192.0.2.1"])
         await domains.point_here(f"n{number}")
     resolver.asked.clear()
@@ -83,11 +83,11 @@ async def test_positive_answers_are_cached():
     assert "a.example" in resolver.asked, "no more are remembered than may be"
 
 
-@pytest.mark.parametrize(("owners", "places"), [(60, MAX_LOOKUPS), (1, MAX_OF_OWNER)])
+@pytest.mark.parametrize(("owners", "places"), [(60, MAX_CHECKS), (1, MAX_CHECKS_PER_OWNER)])
 async def test_so_many_are_looked_up_at_once_and_none_for_ever(
     monkeypatch: pytest.MonkeyPatch, owners: int, places: int
 ):
-    monkeypatch.setattr(rooms, "LOOKUP", 0.02)
+    monkeypatch.setattr(domain_check, "LOOKUP_TIMEOUT", 0.02)
     now, most = 0, 0
 
     async def slow(_: str) -> frozenset[str]:
@@ -104,13 +104,13 @@ async def test_so_many_are_looked_up_at_once_and_none_for_ever(
     found = await asyncio.gather(
         *(
             domains.point_here(f"n{number}.example", owner=f"o{number % owners}")
-            for number in range(3 * MAX_LOOKUPS)
+            for number in range(3 * MAX_CHECKS)
         )
     )
     assert not any(found)
     assert most == places
     assert now == 0
-    assert not domains._of
+    assert not domains._slots_of_owner
 
 
 async def test_slow_lookups_delay_only_their_owner():
@@ -124,7 +124,7 @@ async def test_slow_lookups_delay_only_their_owner():
     domains = DomainCheck(["edge.example"], resolve)
     slow = [
         asyncio.create_task(domains.point_here(f"n{number}.example", owner="slow"))
-        for number in range(2 * MAX_LOOKUPS)
+        for number in range(2 * MAX_CHECKS)
     ]
     await asyncio.sleep(0)
     async with asyncio.timeout(2):
@@ -132,7 +132,7 @@ async def test_slow_lookups_delay_only_their_owner():
     for task in slow:
         task.cancel()
     await asyncio.wait(slow)
-    assert not domains._of
+    assert not domains._slots_of_owner
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_an_address_of_the_public_network_is_the_edges_own(https: str, is_ours: 
 
 
 async def test_names_that_hang_in_the_systems_resolver_hold_up_no_other_work(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rooms, "LOOKUP", 0.02)
+    monkeypatch.setattr(domain_check, "LOOKUP_TIMEOUT", 0.02)
     release = threading.Event()
     monkeypatch.setattr("edge_server.tunnels.domain_check.socket.getaddrinfo", lambda *_: release.wait(10) and [])
     domains = DomainCheck(["192.0.2.1"], system_addresses)
