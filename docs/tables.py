@@ -210,7 +210,7 @@ def _labels(metric: MetricInfo) -> str:
 
 
 OTHER_PROGRAMS: Final = (
-    "`python -m edge_server --help` and `python -m certs --help` are other programs: see [an edge of your own]"
+    "`quictunnel-edge --help` and `python -m certs --help` are other programs: see [an edge of your own]"
     "(../tutorial/edge-of-your-own.md) and [operations](../OPERATIONS.md)."
 )
 TABLES: Final[dict[str, Callable[[], str]]] = {

@@ -1,4 +1,4 @@
-"""``python -m edge_server``: run an edge until a signal stops it, or run one of the operator's commands.
+"""``quictunnel-edge`` or ``python -m edge_server``: run an edge until a signal stops it, or an operator's command.
 
 Each command imports only the modules that it needs, because a health check runs every few seconds.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.cli.commands import COMMANDS
 from edge_server.cli.commands import main as run_command
+from edge_server.config.program_name import error_name
 from quictunnel.errors import ConfigError
 from quictunnel.shared import output
 
@@ -35,7 +36,7 @@ def check(reading: Reading) -> int:
 def complain(problems: Sequence[str]) -> None:
     """Print the problems to standard error, one line each."""
     for problem in problems:
-        print(f"edge_server: error: {problem}", file=sys.stderr)  # noqa: T201 - what was asked for
+        print(f"{error_name()}: error: {problem}", file=sys.stderr)  # noqa: T201 - what was asked for
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,1 +1,1 @@
-"""Subcommands of ``python -m edge_server``."""
+"""Subcommands of ``quictunnel-edge``."""

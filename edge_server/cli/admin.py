@@ -1,4 +1,4 @@
-"""``python -m edge_server admin url``: print a link to the operator's page of the running edge."""
+"""``quictunnel-edge admin url``: print a link to the operator's page of the running edge."""
 
 from __future__ import annotations
 

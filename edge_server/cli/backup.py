@@ -1,4 +1,4 @@
-"""``python -m edge_server backup``: write the persistent state of an edge into one tar file, to move it to another
+"""``quictunnel-edge backup``: write the persistent state of an edge into one tar file, to move it to another
 machine. The edge may be running."""
 
 from __future__ import annotations

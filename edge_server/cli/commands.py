@@ -1,4 +1,4 @@
-"""Commands of ``python -m edge_server``, by their first word. Without one an edge is started."""
+"""Commands of ``quictunnel-edge``, by their first word. Without one an edge is started."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from edge_server.cli.common import EXIT_CONFIG
+from edge_server.config.program_name import error_name, usage_name
 from quictunnel.errors import ConfigError
 from quictunnel.shared.command_line import LazyGroup, run, usage_hint
 
@@ -28,10 +29,10 @@ def main(words: Sequence[str]) -> int:
     """Run the command that the first word names. Return its exit status."""
     group = LazyGroup("edge_server", COMMANDS)
     try:
-        return run(group, words, "python -m edge_server")
+        return run(group, words, usage_name())
     except click.UsageError as error:
         message, hint = error.format_message(), f"\n  {usage_hint(error)}"
     except ConfigError as error:
         message, hint = str(error), ""
-    print(f"edge_server {words[0]}: error: {message}{hint}", file=sys.stderr)
+    print(f"{error_name()} {words[0]}: error: {message}{hint}", file=sys.stderr)
     return EXIT_CONFIG

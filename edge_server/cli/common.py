@@ -1,4 +1,4 @@
-"""Shared parts of the operator's commands (``python -m edge_server token``, ``name``)."""
+"""Shared parts of the operator's commands (``quictunnel-edge token``, ``name``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m edge_server health``: report if the edge of a state directory is ready, for people and for
+"""``quictunnel-edge health``: report if the edge of a state directory is ready, for people and for
 Docker."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m edge_server name ...``: list the owners of names and ports, and withdraw them. The edge may be
+"""``quictunnel-edge name ...``: list the owners of names and ports, and withdraw them. The edge may be
 running."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m edge_server token ...``: create, list, show and revoke tokens. The edge may be running."""
+"""``quictunnel-edge token ...``: create, list, show and revoke tokens. The edge may be running."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from edge_server.config.option_table import PREFIX
+from edge_server.config.program_name import usage_name
 from quictunnel.errors import ConfigError
 from quictunnel.shared.command_line import SETTINGS, Command
 from quictunnel.shared.output import escape_unprintable
@@ -17,18 +18,17 @@ if TYPE_CHECKING:
 
     from edge_server.config.option_table import Option
 
-PROGRAM: Final = "python -m edge_server"
 HELP: Final = (
     "The public server of quictunnel. Without options it runs a development edge on loopback: it creates its own "
     "certificate authority and a token, and prints the settings for a client."
 )
 EPILOG: Final = """\
 A public edge, with *.tunnel.example.com pointing to it:
-  python -m edge_server --domain tunnel.example.com --quic 0.0.0.0:4433 \\
+  {program} --domain tunnel.example.com --quic 0.0.0.0:4433 \\
       --https 0.0.0.0:443 --cert fullchain.pem --key privkey.pem
 
 Commands for the operator, each with --help:
-  python -m edge_server token|name|admin|health|backup
+  {program} token|name|admin|health|backup
 
 Signals:
   SIGTERM    drain: active visitors may finish; a second SIGTERM ends at once
@@ -48,11 +48,11 @@ def parse_arguments(options: Sequence[Option], argv: Sequence[str]) -> dict[str,
     """
     settings: dict[str, Any] = dict(SETTINGS)
     try:
-        with _command(options).make_context(PROGRAM, list(argv), **settings) as context:
+        with _command(options).make_context(usage_name(), list(argv), **settings) as context:
             return {name: value for name, value in context.params.items() if value is not None}
     except click.UsageError as error:
         message = escape_unprintable(error.format_message().removesuffix("."))
-        raise ConfigError(f"{message}; `{PROGRAM} --help` lists the options.") from None
+        raise ConfigError(f"{message}; `{usage_name()} --help` lists the options.") from None
     except click.exceptions.Exit as end:
         raise SystemExit(end.exit_code) from None
 
@@ -83,7 +83,8 @@ class _EdgeCommand(Command):
     """A command whose help groups the options under the headings of the table."""
 
     def __init__(self, headings: dict[str, str], params: list[click.Parameter]) -> None:
-        super().__init__(PROGRAM, params=params, help=HELP, epilog=EPILOG)
+        program = usage_name()
+        super().__init__(program, params=params, help=HELP, epilog=EPILOG.format(program=program))
         self._headings = headings
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

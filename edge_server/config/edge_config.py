@@ -80,7 +80,7 @@ class EdgeConfig:
     )
     admin: tuple[str, int] | None = option(
         OWN_ADDRESS,
-        "address of the operator's page and API (`python -m edge_server admin url` prints a link to it)",
+        "address of the operator's page and API (`quictunnel-edge admin url` prints a link to it)",
         default_text="nowhere",
     )
     admin_names: tuple[str, ...] = option(

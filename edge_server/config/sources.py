@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.config.option_table import PREFIX, Option
 from edge_server.config.option_types import OptionValue
+from edge_server.config.program_name import usage_name
 from edge_server.config.toml_lines import lines_of
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import short_repr
@@ -131,6 +132,6 @@ def hint(name: str, known: Iterable[str], keys: tuple[str, ...] = ("",)) -> str:
     """Return advice about an unknown name. ``keys``: its path in a file."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     if not close:
-        return "docs/CONFIGURATION.md and python -m edge_server --help list the options."
+        return f"docs/CONFIGURATION.md and {usage_name()} --help list the options."
     found = close[0] if len(keys) == 1 else ".".join((keys[0], close[0].removeprefix(keys[0] + "-")))
     return f'did you mean "{found}"?'

@@ -1,6 +1,6 @@
 """A SQLite database in the state directory, with one way to open, create and migrate it.
 
-The edge and the commands beside it (``python -m edge_server token``, ``name``) use it at the same time; SQLite's
+The edge and the commands beside it (``quictunnel-edge token``, ``name``) use it at the same time; SQLite's
 write-ahead log allows that (https://sqlite.org/wal.html).
 """
 

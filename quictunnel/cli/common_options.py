@@ -64,7 +64,7 @@ EDGE_LOOKUP: Final = """
 Choice of the edge, first match wins:
   1. --edge, --ca and --token-file, then QUICTUNNEL_EDGE, QUICTUNNEL_CA and QUICTUNNEL_TOKEN
   2. your config file (on Linux ~/.config/quictunnel/config.toml: edge, token, ca)
-  3. an edge that you run on this machine with `python -m edge_server`
+  3. an edge that you run on this machine with `quictunnel-edge`
   The token is never an argument, because all users of a machine can read arguments.
 """
 """End of the help of commands that use an edge."""

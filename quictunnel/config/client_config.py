@@ -46,7 +46,7 @@ KiB that an edge accepts from a client before it has checked the token."""
 
 NOTHING_CONFIGURED: Final = (
     f"No edge is configured. Set {EDGE}, {TOKEN} and {CA}, or start an edge on this machine with the command "
-    "`python -m edge_server`; clients of the same user then find it by themselves."
+    "`quictunnel-edge`; clients of the same user then find it by themselves."
 )
 
 
@@ -200,7 +200,7 @@ def _from_files(stated: Partial, config_file: Path | None, client_env: Path | No
         alone = TOKEN if stated.token else CA
         raise ConfigError(
             f"{alone} is set but no edge to go with it: set {EDGE} to the edge's host:port as well, or unset "
-            f"{alone} to use an edge on this machine (the command `python -m edge_server` starts one)."
+            f"{alone} to use an edge on this machine (the command `quictunnel-edge` starts one)."
         )
     return read_client_env(client_env or default_client_env()) or Partial(source="nothing")
 

@@ -399,7 +399,7 @@ async def no_answer_error(config: ClientConfig, seconds: float) -> EdgeUnavailab
         except ConnectionRefusedError:
             pass
         verdict = (
-            "the host itself answers, so either no edge is running on this port (`python -m edge_server` starts "
+            "the host itself answers, so either no edge is running on this port (`quictunnel-edge` starts "
             "one) or UDP looks blocked on the way."
         )
     return EdgeUnavailableError(f"No answer from the edge at {edge} over UDP within {seconds:.0f} s; {verdict}")

@@ -126,7 +126,7 @@ def _unreached(
         return fail(
             "udp",
             f"{where} is closed: the host reports that nobody listens there",
-            "Start the edge (`python -m edge_server`), or correct the port in QUICTUNNEL_EDGE.",
+            "Start the edge (`quictunnel-edge`), or correct the port in QUICTUNNEL_EDGE.",
         )
     if Answer.FORBIDDEN in answers:
         return fail(
@@ -218,7 +218,7 @@ def check_token(config: ClientConfig, address: Address) -> tuple[Finding, Welcom
         return fail(
             "token",
             "the edge refuses it: it is of another edge, revoked or expired",
-            "Set QUICTUNNEL_TOKEN to a token of this edge, from `python -m edge_server token create`.",
+            "Set QUICTUNNEL_TOKEN to a token of this edge, from `quictunnel-edge token create`.",
             is_configuration=True,
         ), None
     except ConfigError as error:
@@ -238,7 +238,7 @@ def _accepted(welcome: Welcome) -> Finding:
     message += f", for {left // DAY} days" if left >= 2 * DAY else f", for {max(0, left) // 3600} hours"
     if left >= EXPIRY_WARNING:
         return ok("token", message)
-    return warn("token", message, "Ask the edge's operator for another: `python -m edge_server token create`.")
+    return warn("token", message, "Ask the edge's operator for another: `quictunnel-edge token create`.")
 
 
 async def _greet(config: ClientConfig, address: Address) -> Welcome:

@@ -183,12 +183,12 @@ BIND_SENTENCES: dict[BindCode, str] = {
     BindCode.REPLACED: "Another client with the same token has taken over the name; this tunnel has ended.",
     BindCode.TOO_MANY_NAMES: (
         "The edge's limit of names and ports for this token is reached. Use one of them (a ticket keeps a random "
-        "name), or ask the edge's operator to release some (`python -m edge_server name`)."
+        "name), or ask the edge's operator to release some (`quictunnel-edge name`)."
     ),
     BindCode.BANNED: "The edge's operator has banned this name.",
     BindCode.DOMAIN_FORBIDDEN: (
         "The token does not allow this domain; the edge's operator can make a token that does with "
-        "`python -m edge_server token create --domains DOMAIN`."
+        "`quictunnel-edge token create --domains DOMAIN`."
     ),
     BindCode.DOMAIN_ELSEWHERE: (
         "The domain does not point to the edge. Add a CNAME record to a name of the edge, or A and AAAA records "

@@ -149,7 +149,7 @@ def test_help_of_each_command_has_examples_and_fits(
             assert parameter.opts[0] in text
     assert max(map(len, text.splitlines())) <= 102
     if name in ("http", "tcp", "run"):
-        assert "python -m edge_server" in text
+        assert "quictunnel-edge" in text
         assert "The token is never an argument" in text
     assert help_of(f"{name} -h", capsys) == text
 

@@ -75,7 +75,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserMachine:
 
 def test_missing_configuration_is_an_error(machine: UserMachine) -> None:
     message = machine.refusal()
-    for name in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "python -m edge_server"):
+    for name in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "quictunnel-edge"):
         assert name in message
 
 

@@ -149,7 +149,7 @@ def test_no_edge_is_one_line_with_the_remedy(notebook, monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     notebook.run("%load_ext quictunnel")
-    assert "python -m edge_server" in notebook.refusal("%quictunnel 8000")
+    assert "quictunnel-edge" in notebook.refusal("%quictunnel 8000")
 
 
 def test_html_is_escaped():

@@ -129,7 +129,7 @@ class TestConfiguration:
             environment | {"PYTHONPATH": str(ROOT)},
         )
         assert done.returncode == 0, done.stderr
-        for words in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "python -m edge_server"):
+        for words in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "quictunnel-edge"):
             assert words in done.stdout
 
     def test_a_wrong_token_is_refused_and_never_shown(self, edge, caplog):

@@ -181,7 +181,7 @@ class TestTunnelRefused:
         done = finish(*CLIENT, "http", "8000", env=environment)
         assert (done.returncode, done.stdout) == (2, "")
         line = one_line(done, "quictunnel")
-        for words in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "python -m edge_server"):
+        for words in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "quictunnel-edge"):
             assert words in line
 
     @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name):
     [
         (["--htps", "a:1"], "No such option '--htps'. (Did you mean"),
         (["--dom", "a"], "No such option '--dom'. (Did you mean"),
-        (["x"], "Got unexpected extra argument (x); `python -m edge_server --help`"),
+        (["x"], "Got unexpected extra argument (x); `quictunnel-edge --help`"),
         (["a\nb"], "Got unexpected extra argument (a"),
         (["--quic"], "Option '--quic' requires an argument; "),
         (["--takeover=yes"], "Option '--takeover' does not take a value; "),
