@@ -115,7 +115,7 @@ def test_a_state_directory_that_cannot_be_used(run, tmp_path: Path):
     (tmp_path / "state").write_text("a file")
     status, out, err = run("list")
     assert (status, out) == (2, "")
-    assert err.startswith("edge_server token: error: The state directory")
+    assert err.startswith("quictunnel-edge token: error: The state directory")
 
 
 def test_tokens_have_no_domains_by_default(run):
