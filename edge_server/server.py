@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.admin.server import Admin
+    from edge_server.change_watcher import ChangeWatcher
     from edge_server.clients.acceptor import ClientAcceptor
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.handoff.predecessor import Handoff
     from edge_server.handoff.protocol import HandoffChannel
     from edge_server.handoff.snapshot import NameSnapshot
     from edge_server.observability.introspection import Introspection
-    from edge_server.refresher import Refresher
     from edge_server.reload import ReloadOutcome
     from edge_server.tunnels.visitor_log import VisitorLog
     from edge_server.wiring import EdgeServices
@@ -53,7 +53,7 @@ class RunningEdge:
     introspection: Introspection
     """Endpoint, listener and other parts, as the page, the metrics and the dumps read them."""
     snapshot: NameSnapshot
-    refresher: Refresher
+    change_watcher: ChangeWatcher
     admin: Admin | None
     """The operator's page; None without ``--admin``."""
     handoff: Handoff

@@ -18,12 +18,13 @@ from edge_server.admin.server import Admin, check_packages
 from edge_server.auth.token import new_operator_token
 from edge_server.certificates.authority import DevelopmentAuthority
 from edge_server.certificates.context_store import ContextStore
+from edge_server.change_watcher import ChangeWatcher
 from edge_server.clients.acceptor import ClientAcceptor
 from edge_server.clients.qlog import QlogRecorder
 from edge_server.handoff.predecessor import Handoff, HandoffListener
 from edge_server.handoff.protocol import IS_SUPPORTED, HandoffError, close_all
 from edge_server.handoff.successor import request_handoff
-from edge_server.handoff.udp_forwarding import ForwardingSocket
+from edge_server.handoff.udp_forwarding import SuccessorUdpSocket
 from edge_server.ingress.tcp_ports import accept_from
 from edge_server.listeners import (
     acme_http_socket,
@@ -35,7 +36,6 @@ from edge_server.listeners import (
 )
 from edge_server.observability.introspection import Introspection
 from edge_server.observability.loop_lag import LoopLagMonitor
-from edge_server.refresher import Refresher
 from edge_server.resources.descriptor_budget import (
     DescriptorBudget,
     descriptor_limit,
@@ -164,8 +164,8 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
     """Accept clients and visitors, start the background tasks, and publish the address of this edge."""
     files, sockets, services, _, snapshot = opened
     clients = ClientAcceptor(services.session_context, services.admission.admits)
-    refresher = Refresher(services, clients.sessions)
-    stack.push_async_callback(refresher.close)
+    change_watcher = ChangeWatcher(services, clients.sessions)
+    stack.push_async_callback(change_watcher.close)
     introspection = _accept_clients(stack, config, opened, clients)
     # A second time, on top of the stack: the names are written for the last time before the sessions end.
     stack.push_async_callback(snapshot.close)
@@ -188,7 +188,7 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
         clients=clients,
         introspection=introspection,
         snapshot=snapshot,
-        refresher=refresher,
+        change_watcher=change_watcher,
         admin=admin,
         handoff=_handoff(config, sockets, services, introspection.endpoint),
         drain_requested=drain_requested,
@@ -346,7 +346,7 @@ def _open_endpoint(stack: AsyncExitStack, opened: _Opened, clients: ClientAccept
 
     _, sockets, services, engine, _ = opened
     inherited, udp = sockets.inherited, sockets.udp
-    source = udp if inherited is None else ForwardingSocket(udp, inherited.pipe, sockets.cid_prefix)
+    source = udp if inherited is None else SuccessorUdpSocket(udp, inherited.pipe, sockets.cid_prefix)
     endpoint = Endpoint(engine, source, on_connection=accept)
     stack.push_async_callback(close)
     return endpoint

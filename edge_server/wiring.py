@@ -18,7 +18,7 @@ from edge_server.auth.failed_attempts import FailedAttempts
 from edge_server.auth.request_limit import RequestLimiter, new_name_limiter, request_limiter
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import TokenStore
-from edge_server.certificates.acme.renewal import RenewalPolicy
+from edge_server.certificates.acme.certificate_manager import RenewalPolicy
 from edge_server.certificates.acme.service import AcmeService
 from edge_server.certificates.acme.settings import DNS, settings_of
 from edge_server.certificates.policy import CertificatePolicy
@@ -27,14 +27,14 @@ from edge_server.clients.session_table import SessionTable
 from edge_server.handoff.snapshot import NameSnapshot
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
-from edge_server.ingress.tcp_ports import TcpPorts, backlog_of
+from edge_server.ingress.tcp_ports import TcpPorts, accept_queue_length
 from edge_server.ingress.tls_listener import TlsListener
 from edge_server.resources.memory_budget import MemoryBudget
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.bind_context import BindContext
 from edge_server.tunnels.bind_policy import BindPolicy
 from edge_server.tunnels.domain_check import DomainCheck, make_domain_check
-from edge_server.tunnels.names import NameDirectory
+from edge_server.tunnels.name_directory import NameDirectory
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.ownership_store import OwnershipStore
 from edge_server.tunnels.pending import PendingTunnels
@@ -214,7 +214,7 @@ def open_services(
     """
     https_port = https.getsockname()[1]
     monotonic, clock = asyncio.get_running_loop().time, Clock()
-    admission = Admission(rate_limiter=ConnectionRateLimiter(partial(backlog_of, https), time.monotonic))
+    admission = Admission(rate_limiter=ConnectionRateLimiter(partial(accept_queue_length, https), time.monotonic))
     visitor_log, registry = VisitorLog(), Registry()
     claims = _open_claims(stack, state.path, clock)
     admission.ban(claims.banned_networks())

@@ -109,7 +109,7 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     if as_json:
         entries = [
             {
-                "name": format_claim(claim.what),
+                "name": format_claim(claim.subject),
                 "banned": claim.is_banned,
                 "seen": claim.last_used,
                 "owner": None if claim.is_banned else claim.owner,
@@ -124,7 +124,7 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     rows = [("NAME", "OWNER", "LAST SEEN")]
     for claim in claims:
         owner = "(banned)" if claim.is_banned else claim.owner
-        rows.append((format_claim(claim.what), owner, format_time(claim.last_used)))
+        rows.append((format_claim(claim.subject), owner, format_time(claim.last_used)))
     print_table(rows)
 
 

@@ -191,8 +191,10 @@ class ClientSession:
         # resumed. One that closed it as replaced has given up the link, not the session. One that closed it for
         # good does not return.
         may_return = closed.cause is CloseCause.PEER and closed.code != SessionCode.CLOSED
-        is_left = may_return and (self.session.is_awaiting_resume_state or closed.code == SessionCode.REPLACED)
-        is_lost = closed.cause in LOST or is_left
+        was_link_abandoned = may_return and (
+            self.session.is_awaiting_resume_state or closed.code == SessionCode.REPLACED
+        )
+        is_lost = closed.cause in LOST or was_link_abandoned
         if self.identity is None or self.is_draining or not is_lost or not self._context.sessions.hold:
             return False
         logger.info("client %s from %s lost its connection: %s", self.identity.key, self.peer, closed.cause.value)
@@ -295,7 +297,7 @@ class ClientSession:
 
     def resume(self, link: Link, hello: Hello) -> None:
         """Resume the session on another link, whose Hello contained the session's secret."""
-        self._context.sessions.link_restored(self)
+        self._context.sessions.stop_away_timer(self)
         self._context.sessions.resumed += 1
         self._is_resumed = True
         self.session.resume(link, self)

@@ -143,8 +143,8 @@ class SessionTable(Generic[SessionT]):
         if len(self._away) > MAX_AWAY:
             self._give_up_oldest(self._most_away())
 
-    def link_restored(self, session: SessionT) -> None:
-        """Note that a session has a link again."""
+    def stop_away_timer(self, session: SessionT) -> None:
+        """Stop the timer of a session without a link, because it has one again or has ended."""
         timer = self._away.pop(session, None)
         if timer is not None:
             timer.cancel()
@@ -155,7 +155,7 @@ class SessionTable(Generic[SessionT]):
 
     def remove(self, session: SessionT) -> None:
         """Remove a session that has ended."""
-        self.link_restored(session)
+        self.stop_away_timer(session)
         self._by_digest.pop(session.digest, None)
         if session in self._counted:  # also a superseded one, which is not in the index any more
             self._counted.remove(session)

@@ -16,16 +16,16 @@ from edge_server.handoff.protocol import (
     VERSION,
     HandoffChannel,
     HandoffError,
+    HandoffNames,
     HandoffOffer,
+    HandoffReady,
     HandoffRefusal,
     HandoffRequest,
-    Names,
-    Ready,
     close_all,
     in_parts,
     socket_path,
 )
-from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket
+from edge_server.handoff.udp_forwarding import PredecessorUdpSocket, SuccessorUdpSocket
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport import descriptors
@@ -161,13 +161,14 @@ class Handoff:
     def forwards(self) -> bool:
         """Return True while this edge forwards datagrams to its own predecessor, which still has visitors."""
         source = self.endpoint.socket
-        return isinstance(source, ForwardingSocket) and source.has_predecessor
+        return isinstance(source, SuccessorUdpSocket) and source.has_predecessor
 
     def _forward_from(self, pipe: socket.socket) -> None:
         """Read the datagrams that the successor forwards, instead of the UDP socket."""
-        source: ForwardedSocket | ForwardingSocket = ForwardedSocket(UdpSocket.adopt(self.udp.duplicate()), pipe)
+        sending = UdpSocket.adopt(self.udp.duplicate())
+        source: PredecessorUdpSocket | SuccessorUdpSocket = PredecessorUdpSocket(sending, pipe)
         before = self.endpoint.socket
-        if isinstance(before, ForwardingSocket) and self.forwards:
+        if isinstance(before, SuccessorUdpSocket) and self.forwards:
             source = before.with_source(source)
         self.endpoint.rebind(source)
 
@@ -198,8 +199,8 @@ async def offer_sockets(
         try:
             await channel.send(offer, [https, udp, theirs, *([acme_http] if acme_http is not None else [])])
             message, _ = await channel.receive()
-            if not isinstance(message, Ready):
-                raise HandoffError("it sent another message than Ready")
+            if not isinstance(message, HandoffReady):
+                raise HandoffError("it sent another message than HandoffReady")
         except BaseException:
             ours.close()
             raise
@@ -216,4 +217,4 @@ async def send_names(channel: HandoffChannel, names: list[RecordWithSocket]) -> 
         parts = in_parts(names)
         for number, part in enumerate(parts, 1):
             sockets = [sock for _, sock in part if sock is not None]
-            await channel.send(Names([name for name, _ in part], number == len(parts)), sockets)
+            await channel.send(HandoffNames([name for name, _ in part], number == len(parts)), sockets)

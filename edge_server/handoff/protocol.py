@@ -8,8 +8,9 @@ Unix socket in the state directory (:data:`SOCKET`), which only the user of the 
       |<- HandoffOffer, with the HTTPS socket, ----|   nothing has changed so far: if the successor
       |   the UDP socket, one end of a socket      |   fails here, the predecessor serves on
       |   pair, and perhaps the http-01 socket     |
-      |-- Ready ---------------------------------->|   the predecessor stops accepting and reading
-      |<- Names, with the sockets of TCP ports ----|   repeated until ``last``; then its visitors finish
+      |-- HandoffReady --------------------------->|   the predecessor stops accepting and reading
+      |<- HandoffNames, with the sockets of -------|   repeated until ``last``; then its visitors finish
+      |   TCP ports                                |
 
 Through the socket pair (an AF_UNIX SOCK_SEQPACKET one, called the pipe), the successor forwards the datagrams of
 the predecessor's connections. Both send on the UDP socket; only the successor reads it.
@@ -65,15 +66,20 @@ class HandoffOffer(msgspec.Struct, tag=2, array_like=True, frozen=True):
     """True if the socket for http-01 validators is included."""
 
 
-class Ready(msgspec.Struct, tag=3, array_like=True, frozen=True):
+class HandoffReady(msgspec.Struct, tag=3, array_like=True, frozen=True):
     """Confirmation of the successor that it is ready to serve."""
 
 
-class Names(msgspec.Struct, tag=4, array_like=True, frozen=True):
+class HandoffNames(msgspec.Struct, tag=4, array_like=True, frozen=True):
     """Tunnels of the predecessor; sent in several messages if they do not fit into one."""
 
     entries: list[TunnelRecord]
     last: bool
+
+    @property
+    def port_count(self) -> int:
+        """Return the number of tunnels with a TCP port, whose sockets are sent with the message."""
+        return sum(entry.port > 0 for entry in self.entries)
 
 
 class HandoffRefusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
@@ -82,7 +88,7 @@ class HandoffRefusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
     reason: str
 
 
-Message = HandoffRequest | HandoffOffer | Ready | Names | HandoffRefusal
+Message = HandoffRequest | HandoffOffer | HandoffReady | HandoffNames | HandoffRefusal
 _encode = msgspec.msgpack.Encoder().encode
 RecordWithSocket = tuple[TunnelRecord, "socket.socket | None"]
 """A tunnel, and the listening socket of its TCP port; None without a port."""

@@ -25,7 +25,7 @@ class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
     """Time at which its client was last connected (seconds since the epoch); 0: until the edge ended."""
 
 
-def trusted(record: TunnelRecord, *, is_last: bool) -> TunnelRecord:
+def without_outdated_fields(record: TunnelRecord, *, is_last: bool) -> TunnelRecord:
     """Return a record without the fields that may be outdated.
 
     The name may have been given to a newer client in the moment before a crash. The tickets of a chosen name then

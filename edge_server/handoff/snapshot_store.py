@@ -25,7 +25,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edge_server.handoff.snapshot_entry import SnapshotEntry, is_valid, trusted
+from edge_server.handoff.snapshot_entry import SnapshotEntry, is_valid, without_outdated_fields
 from edge_server.storage.sqlite import DamagedDatabaseError, Database
 from edge_server.tunnels.registry import MAX_LEASES_PER_EDGE, weight_of
 from edge_server.tunnels.tickets import NONCE
@@ -95,8 +95,8 @@ class HeldNames:
         return cls(
             written_at,
             [
-                SnapshotEntry(trusted(entry.record, is_last=is_last), entry.last_connected or written_at)
-                for entry in entries
+                SnapshotEntry(without_outdated_fields(record, is_last=is_last), last_connected or written_at)
+                for record, last_connected in ((entry.record, entry.last_connected) for entry in entries)
             ],
         )
 
@@ -140,7 +140,7 @@ class SnapshotStore:
         self._key = key
         self._domain = domain
         self._run = os.urandom(RUN_BYTES)
-        self._seal = _RowCipher(key, domain, self._run)
+        self._cipher = _RowCipher(key, domain, self._run)
         self._written: dict[str, SnapshotEntry] | None = None
         """The rows of this run; None if they are unknown."""
         self._has_written = False
@@ -168,9 +168,9 @@ class SnapshotStore:
         if run is None:
             return None
         try:
-            seal = _RowCipher(self._key, self._domain, run[0])
-            state = msgspec.msgpack.decode(seal.open(_STATE, run[1]), type=_RunState)
-            entries = [msgspec.msgpack.decode(seal.open(*row), type=SnapshotEntry) for row in rows]
+            cipher = _RowCipher(self._key, self._domain, run[0])
+            state = msgspec.msgpack.decode(cipher.open(_STATE, run[1]), type=_RunState)
+            entries = [msgspec.msgpack.decode(cipher.open(*row), type=SnapshotEntry) for row in rows]
         except _UNREADABLE:
             raise self._damaged("it is damaged, or of another --domain or ticket.key") from None
         if not is_valid(entries):
@@ -214,7 +214,7 @@ class SnapshotStore:
         if self._database.is_replaced:
             self._database.close()
         before, self._written = self._written, None  # unknown if the transaction fails
-        sealed = self._seal.seal(_STATE, state)
+        sealed = self._cipher.seal(_STATE, state)
         with self._database.writing() as database:
             # The first statement takes the lock, so no other run writes between it and the end.
             query = "UPDATE run SET sealed = ? WHERE writer = ?"
@@ -225,7 +225,7 @@ class SnapshotStore:
                 database.execute("DELETE FROM held")
                 before = {}
             gone = [name for name in before if name not in held]
-            database.executemany("DELETE FROM held WHERE key = ?", ((self._seal.key_of(name),) for name in gone))
+            database.executemany("DELETE FROM held WHERE key = ?", ((self._cipher.key_of(name),) for name in gone))
             database.executemany("INSERT OR REPLACE INTO held VALUES (?, ?)", self._changed(before, held))
         self._written, self._has_written = held, True
 
@@ -249,8 +249,8 @@ class SnapshotStore:
     ) -> Iterator[tuple[bytes, bytes]]:
         for name, entry in held.items():
             if before.get(name) != entry:
-                key = self._seal.key_of(name)
-                yield key, self._seal.seal(key, entry)
+                key = self._cipher.key_of(name)
+                yield key, self._cipher.seal(key, entry)
 
     def _damaged(self, why: str) -> DamagedDatabaseError:
         return DamagedDatabaseError(f"{self.path} cannot be used: {why}.")

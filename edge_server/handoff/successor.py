@@ -12,11 +12,11 @@ from edge_server.handoff.protocol import (
     VERSION,
     HandoffChannel,
     HandoffError,
+    HandoffNames,
     HandoffOffer,
+    HandoffReady,
     HandoffRefusal,
     HandoffRequest,
-    Names,
-    Ready,
     close_all,
     socket_path,
 )
@@ -48,7 +48,7 @@ class InheritedSockets:
         """
         names: list[RecordWithSocket] = []
         try:
-            await self.channel.send(Ready())
+            await self.channel.send(HandoffReady())
             while not await self._receive_names(names):
                 pass
         except BaseException:
@@ -60,7 +60,7 @@ class InheritedSockets:
     async def _receive_names(self, names: list[RecordWithSocket]) -> bool:
         """Add the tunnels of one message to ``names``. Return True after the last one. Raises HandoffError."""
         message, sockets = await self.channel.receive()
-        if not isinstance(message, Names) or len(sockets) != sum(entry.port > 0 for entry in message.entries):
+        if not isinstance(message, HandoffNames) or len(sockets) != message.port_count:
             close_all(sockets)
             raise HandoffError("it did not send its names")
         with_sockets = iter(sockets)

@@ -49,7 +49,7 @@ def is_for_edge(datagram: bytes, cid_prefix: int) -> bool:
     return len(datagram) < 2 or datagram[1] == cid_prefix
 
 
-class ForwardingSocket:
+class SuccessorUdpSocket:
     """The UDP socket of an edge that took over (a transport.udp.DatagramSocket).
 
     It returns the datagrams of this edge, and forwards those of the predecessor through ``pipe`` until that one
@@ -100,10 +100,10 @@ class ForwardingSocket:
         """Send datagrams."""
         self._source.send(transmits)
 
-    def with_source(self, source: DatagramSocket) -> ForwardingSocket:
+    def with_source(self, source: DatagramSocket) -> SuccessorUdpSocket:
         """Return a socket like this one that reads from another source, with a duplicate of the pipe."""
         assert self._pipe is not None
-        return ForwardingSocket(source, self._pipe.dup(), self._cid_prefix)
+        return SuccessorUdpSocket(source, self._pipe.dup(), self._cid_prefix)
 
     @property
     def has_predecessor(self) -> bool:
@@ -137,7 +137,7 @@ class ForwardingSocket:
             self._pipe = None
 
 
-class ForwardedSocket:
+class PredecessorUdpSocket:
     """The UDP socket of an edge whose successor has taken over (a transport.udp.DatagramSocket).
 
     It reads the datagrams that the successor forwards, and sends through ``udp``, a duplicate of the UDP socket.

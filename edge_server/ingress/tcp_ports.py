@@ -37,7 +37,7 @@ ACCEPTS_PER_TURN: Final = 8
 Two iterations pass before the first of them can be refused; until then they take descriptors that are
 kept free. uvloop accepts one connection."""
 
-_UNACKED: Final = 24
+TCPI_UNACKED_OFFSET: Final = 24
 """Offset of ``tcpi_unacked`` in Linux's ``struct tcp_info``: for a listening socket, the length of its queue."""
 
 
@@ -51,15 +51,15 @@ class _NumberSet:
         self._tree = [0] + [number & -number for number in range(1, self._size + 1)]
         self._top = 1 << self._size.bit_length() >> 1
 
-    def put(self, number: int, *, is_in: bool) -> None:
+    def set_member(self, number: int, *, is_member: bool) -> None:
         """Add or remove a number."""
         at = number - self._start
-        if self._members[at] == is_in:
+        if self._members[at] == is_member:
             return
-        self._members[at] = is_in
+        self._members[at] = is_member
         at += 1
         while at <= self._size:
-            self._tree[at] += 1 if is_in else -1
+            self._tree[at] += 1 if is_member else -1
             at += at & -at
 
     def draw(self, part: range, generator: random.Random) -> int | None:
@@ -162,13 +162,13 @@ class TcpPorts:
     ) -> socket.socket | None:
         self._expire()
         if preferred in self._range and preferred in allowed and is_free(preferred):
-            taken = self._take(preferred, owner)
-            if taken is not None:
-                return taken
+            sock = self._take(preferred, owner)
+            if sock is not None:
+                return sock
         # Own quarantined ports first: an owner that binds and unbinds in a loop then uses up one port, not all.
         for port in tuple(islice(self._quarantined_of.get(owner, ()), MAX_DRAWS)):
-            if port in allowed and is_free(port) and (taken := self._take(port, owner)) is not None:
-                return taken
+            if port in allowed and is_free(port) and (sock := self._take(port, owner)) is not None:
+                return sock
         if not self.shares.may_take(owner):
             return None
         return self._draw(owner, allowed, is_free)
@@ -178,13 +178,13 @@ class TcpPorts:
             port = self._drawable.draw(allowed, self._random)
             if port is None:
                 break
-            if is_free(port) and (taken := self._take(port, owner)) is not None:
-                return taken
-            self._drawable.put(port, is_in=False)
+            if is_free(port) and (sock := self._take(port, owner)) is not None:
+                return sock
+            self._drawable.set_member(port, is_member=False)
             self._unavailable[port] = self._clock() + UNAVAILABLE_TIME
         for port in tuple(islice(self._unavailable, MAX_UNAVAILABLE_TRIES)):
-            if port in allowed and is_free(port) and (taken := self._take(port, owner)) is not None:
-                return taken
+            if port in allowed and is_free(port) and (sock := self._take(port, owner)) is not None:
+                return sock
         return None
 
     def _take(self, port: int, owner: str) -> socket.socket | None:
@@ -194,17 +194,17 @@ class TcpPorts:
                 return None
         elif port not in self._quarantined or (current != owner and self._quarantined[port] > self._clock()):
             return None
-        taken = try_listen(self._host, port)
-        if taken is not None:
+        sock = try_listen(self._host, port)
+        if sock is not None:
             self._assign(port, owner)
-        return taken
+        return sock
 
     def _assign(self, port: int, owner: str) -> None:
         """Count a port for its owner; it is neither free nor quarantined any more."""
         self._unassign(port)
         self._owner[port] = owner
         self.shares.take(owner)
-        self._drawable.put(port, is_in=False)
+        self._drawable.set_member(port, is_member=False)
         self._unavailable.pop(port, None)
 
     def _unassign(self, port: int) -> None:
@@ -231,7 +231,7 @@ class TcpPorts:
                     self._unassign(port)
                 else:
                     del table[port]
-                self._drawable.put(port, is_in=True)
+                self._drawable.set_member(port, is_member=True)
 
     @staticmethod
     def _log_failure(error: OSError) -> None:
@@ -267,9 +267,9 @@ def restore_backlog(server: asyncio.Server, sock: socket.socket) -> None:
         sock.listen(BACKLOG)
 
 
-def backlog_of(sock: socket.socket) -> int:
+def accept_queue_length(sock: socket.socket) -> int:
     """Return the number of connections in a listening socket's queue; 0 where the system does not report it."""
     if sys.platform != "linux" or sock.fileno() == -1:
         return 0
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED + 4)
-    return int.from_bytes(info[_UNACKED:], sys.byteorder)
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_UNACKED_OFFSET + 4)
+    return int.from_bytes(info[TCPI_UNACKED_OFFSET:], sys.byteorder)

@@ -96,8 +96,11 @@ class Deadlines:
 
 
 class HandshakeOutcome(enum.Enum):
-    """Result of a new TLS connection; the value is its label in metrics. A fixed set, so that the counters are
-    bounded."""
+    """Result of a new TLS connection. A fixed set, so that the counters are bounded.
+
+    The value is the label in metrics. Some labels are older than the names here, and stay because dashboards and
+    alerts select them.
+    """
 
     ACCEPTED = "welcome"
     """The handshake is complete."""
@@ -111,7 +114,7 @@ class HandshakeOutcome(enum.Enum):
     REDIRECTED = "redirected"
     """HTTP without TLS, for an existing tunnel."""
     TIMED_OUT = "slow"
-    CLIENT_CLOSED = "left"
+    VISITOR_CLOSED = "left"
     """The visitor disconnected or failed the handshake."""
     OVERLOADED = "crowded"
     """Evicted at capacity."""
@@ -228,7 +231,7 @@ class PendingConnection(asyncio.Protocol):
         self._hello: ClientHello | None = None
         self._request: RequestReader | None = None
         """Parser for a visitor that does not speak TLS."""
-        self._outcome = HandshakeOutcome.CLIENT_CLOSED
+        self._outcome = HandshakeOutcome.VISITOR_CLOSED
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place and start the deadline; reset a banned address."""

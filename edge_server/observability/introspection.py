@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tls_listener import TlsListener
     from edge_server.observability.loop_lag import LoopLagMonitor
-    from edge_server.tunnels.names import NameDirectory
+    from edge_server.tunnels.name_directory import NameDirectory
     from edge_server.tunnels.ownership import NameOwnership
     from edge_server.tunnels.pending import PendingTunnels
     from edge_server.tunnels.registry import Registry

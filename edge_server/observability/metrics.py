@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from edge_server.certificates.acme.renewal import OrderOutcome
+from edge_server.certificates.acme.certificate_manager import OrderOutcome
 from edge_server.certificates.context_store import validity_of
 from edge_server.ingress.tls_listener import HandshakeOutcome
 from edge_server.observability import logs

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tcp_ports import TcpPorts
     from edge_server.tunnels.bind_policy import BindPolicy
-    from edge_server.tunnels.names import NameDirectory
+    from edge_server.tunnels.name_directory import NameDirectory
     from edge_server.tunnels.ownership import NameOwnership
     from edge_server.tunnels.pending import PendingTunnels
     from edge_server.tunnels.registry import Registry

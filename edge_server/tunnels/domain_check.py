@@ -55,7 +55,7 @@ class DomainCheck:
             own: names and addresses under which this edge is reached.
             resolve: returns the addresses of a name, or raises OSError. None: every domain passes.
         """
-        self._own = [each for each in own if each]
+        self._own_names = [each for each in own if each]
         self._resolve = resolve
         self._valid_until: OrderedDict[str, float] = OrderedDict()
         self._slots = asyncio.Semaphore(MAX_CHECKS)
@@ -107,7 +107,7 @@ class DomainCheck:
                 del self._checks_of_owner[owner], self._slots_of_owner[owner]
 
     async def _own_addresses(self) -> frozenset[str]:
-        found = await asyncio.gather(*map(self._addresses, self._own))
+        found = await asyncio.gather(*map(self._addresses, self._own_names))
         return frozenset().union(*found)
 
     async def _addresses(self, name: str) -> frozenset[str]:

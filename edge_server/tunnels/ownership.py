@@ -72,31 +72,31 @@ class NameOwnership:
         self._lock = threading.Lock()
         """Protects the pending changes and events, which the loop's thread and the writing thread both use."""
         self._version = -1
-        self._read: list[Claim] | None = None
+        self._claims_read: list[Claim] | None = None
         self.synchronise()
         self.apply_read()
 
-    def owner(self, what: str) -> str | None:
+    def owner(self, subject: str) -> str | None:
         """Return the owner of a name or port; BANNED_OWNER if the operator has banned it, None if it is free."""
-        claim = self._claims.get(what)
+        claim = self._claims.get(subject)
         return None if claim is None else claim.owner
 
-    def may_claim(self, owner: str, what: str) -> bool:
+    def may_claim(self, owner: str, subject: str) -> bool:
         """Return True if an owner has this claim already, or is below the limit of claims."""
-        return self.owner(what) == owner or len(self._by_owner.get(owner, ())) < MAX_CLAIMS
+        return self.owner(subject) == owner or len(self._by_owner.get(owner, ())) < MAX_CLAIMS
 
-    def claim(self, owner: str, what: str) -> None:
+    def claim(self, owner: str, subject: str) -> None:
         """Assign a name or port to an owner, and record that it is in use now.
 
         It has to be free or the owner's already, and :meth:`may_claim` has to return True.
         """
-        self._change(Claim(what, owner, int(self._now())))
+        self._change(Claim(subject, owner, int(self._now())))
 
-    def mark_used(self, owner: str, what: str) -> None:
+    def mark_used(self, owner: str, subject: str) -> None:
         """Record that a claim is in use, or was until now."""
-        claim = self._claims.get(what)
+        claim = self._claims.get(subject)
         if claim is not None and claim.owner == owner and claim.last_used < self._now() - MARK_USED_INTERVAL:
-            self.claim(owner, what)
+            self.claim(owner, subject)
 
     def remove_expired(self, held: Container[str]) -> None:
         """Remove the claims that were unused for :data:`KEPT` seconds. Call it only while the clock is settled.
@@ -104,13 +104,13 @@ class NameOwnership:
         Args:
             held: names and ports in use, whose claims stay.
         """
-        before = self._now() - KEPT
-        for what, claim in tuple(self._claims.items()):
-            if claim.last_used < before and not claim.is_banned and what not in held:
-                self._drop(what)
+        oldest = self._now() - KEPT
+        for subject, claim in tuple(self._claims.items()):
+            if claim.last_used < oldest and not claim.is_banned and subject not in held:
+                self._drop(subject)
                 with self._lock:
-                    self._changed.pop(what, None)
-                    self._removed[what] = claim
+                    self._changed.pop(subject, None)
+                    self._removed[subject] = claim
 
     def clock_changed(self, forward: float) -> None:
         """Move the times of claims with a clock that was set forward by this many seconds, so that none expires.
@@ -138,16 +138,16 @@ class NameOwnership:
         )
         key = fresh.day, fresh.owner, fresh.name
         with self._lock:
-            before = self._events.get(key)
-            if before is None:
+            earlier = self._events.get(key)
+            if earlier is None:
                 if not self._event_shares.may_take(owner):
                     return
                 self._event_shares.take(owner)
-            self._events[key] = fresh if before is None else before.joined(fresh)
+            self._events[key] = fresh if earlier is None else earlier.joined(fresh)
 
     def banned_networks(self) -> list[str]:
         """Return the networks from which neither visitors nor clients are admitted."""
-        return [what[1:] for what, claim in self._claims.items() if what[0] == "@" and claim.is_banned]
+        return [subject[1:] for subject, claim in self._claims.items() if subject[0] == "@" and claim.is_banned]
 
     def is_free_to(self, owner: str, port: int) -> bool:
         """Return True if a TCP port has no other owner."""
@@ -172,12 +172,12 @@ class NameOwnership:
         with self._lock:
             for table, done in ((self._changed, changed), (self._removed, removed)):
                 for claim in done:
-                    if table.get(claim.what) is claim:
-                        del table[claim.what]
+                    if table.get(claim.subject) is claim:
+                        del table[claim.subject]
         self._write_events()
         version = self._store.changes()
         if version != self._version:
-            self._read = self._store.claims()
+            self._claims_read = self._store.claims()
             self._version = version
 
     def _write_events(self) -> None:
@@ -196,7 +196,7 @@ class NameOwnership:
 
     def apply_read(self) -> bool:
         """Apply the claims that :meth:`synchronise` has read. Return False if it has read none."""
-        read, self._read = self._read, None
+        read, self._claims_read = self._claims_read, None
         if read is None:
             return False
         self._claims.clear()
@@ -204,26 +204,26 @@ class NameOwnership:
         with self._lock:
             changed, removed = tuple(self._changed.values()), dict(self._removed)
         for claim in (*read, *changed):
-            known = self._claims.get(claim.what)
-            if claim != removed.get(claim.what) and (known is None or not known.is_banned):
+            known = self._claims.get(claim.subject)
+            if claim != removed.get(claim.subject) and (known is None or not known.is_banned):
                 self._put(claim)
         return True
 
     def _change(self, claim: Claim) -> None:
         self._put(claim)
         with self._lock:
-            self._removed.pop(claim.what, None)
-            self._changed[claim.what] = claim
+            self._removed.pop(claim.subject, None)
+            self._changed[claim.subject] = claim
 
     def _put(self, claim: Claim) -> None:
-        self._drop(claim.what)
-        self._claims[claim.what] = claim
-        self._by_owner.setdefault(claim.owner, set()).add(claim.what)
+        self._drop(claim.subject)
+        self._claims[claim.subject] = claim
+        self._by_owner.setdefault(claim.owner, set()).add(claim.subject)
 
-    def _drop(self, what: str) -> None:
-        before = self._claims.pop(what, None)
-        if before is not None:
-            mine = self._by_owner[before.owner]
-            mine.remove(what)
+    def _drop(self, subject: str) -> None:
+        claim = self._claims.pop(subject, None)
+        if claim is not None:
+            mine = self._by_owner[claim.owner]
+            mine.remove(subject)
             if not mine:
-                del self._by_owner[before.owner]
+                del self._by_owner[claim.owner]

@@ -81,7 +81,7 @@ _FROM_1: Final = (
 class Claim:
     """The ownership of a name or port, or the ban of a name, port or network."""
 
-    what: str
+    subject: str
     """A name, a TCP port as ``:20022``, or a network as ``@203.0.113.0/24`` (``:`` and ``@`` are not valid in
     names). Networks can only be banned."""
     owner: str
@@ -199,18 +199,18 @@ class OwnershipStore:
             database.executemany(
                 "INSERT INTO claim VALUES (?, ?, ?) ON CONFLICT (what) DO UPDATE SET owner = excluded.owner, "
                 "seen = excluded.seen WHERE owner <> ?",
-                [(claim.what, claim.owner, claim.last_used, BANNED_OWNER) for claim in claims],
+                [(claim.subject, claim.owner, claim.last_used, BANNED_OWNER) for claim in claims],
             )
 
-    def ban(self, what: str, now: int) -> None:
+    def ban(self, subject: str, now: int) -> None:
         """Ban a name, port or network."""
         with self._database.writing() as database:
-            database.execute("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", (what, BANNED_OWNER, now))
+            database.execute("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", (subject, BANNED_OWNER, now))
 
-    def remove(self, what: str) -> bool:
+    def remove(self, subject: str) -> bool:
         """Remove a claim or a ban. Return False if there is none."""
         with self._database.writing() as database:
-            return database.execute("DELETE FROM claim WHERE what = ?", (what,)).rowcount > 0
+            return database.execute("DELETE FROM claim WHERE what = ?", (subject,)).rowcount > 0
 
     def remove_these(self, claims: Iterable[Claim]) -> None:
         """Remove claims, except those that have changed in the database since."""

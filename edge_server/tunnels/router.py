@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edge_server.certificates.policy import CertificatePolicy
     from edge_server.ingress.client_hello import ClientHello
     from edge_server.ingress.rate_limit import ConnectionRateLimiter
-    from edge_server.tunnels.names import NameDirectory
+    from edge_server.tunnels.name_directory import NameDirectory
     from edge_server.tunnels.tunnel import Tunnel
     from quictunnel.transport.splice import Splice
 

@@ -19,13 +19,13 @@ from edge_server import startup
 from edge_server.admin.server import Admin
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.certificates.acme.service import AcmeService
+from edge_server.change_watcher import ChangeWatcher
 from edge_server.clients.session_table import SessionTable
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.handoff import protocol
 from edge_server.handoff.predecessor import HandoffListener
 from edge_server.handoff.snapshot import NameSnapshot
 from edge_server.ingress.tls_listener import TlsListener
-from edge_server.refresher import Refresher
 from edge_server.startup import start_edge
 from edge_server.storage.state_dir import ClientEnv, StateDir
 from edge_server.systemd import ActivatedSockets
@@ -346,7 +346,7 @@ async def test_the_stop_goes_in_the_reverse_order_of_the_start(tmp_path, monkeyp
         (SessionTable, "give_up_all", "sessions"),
         (Endpoint, "close", "endpoint"),
         (TlsListener, "abort", "visitors"),
-        (Refresher, "close", "refresher"),
+        (ChangeWatcher, "close", "watcher"),
         (AcmeService, "close", "ACME"),
         (TokenRegistry, "close", "tokens"),
         (NameOwnership, "close", "claims"),
@@ -357,7 +357,17 @@ async def test_the_stop_goes_in_the_reverse_order_of_the_start(tmp_path, monkeyp
     await edge.stop()
     wanted = [
         *("successors", "client.env", "page", "client.env"),  # of the page it is admin.url
-        *("snapshot", "sessions", "endpoint", "visitors", "refresher", "snapshot", "ACME", "tokens", "claims"),
+        *(
+            "snapshot",
+            "sessions",
+            "endpoint",
+            "visitors",
+            "watcher",
+            "snapshot",
+            "ACME",
+            "tokens",
+            "claims",
+        ),
     ]
     assert order == wanted[0 if protocol.IS_SUPPORTED else 1 :]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_server.auth.failed_attempts import FailedAttempts
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.certificates.context_store import ContextStore
+from edge_server.change_watcher import ChangeWatcher
 from edge_server.clients.acceptor import ClientAcceptor
 from edge_server.clients.session import ClientSession, SessionContext
 from edge_server.clients.session_table import SessionTable
@@ -19,7 +20,6 @@ from edge_server.config.edge_config import EdgeConfig
 from edge_server.handoff.snapshot_entry import trusted
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import TcpPorts
-from edge_server.refresher import Refresher
 from edge_server.server import RunningEdge
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.domain_check import DomainCheck
@@ -51,8 +51,8 @@ DOMAIN = "edge.test"
 HOLD = 120.0
 GRACE = 20.0
 REFRESH: Final = 30.0
-"""Seconds between looks of an edge at what has changed (``refresher.REFRESH_INTERVAL``): it looks at once when a
-rule has withdrawn something, and passing time does not take long."""
+"""Seconds between looks of an edge at what has changed (``change_watcher.REFRESH_INTERVAL``): it looks at once
+when a rule has withdrawn something, and passing time does not take long."""
 Names = list[tuple[TunnelRecord, Any]]
 """Names that one edge tells the next, with the listening socket of each TCP port where that is handed over."""
 
@@ -171,7 +171,7 @@ class ModelEdge(RunningEdge):
             clients=clients,
             introspection=introspection,
             snapshot=absent,
-            refresher=Refresher(services, clients.sessions),
+            change_watcher=ChangeWatcher(services, clients.sessions),
             admin=None,
             handoff=absent,
             drain_requested=asyncio.Event(),
@@ -219,7 +219,7 @@ class ModelEdge(RunningEdge):
     def look(self) -> None:
         """Look at what the operator has withdrawn."""
         if self.state != "gone":
-            asyncio.get_running_loop().create_task(self.refresher._look())
+            asyncio.get_running_loop().create_task(self.change_watcher._look())
 
     def find(self, host: str) -> Tunnel | None:
         """Return the tunnel that a visitor's ClientHello leads to."""
@@ -253,7 +253,7 @@ class ModelEdge(RunningEdge):
 
     async def _drain_and_stop(self) -> None:
         await self.drain()
-        await self.refresher.close()
+        await self.change_watcher.close()
         self.services.sessions.give_up_all()
         self.services.pending.give_up_all()
         await self.introspection.endpoint.close(0.5, SessionCode.GOING_AWAY)
@@ -264,7 +264,7 @@ class ModelEdge(RunningEdge):
         for leaving in self._leaving:
             leaving.cancel()
         self.state = "gone"
-        self.refresher._task.cancel()
+        self.change_watcher._task.cancel()
         self.services.sessions.hold = 0
         self.system.network.isolate(self.introspection.endpoint)
         self.introspection.endpoint.abort()

@@ -56,13 +56,13 @@ class ClaimStore:
 
     def write(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
-            before = self._claims.get(claim.what)
+            before = self._claims.get(claim.subject)
             if before is None or not before.is_banned:
-                self._claims[claim.what] = claim
+                self._claims[claim.subject] = claim
 
     def remove_these(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
-            self._claims.pop(claim.what, None)
+            self._claims.pop(claim.subject, None)
 
     def add_to_history(self, entries: Any) -> None: ...
 

@@ -11,9 +11,9 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import edge_server.change_watcher
 import edge_server.clients.acceptor
 import edge_server.ingress.tcp_ports
-import edge_server.refresher
 from quictunnel.origin.dial import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
@@ -84,7 +84,7 @@ class ModelSystem:
             self.network.in_force(),
             mock.patch.object(edge_server.clients.acceptor, "ClientSession", WatchedClientSession),
             mock.patch.object(edge_server.ingress.tcp_ports, "try_listen", self.ports.try_listen),
-            mock.patch.object(edge_server.refresher, "REFRESH_INTERVAL", REFRESH),
+            mock.patch.object(edge_server.change_watcher, "REFRESH_INTERVAL", REFRESH),
         ):
             for logger in loggers:
                 logger.addHandler(self.fault_log)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from edge_server.certificates.acme.certificate_manager import CertificateManager
 from edge_server.certificates.acme.http01 import Http01Responder
 from edge_server.certificates.acme.quota_file import QuotaFile
-from edge_server.certificates.acme.renewal import CertificateManager
 from edge_server.certificates.acme.store import CertificateFiles, folder_name
 from edge_server.certificates.acme.worker import OrderWorker
 from edge_server.ingress.tcp_ports import BACKLOG, try_listen
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
-    from edge_server.certificates.acme.renewal import RenewalPolicy
+    from edge_server.certificates.acme.certificate_manager import RenewalPolicy
     from edge_server.certificates.acme.scheduler import CertificateStatus
     from edge_server.certificates.acme.settings import AcmeSettings
     from edge_server.certificates.context_store import ContextStore

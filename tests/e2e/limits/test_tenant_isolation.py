@@ -279,7 +279,7 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: RunningEdge, c
         services.clock._wall = lambda wrong=wrong: time.time() + wrong
         services.clock._since -= 10 * 86_400.0
         await wait_for_refreshes(edge)
-        watch = edge.refresher
+        watch = edge.change_watcher
         watch._seen_at -= 7200.0
         await wait_for_refreshes(edge)
         again, _ = await begin(limited)
@@ -290,7 +290,7 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: RunningEdge, c
     assert "the system's clock jumped by 5184000 s" in caplog.text
     assert all(services.claims.owner(what) for what in ("held", "left", f":{edge.config.tcp_ports[5]}"))
     store = ClaimStore(edge.config.state_dir)
-    assert {claim.what for claim in store.claims()} == {"held", "left", f":{edge.config.tcp_ports[5]}"}
+    assert {claim.subject for claim in store.claims()} == {"held", "left", f":{edge.config.tcp_ports[5]}"}
     store.close()
     await end(client)
 
@@ -306,7 +306,7 @@ async def test_names_unused_for_a_month_are_freed(edge: RunningEdge):
     await wait_for_refreshes(edge)
     services.clock._steady = lambda: steady() + MONTHS
     services.clock._wall = lambda: time.time() + MONTHS
-    edge.refresher._seen_at -= 7200.0
+    edge.change_watcher._seen_at -= 7200.0
     await wait_for_refreshes(edge)
     assert services.claims.owner("left") is None
     assert services.claims.owner("held") == services.claims.owner(f":{edge.config.tcp_ports[5]}") is not None

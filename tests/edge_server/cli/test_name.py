@@ -155,7 +155,7 @@ def test_a_history_of_single_events_is_taken_over(tmp_path: Path, capsys: pytest
         database.execute("INSERT INTO claim VALUES ('app', 'k', ?)", (NOW,))
         database.commit()
     store = OwnershipStore(tmp_path)
-    assert [claim.what for claim in store.claims()] == ["app"]
+    assert [claim.subject for claim in store.claims()] == ["app"]
     app, other, later = store.history(None, 10)
     assert (app.held, app.released, app.banned, app.since, app.until) == (2, 1, 1, NOW, NOW + 3)
     assert (app.host, app.last_host, app.day) == ("10.0.0.0", "10.0.0.3", NOW // DAY)
@@ -198,7 +198,7 @@ def test_malformed_name_is_refused(state: Path, name: str, capsys: pytest.Captur
 )
 def test_a_network_is_one_however_it_is_written(state: Path, given: str, kept: str):
     assert run(state, "ban", given) == 0
-    assert kept in [claim.what for claim in OwnershipStore(state).claims()]
+    assert kept in [claim.subject for claim in OwnershipStore(state).claims()]
 
 
 @pytest.mark.parametrize("what", [":2002O", ":0", ":70000", "203.0.113.5/33", "a_b", "a..b", "xn--a"])

@@ -56,7 +56,7 @@ class SessionTableRig:
         self.table.link_lost(session)  # type: ignore[arg-type]
 
     def reconnect(self, session: FakeSession) -> None:
-        self.table.link_restored(session)  # type: ignore[arg-type]
+        self.table.stop_away_timer(session)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from edge_server.handoff.protocol import (
     SOCKET,
     HandoffChannel,
     HandoffError,
+    HandoffNames,
     HandoffOffer,
+    HandoffReady,
     HandoffRefusal,
     HandoffRequest,
-    Names,
-    Ready,
     in_parts,
 )
 from edge_server.handoff.successor import request_handoff
@@ -62,9 +62,9 @@ def hands_over(
     async def hand_over(channel: HandoffChannel) -> None:
         await channel.send(HandoffOffer("a.test", 7), sockets)
         message, _ = await channel.receive()
-        assert message == Ready()
+        assert message == HandoffReady()
         for number, part in enumerate(held):
-            await channel.send(Names(part, number == len(held) - 1), with_them)
+            await channel.send(HandoffNames(part, number == len(held) - 1), with_them)
 
     return hand_over
 
@@ -218,7 +218,7 @@ async def test_second_takeover_is_refused(tmp_path: Path, sockets: list[socket.s
     "said",
     [
         b"\xff",
-        msgspec.msgpack.encode(Ready()),
+        msgspec.msgpack.encode(HandoffReady()),
         msgspec.msgpack.encode(HandoffRequest(99)),
         b"x" * (protocol.MAX_MESSAGE + 1),
     ],

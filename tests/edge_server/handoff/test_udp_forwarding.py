@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket, is_for_edge
+from edge_server.handoff.udp_forwarding import PredecessorUdpSocket, SuccessorUdpSocket, is_for_edge
 from quictunnel.transport.engine import Received, Transmit
 from quictunnel.transport.udp import READ_BYTES, UdpSocket
 
@@ -93,7 +93,7 @@ PEER6: Address = ("2001:db8::7", 1234, 0, 0)
 
 def test_both_edges_get_their_datagrams_in_order(pipe: tuple[socket.socket, socket.socket]) -> None:
     source, end = Source(), Source()
-    successor, passed = ForwardingSocket(source, pipe[0], MINE), ForwardedSocket(end, pipe[1])
+    successor, passed = SuccessorUdpSocket(source, pipe[0], MINE), PredecessorUdpSocket(end, pipe[1])
     largest = short(THEIRS, READ_BYTES - 2)
     theirs = [
         Received(short(THEIRS) + short(THEIRS), 42, PEER),
@@ -117,7 +117,7 @@ def test_both_edges_get_their_datagrams_in_order(pipe: tuple[socket.socket, sock
 
 def test_a_full_pipe_drops_and_a_broken_one_is_left(pipe: tuple[socket.socket, socket.socket]) -> None:
     source = Source()
-    successor = ForwardingSocket(source, pipe[0], MINE)
+    successor = SuccessorUdpSocket(source, pipe[0], MINE)
     for _ in range(1000):
         source.waiting = [Received(short(THEIRS, 60_000), 60_002, PEER)]
         assert successor.receive() == []  # never waits, however little the other one reads
@@ -134,12 +134,12 @@ def test_a_full_pipe_drops_and_a_broken_one_is_left(pipe: tuple[socket.socket, s
 def test_a_second_succession_keeps_the_first_pipe(pipe: tuple[socket.socket, socket.socket]) -> None:
     """The middle one of three reads what the third passes on, and passes on what is the first's."""
     source, end = Source(), Source()
-    middle = ForwardingSocket(source, pipe[0], MINE)
-    first = ForwardedSocket(end, pipe[1])
+    middle = SuccessorUdpSocket(source, pipe[0], MINE)
+    first = PredecessorUdpSocket(end, pipe[1])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     third_source = Source()
-    third = ForwardingSocket(third_source, theirs, 8)
-    moved = middle.with_source(ForwardedSocket(Source(), ours))
+    third = SuccessorUdpSocket(third_source, theirs, 8)
+    moved = middle.with_source(PredecessorUdpSocket(Source(), ours))
     source.waiting = [Received(short(THEIRS), 42, PEER)]
     assert middle.receive() == []  # what had come before goes the old way
     middle.close()
@@ -154,7 +154,7 @@ def test_a_second_succession_keeps_the_first_pipe(pipe: tuple[socket.socket, soc
 async def test_a_successor_that_is_gone_does_not_keep_the_loop_busy(
     pipe: tuple[socket.socket, socket.socket],
 ) -> None:
-    passed = ForwardedSocket(Source(), pipe[1])
+    passed = PredecessorUdpSocket(Source(), pipe[1])
     woken = 0
 
     def readable() -> None:

@@ -18,7 +18,7 @@ from edge_server.ingress.tcp_ports import (
     UNAVAILABLE_TIME,
     TcpPorts,
     _NumberSet,
-    backlog_of,
+    accept_queue_length,
     try_listen,
 )
 
@@ -244,7 +244,7 @@ def test_any_free_port_of_any_part_is_drawn():
     drawable, is_in = _NumberSet(numbers), set(numbers)
     for _ in range(2000):
         number = chance.choice(numbers)
-        drawable.put(number, is_in=number not in is_in)
+        drawable.set_member(number, is_member=number not in is_in)
         is_in ^= {number}
         part = range(*sorted((chance.randrange(90, 145), chance.randrange(90, 145))))
         possible = is_in & set(part)
@@ -290,6 +290,6 @@ def test_the_length_of_a_queue_is_known():
     with contextlib.ExitStack() as stack:
         stack.enter_context(sock)
         for number in range(5):
-            assert backlog_of(sock) == number
+            assert accept_queue_length(sock) == number
             stack.enter_context(socket.create_connection(sock.getsockname()))
-    assert backlog_of(sock) == 0
+    assert accept_queue_length(sock) == 0

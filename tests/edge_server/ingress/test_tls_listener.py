@@ -194,8 +194,8 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
         (b"SSH-2.0-x\r\n", HandshakeOutcome.NOT_TLS),
         (b"\0" * 2000, HandshakeOutcome.NOT_TLS),
         (b"\x16\x03\x01\xff\xff", HandshakeOutcome.BAD_HELLO),
-        (b"", HandshakeOutcome.CLIENT_CLOSED),
-        (b"\x16\x03\x01", HandshakeOutcome.CLIENT_CLOSED),
+        (b"", HandshakeOutcome.VISITOR_CLOSED),
+        (b"\x16\x03\x01", HandshakeOutcome.VISITOR_CLOSED),
     ],
 )
 async def test_other_protocols_are_closed(rig: ListenerRig, first: bytes, outcome: HandshakeOutcome) -> None:
@@ -219,7 +219,7 @@ async def test_a_visitor_that_leaves_in_its_handshake(rig: ListenerRig) -> None:
     await visitor.flush()
     await rig.eventually(lambda: rig.hellos != [])
     visitor.sock.close()
-    await wait_for_outcome(rig, HandshakeOutcome.CLIENT_CLOSED)
+    await wait_for_outcome(rig, HandshakeOutcome.VISITOR_CLOSED)
     assert rig.apps == []
 
 
@@ -231,7 +231,7 @@ async def test_a_handshake_that_fails_is_no_exception(rig: ListenerRig) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         await distrusting.handshake()
     await distrusting.flush()
-    await wait_for_outcome(rig, HandshakeOutcome.CLIENT_CLOSED)
+    await wait_for_outcome(rig, HandshakeOutcome.VISITOR_CLOSED)
     assert rig.apps == []
 
 
@@ -387,7 +387,7 @@ async def test_evicted_handshake_is_reset_and_counted(rig: ListenerRig) -> None:
     assert rig.listener.outcomes == {HandshakeOutcome.OVERLOADED: 1}
     for other in others:
         other.close()
-    await wait_for_outcome(rig, HandshakeOutcome.CLIENT_CLOSED, 2)
+    await wait_for_outcome(rig, HandshakeOutcome.VISITOR_CLOSED, 2)
 
 
 async def test_full_table_of_many_networks_resets_newcomers(rig: ListenerRig) -> None:
@@ -405,7 +405,7 @@ async def test_full_table_of_many_networks_resets_newcomers(rig: ListenerRig) ->
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
     second.close()
-    await wait_for_outcome(rig, HandshakeOutcome.CLIENT_CLOSED)
+    await wait_for_outcome(rig, HandshakeOutcome.VISITOR_CLOSED)
 
 
 async def test_low_number_of_places_is_logged(rig: ListenerRig, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,8 +21,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_server.admin.models import ReadModels
+from edge_server.certificates.acme.certificate_manager import RenewalPolicy
 from edge_server.certificates.acme.errors import AcmeError
-from edge_server.certificates.acme.renewal import RenewalPolicy
 from edge_server.certificates.acme.service import AcmeService
 from edge_server.certificates.acme.settings import AcmeSettings
 from edge_server.certificates.context_store import ContextStore

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_server.auth.permissions import Identity, Permissions
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import TokenStore
-from edge_server.refresher import Refresher
+from edge_server.change_watcher import ChangeWatcher
 from edge_server.tunnels.bind_facts import PREVIOUS_TICKET_SECONDS
 from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION
 from edge_server.tunnels.options import TunnelOptions
@@ -183,7 +183,7 @@ async def test_a_banned_port_is_taken_away_and_not_had_again(services: EdgeServi
     ticket = client.got(unencrypted=True, tcp_port=17_042).ticket
     OwnershipStore(tmp_path).ban(":17042", 1)
     services.claims.synchronise()
-    watch = Refresher(services, [])
+    watch = ChangeWatcher(services, [])
     watch._apply()
     await watch.close()
     assert client.session.sent[-1] == BindRefused(1, BindCode.BANNED)
@@ -194,7 +194,7 @@ async def test_an_expected_name_that_is_banned_is_waited_for_no_more(services: E
     await services.pending.add(TunnelRecord("phish", "a", 1, TunnelOptions(), 0), None)
     OwnershipStore(tmp_path).ban("phish", 1)
     services.claims.synchronise()
-    watch = Refresher(services, [])
+    watch = ChangeWatcher(services, [])
     watch._apply()
     await watch.close()
     assert services.registry.find("phish") is None
@@ -207,7 +207,7 @@ async def test_revoked_token_forgets_superseded_sessions(services: EdgeServices,
     secret = bytes(32)
     client_session: Any = SimpleNamespace(identity=Identity(key), digest=hashlib.sha256(secret).digest())
     services.sessions.remember_superseded(client_session)
-    watch = Refresher(services, [])
+    watch = ChangeWatcher(services, [])
     watch._apply()
     assert services.sessions.is_superseded(secret, key)
     elsewhere = TokenStore(tmp_path)
@@ -221,7 +221,7 @@ async def test_revoked_token_forgets_superseded_sessions(services: EdgeServices,
 
 
 async def test_a_look_that_fails_is_not_the_last(services: EdgeServices, monkeypatch: pytest.MonkeyPatch, caplog):
-    monkeypatch.setattr("edge_server.refresher.REFRESH_INTERVAL", 0.01)
+    monkeypatch.setattr("edge_server.change_watcher.REFRESH_INTERVAL", 0.01)
     looked = asyncio.Event()
     count = 0
 
@@ -234,7 +234,7 @@ async def test_a_look_that_fails_is_not_the_last(services: EdgeServices, monkeyp
         return False
 
     monkeypatch.setattr(services.claims, "apply_read", apply_read)
-    watch = Refresher(services, [])
+    watch = ChangeWatcher(services, [])
     async with asyncio.timeout(10):
         await looked.wait()
     await watch.close()

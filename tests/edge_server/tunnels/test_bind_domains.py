@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.auth.permissions import Identity, Permissions
-from edge_server.refresher import Refresher
+from edge_server.change_watcher import ChangeWatcher
 from edge_server.tunnels.bind_policy import MAX_DOMAINS
 from edge_server.tunnels.ownership_store import OwnershipStore
 from quictunnel.wire.codes import BindCode
@@ -112,7 +112,7 @@ async def test_a_banned_domain_is_taken_away(services: EdgeServices, tmp_path: P
     services.claims.synchronise()
     OwnershipStore(tmp_path).ban("bad.example.org", 0)
     services.claims.synchronise()
-    watch = Refresher(services, ())
+    watch = ChangeWatcher(services, ())
     watch._apply()
     await watch.close()
     assert client.session.sent[-1] == BindRefused(1, BindCode.BANNED)

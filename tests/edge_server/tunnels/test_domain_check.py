@@ -174,7 +174,7 @@ async def test_the_systems_own_resolver():
 def test_an_address_of_the_public_network_is_the_edges_own(https: str, is_ours: bool):
     own = domain_check_of(
         parse(["--domain", "t.example.com", "--https", https, "--public-host", "p.example.com"])
-    )._own
+    )._own_names
     assert own[:3] == ["p.example.com", "t.example.com", "edge.t.example.com"]
     assert (https.partition(":")[0] in own) is is_ours
 

@@ -166,7 +166,7 @@ def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: ManualCl
     claims.claim("a", "one-more")
     claims.synchronise()
     claims.apply_read()
-    assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["one-more"]
+    assert [claim.subject for claim in OwnershipStore(tmp_path).claims()] == ["one-more"]
 
 
 def test_held_names_do_not_expire(claims: NameOwnership, time: ManualClock, tmp_path: Path):
@@ -176,7 +176,7 @@ def test_held_names_do_not_expire(claims: NameOwnership, time: ManualClock, tmp_
     claims.remove_expired({"held", ":20022"})
     claims.synchronise()
     claims.apply_read()
-    assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == [":20022", "held"]
+    assert [claim.subject for claim in OwnershipStore(tmp_path).claims()] == [":20022", "held"]
     assert [claims.owner(what) for what in ("held", ":20022", "free")] == ["a", "a", None]
 
 
@@ -205,7 +205,7 @@ def test_removed_claim_does_not_return_with_other_changes(
     claims.apply_read()
     assert claims.owner("app") is None
     claims.synchronise()
-    assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["other"]
+    assert [claim.subject for claim in OwnershipStore(tmp_path).claims()] == ["other"]
 
 
 def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, time: ManualClock, tmp_path: Path):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
+from edge_server.certificates.acme.certificate_manager import RenewalPolicy
 from edge_server.certificates.acme.challenges import ALPN_PROTOCOL
-from edge_server.certificates.acme.renewal import RenewalPolicy
 from edge_server.certificates.acme.service import AcmeService
 from edge_server.certificates.acme.settings import AcmeSettings, AcmeTimings
 from edge_server.certificates.context_store import ContextStore
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from edge_server.certificates.acme.renewal import CertificateManager
+    from edge_server.certificates.acme.certificate_manager import CertificateManager
     from edge_server.certificates.acme.scheduler import CertificateStatus
     from edge_server.ingress.client_hello import ClientHello
     from tests.harness.manual_clock import ManualClock

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edge_server.certificates.acme.certificate_manager import CertificateManager
     from edge_server.certificates.acme.errors import AcmeError
-    from edge_server.certificates.acme.renewal import CertificateManager
     from edge_server.certificates.acme.store import IssuedCertificate
     from edge_server.certificates.acme.worker import OrderWorker
 

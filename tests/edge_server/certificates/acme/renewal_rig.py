@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from edge_server.certificates.acme.certificate_manager import CertificateManager, RenewalPolicy
 from edge_server.certificates.acme.quota_file import QuotaFile
-from edge_server.certificates.acme.renewal import CertificateManager, RenewalPolicy
 from edge_server.certificates.acme.settings import AcmeTimings
 from edge_server.certificates.acme.store import CertificateFiles, IssuedCertificate
 from edge_server.certificates.context_store import ContextStore

@@ -1,4 +1,4 @@
-"""The refresh of tokens, claims and certificates that others change while an edge runs.
+"""The watch for changes of tokens, claims and certificates that others make while an edge runs.
 
 All of them are read twice a second in another thread, so that a revocation takes effect within a second.
 """
@@ -32,7 +32,7 @@ MAX_SHOWN: Final = 200
 """Characters of names in a line of the log."""
 
 
-class Refresher:
+class ChangeWatcher:
     """Reads the changes, and ends the sessions and tunnels that are no longer allowed."""
 
     def __init__(self, services: EdgeServices, clients: Collection[ClientSession]) -> None:
