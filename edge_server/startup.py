@@ -336,7 +336,7 @@ def _open_endpoint(stack: AsyncExitStack, opened: _Opened, clients: ClientAccept
     """Return the endpoint of the UDP socket; after a handover it forwards the predecessor's datagrams."""
 
     def accept(connection: Connection) -> Link:
-        return clients.accept(connection, endpoint.wake)
+        return clients.accept(connection, endpoint.schedule_transmit)
 
     async def close() -> None:
         # Sessions first, because their end resets their visitors and closes their ports.

@@ -100,7 +100,7 @@ class Source(Sink):
         assert self.connection is not None
         while self.connection.write(stream, CHUNK) == len(CHUNK):
             pass
-        self.endpoint.wake()
+        self.endpoint.schedule_transmit()
 
 
 def settings(directory: Path, *, is_server: bool, largest: int) -> EngineSettings:

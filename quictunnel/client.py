@@ -108,7 +108,7 @@ class Client:
         self._undelivered: deque[ClientEvent] = deque(maxlen=MAX_UNDELIVERED)
         """Events from before the first subscriber, and those that are about to be delivered."""
         self._is_closed = False
-        self._background: EventLoopThread | None = None
+        self._loop_thread: EventLoopThread | None = None
         self._manager: ConnectionManager | None = None
         _clients.add(self)
 
@@ -162,10 +162,10 @@ class Client:
         any thread, the returned one more than once."""
         self._subscribers.append(callback)
         self._was_subscribed = True
-        loop = self._background
-        if self._undelivered and loop is not None and loop.process == os.getpid():
+        loop_thread = self._loop_thread
+        if self._undelivered and loop_thread is not None and loop_thread.owner_pid == os.getpid():
             with suppress(RuntimeError):  # its loop has ended
-                loop.loop.call_soon_threadsafe(self._deliver)
+                loop_thread.loop.call_soon_threadsafe(self._deliver)
 
         def unsubscribe() -> None:
             if callback in self._subscribers:
@@ -182,13 +182,13 @@ class Client:
         with self._lock:
             self._is_closed = True
             manager, self._manager = self._manager, None
-            loop = self._background
-        if manager is None or loop is None or loop.process != os.getpid():
+            loop_thread = self._loop_thread
+        if manager is None or loop_thread is None or loop_thread.owner_pid != os.getpid():
             return
-        if loop.is_here:
-            loop.submit(manager.close())
+        if loop_thread.is_current:
+            loop_thread.submit(manager.close())
         else:
-            event_loop.result_of(loop.submit(manager.close()))  # not call(): an interrupt would cancel it
+            event_loop.result_of(loop_thread.submit(manager.close()))  # not call(): an interrupt would cancel it
 
     def __enter__(self) -> Self:
         return self
@@ -203,18 +203,18 @@ class Client:
 
     # For forward().
 
-    def loop_and_manager(self) -> tuple[EventLoopThread, ConnectionManager]:
-        """Return the background loop and the connection manager on it; a forked process gets new ones."""
+    def loop_thread_and_manager(self) -> tuple[EventLoopThread, ConnectionManager]:
+        """Return the background event loop and the connection manager on it; a forked process gets new ones."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeError(CLOSED)
-            loop = event_loop.shared_loop()
-            if self._manager is None or self._background is not loop:
-                self._background = loop
-                self._manager = ConnectionManager(self.config, self._observe)
-            return loop, self._manager
+            loop_thread = event_loop.shared_loop()
+            if self._manager is None or self._loop_thread is not loop_thread:
+                self._loop_thread = loop_thread
+                self._manager = ConnectionManager(self.config, self._publish)
+            return loop_thread, self._manager
 
-    def _observe(self, kind: str, message: str) -> None:
+    def _publish(self, kind: str, message: str) -> None:
         event = ClientEvent(kind, message, time.time())
         if self._subscribers:
             self._undelivered.append(event)
@@ -238,7 +238,7 @@ class Client:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self._manager = None
-        self._background = None
+        self._loop_thread = None
 
 
 class TunnelHandle:
@@ -268,25 +268,25 @@ class TunnelHandle:
 
     def open(self) -> Tunnel:
         """Open the tunnel and return its addresses. Raises the errors of ``forward``."""
-        loop, manager = self._client.loop_and_manager()
+        loop_thread, manager = self._client.loop_thread_and_manager()
         bound: list[ClientLease] = []
         try:
-            loop.call(self._bind(manager, bound))
+            loop_thread.call(self._bind(manager, bound))
         except BaseException:
-            loop.submit(self._undo(manager, bound))
+            loop_thread.submit(self._undo(manager, bound))
             raise
-        return self._opened(loop, manager, bound[0])
+        return self._opened(loop_thread, manager, bound[0])
 
     async def open_async(self) -> Tunnel:
         """Open the tunnel without blocking the caller's event loop. When cancelled, the lease is released."""
-        loop, manager = self._client.loop_and_manager()
+        loop_thread, manager = self._client.loop_thread_and_manager()
         bound: list[ClientLease] = []
         try:
-            await asyncio.wrap_future(loop.submit(self._bind(manager, bound)))
+            await asyncio.wrap_future(loop_thread.submit(self._bind(manager, bound)))
         except BaseException:
-            loop.submit(self._undo(manager, bound))
+            loop_thread.submit(self._undo(manager, bound))
             raise
-        return self._opened(loop, manager, bound[0])
+        return self._opened(loop_thread, manager, bound[0])
 
     async def _bind(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
         if self._wait:
@@ -311,8 +311,8 @@ class TunnelHandle:
             status.remove_tunnel(self)
             await manager.release(lease, grace=0)
 
-    def _opened(self, loop: EventLoopThread, manager: ConnectionManager, lease: ClientLease) -> Tunnel:
-        self._open = (loop, manager, lease)
+    def _opened(self, loop_thread: EventLoopThread, manager: ConnectionManager, lease: ClientLease) -> Tunnel:
+        self._open = (loop_thread, manager, lease)
         assert self._stats is not None, "set by _bind"
         tunnel = Tunnel(*lease.answer.result()).with_stats(self._stats.read)
         if self._inspector is not None:
@@ -324,9 +324,9 @@ class TunnelHandle:
         """Close the port; active visitors may finish (bounded). If interrupted, they are reset at once."""
         opened = self._take_open()
         if opened is not None:
-            loop, manager, lease = opened
+            loop_thread, manager, lease = opened
             with self._closing():
-                loop.call(self._release(manager, lease))
+                loop_thread.call(self._release(manager, lease))
 
     async def close_async(self) -> None:
         """Close the port without blocking the caller's event loop; active visitors may finish (bounded).
@@ -334,9 +334,9 @@ class TunnelHandle:
         When cancelled, the port is closed nevertheless, and visitors are reset."""
         opened = self._take_open()
         if opened is not None:
-            loop, manager, lease = opened
+            loop_thread, manager, lease = opened
             with self._closing():
-                await asyncio.wrap_future(loop.submit(self._release(manager, lease)))
+                await asyncio.wrap_future(loop_thread.submit(self._release(manager, lease)))
 
     @contextmanager
     def _closing(self) -> Iterator[None]:
@@ -351,7 +351,7 @@ class TunnelHandle:
 
     def _take_open(self) -> tuple[EventLoopThread, ConnectionManager, ClientLease] | None:
         opened, self._open = self._open, None
-        if opened is not None and opened[0].process != os.getpid():
+        if opened is not None and opened[0].owner_pid != os.getpid():
             return None  # a forked child must not close the parent's tunnel
         return opened
 
@@ -395,9 +395,9 @@ if hasattr(os, "register_at_fork"):
 def _close_at_exit() -> None:
     """Close all connections when the process exits, so that the edges free its names and ports at once."""
     for client in tuple(_clients):
-        manager, loop = client._manager, client._background  # noqa: SLF001 - the same module
-        if manager is not None and loop is not None and loop.process == os.getpid():
+        manager, loop_thread = client._manager, client._loop_thread  # noqa: SLF001 - the same module
+        if manager is not None and loop_thread is not None and loop_thread.owner_pid == os.getpid():
             try:
-                event_loop.result_of(loop.submit(manager.close()), EXIT_GRACE)
+                event_loop.result_of(loop_thread.submit(manager.close()), EXIT_GRACE)
             except TimeoutError:
                 logger.warning("the connection to the edge was not closed within %.0f s at exit", EXIT_GRACE)

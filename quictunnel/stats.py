@@ -55,7 +55,7 @@ class StatsReader:
             self._manager = None
 
     def _state(self, manager: ConnectionManager) -> str:
-        if not self._lease.is_requested:
+        if not self._lease.is_wanted:
             return LOST
         return "draining" if self._is_closing and manager.state == "connected" else manager.state
 

@@ -316,7 +316,7 @@ class ReadModels:
             age=max(0.0, self._clock() - client.since),
             is_away=session.is_away,
             link=None if session.is_away else self._link(client),
-            streams=session.streams,
+            streams=session.stream_count,
             tunnels=[lease.name for lease in client.bindings],
             is_traced=tracing.is_chosen(client),
             qlog=str(file) if file is not None else None,

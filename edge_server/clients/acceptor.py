@@ -31,15 +31,15 @@ class ClientAcceptor:
         self.is_draining = False
         """True once no new client is accepted, because the edge stops or a successor took over."""
 
-    def accept(self, connection: Connection, wake: Callable[[], None]) -> Link:
+    def accept(self, connection: Connection, schedule_transmit: Callable[[], None]) -> Link:
         """Return the link of a new connection, which is closed at once if its address is banned or the edge
         drains.
 
         Args:
             connection: with a client, whose handshake is done.
-            wake: makes the endpoint transmit.
+            schedule_transmit: makes the endpoint transmit.
         """
-        session = ClientSession(self._context, connection, wake, self.sessions.discard)
+        session = ClientSession(self._context, connection, schedule_transmit, self.sessions.discard)
         if not self._admits(session.peer):
             session.session.close(SessionCode.BANNED)
         elif self.is_draining:

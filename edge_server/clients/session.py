@@ -79,10 +79,10 @@ class ClientSession:
         self,
         context: SessionContext,
         connection: Connection,
-        wake: Callable[[], None],
+        schedule_transmit: Callable[[], None],
         on_closed: Callable[[ClientSession], None],
     ) -> None:
-        self.session = Session(Side.EDGE, self, wake)
+        self.session = Session(Side.EDGE, self, schedule_transmit)
         self.session.link.attach(connection)
         self.identity: Identity | None = None
         self.bindings = Bindings(context.binding, self.session, self.end_superseded)

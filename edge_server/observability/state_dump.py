@@ -94,7 +94,7 @@ def _session(client: ClientSession) -> dict[str, Any]:
         "is_away": session.is_away,
         "is_leaving": client.is_draining,
         "tunnels": [lease.name for lease in client.bindings],
-        "streams": session.streams,
+        "streams": session.stream_count,
         "kept_bytes": session.retained_bytes,
         "link": msgspec.to_builtins(session.stats()),
     }

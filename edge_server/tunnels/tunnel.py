@@ -263,4 +263,4 @@ def _end_now(splice: Splice) -> None:
     if splice.stream is None:
         splice.refuse()
     else:
-        splice.stream.lose(StreamCode.CLOSING)
+        splice.stream.fail(StreamCode.CLOSING)

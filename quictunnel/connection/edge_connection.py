@@ -129,7 +129,7 @@ class EdgeConnection:
             self._endpoint = Endpoint(engine, udp)
             if config.qlog is not None:
                 self._endpoint.trace(tracer_of(config.qlog))
-            self.session = Session(Side.CLIENT, self, self._endpoint.wake)
+            self.session = Session(Side.CLIENT, self, self._endpoint.schedule_transmit)
             self._link = self.session.link
             connection = self._endpoint.connect(address, config.address[0], self.session.link)
             self.session.link.attach(connection)
@@ -188,7 +188,7 @@ class EdgeConnection:
         if not self._link.is_down:
             self._acked_before_ping = self._link.stats().packets_acked
             self._link.connection.ping()
-            self._link.wake()
+            self._link.schedule_transmit()
 
     @property
     def has_answered(self) -> bool:

@@ -66,7 +66,7 @@ class ClientLease:
     origin: Origin
     answer: asyncio.Future[PublicAddress]
     """The edge's first answer."""
-    is_requested: bool = False
+    is_wanted: bool = False
     """True while the lease is to be requested on each new session."""
     is_answered: bool = False
     """True if the edge has answered in the current session; if not, the next link of that session repeats the
@@ -110,13 +110,13 @@ class ClientLease:
 class Leases:
     """All leases of one client."""
 
-    def __init__(self, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
+    def __init__(self, publish: Callable[[str, str], None], supervisor: Supervisor) -> None:
         self._by_number: dict[int, ClientLease] = {}
         self._next_number = 1
         self._to_unbind: set[int] = set()
         """Released leases of the current session for which no Unbound has come: each further link repeats the
         Unbind."""
-        self._observe = observe
+        self._publish = publish
         self._client_id = secrets.token_bytes(CLIENT_ID_SIZE)
         """Random ID of this client object: the edge sees from it that a Bind of a new session is no takeover by
         another client."""
@@ -150,7 +150,7 @@ class Leases:
                 "Client."
             )
         answer = asyncio.get_running_loop().create_future()
-        writer = None if file is None else TicketWriter(file, self._observe, self._supervisor)
+        writer = None if file is None else TicketWriter(file, self._publish, self._supervisor)
         lease = ClientLease(
             self._next_number, options, origin or Origin(options.port), answer, ticket=ticket, writer=writer
         )
@@ -166,7 +166,7 @@ class Leases:
 
     def request(self, session: Session, lease: ClientLease) -> None:
         """Send the Bind of a lease."""
-        lease.is_requested, lease.is_answered = True, False
+        lease.is_wanted, lease.is_answered = True, False
         bind = lease.bind_message(self._client_id)
         session.send(bind if session.version >= 2 else bind.of_version_1())
 
@@ -182,7 +182,7 @@ class Leases:
         for number in self._to_unbind:  # first: a lease requested below may have the same name
             session.send(Unbind(number))
         for lease in self:
-            if lease.is_requested and not lease.is_released and not (is_resumed and lease.is_answered):
+            if lease.is_wanted and not lease.is_released and not (is_resumed and lease.is_answered):
                 self.request(session, lease)
 
     def unbind(self, lease: ClientLease, session: Session | None, *, is_waiting: bool) -> None:
@@ -233,7 +233,7 @@ class Leases:
             lease.answer.set_result(address)
         elif lease.answer.exception() is None and lease.answer.result() != address:
             url = https_url(address.host, address.port)
-            self._observe(
+            self._publish(
                 "warning", f"The edge could not assign the old address again; the tunnel is now at {url}."
             )
 
@@ -249,12 +249,12 @@ class Leases:
             lease.answer.set_exception(kind(BIND_SENTENCES[code]))
         else:
             is_final = code in _FINAL
-            if lease.answer.exception() is not None or (is_final and not lease.is_requested):
+            if lease.answer.exception() is not None or (is_final and not lease.is_wanted):
                 return  # known already: an edge repeats it on each link of the session
             lease.is_answered = True
             # A Bind in the next session would take the name from the client that has it now.
-            lease.is_requested = lease.is_requested and not is_final
-            self._observe(
+            lease.is_wanted = lease.is_wanted and not is_final
+            self._publish(
                 "lost" if is_final else "warning",
                 f"The edge no longer serves port {lease.origin.port}: {BIND_SENTENCES[code]}",
             )

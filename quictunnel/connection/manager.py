@@ -59,16 +59,16 @@ class ConnectionManager:
 
     Implements :class:`~quictunnel.connection.edge_connection.EdgeConnectionOwner`."""
 
-    def __init__(self, config: ClientConfig, observe: Callable[[str, str], None]) -> None:
-        """``observe(kind, message)`` is called with what becomes a ``ClientEvent``."""
-        self._machine = ConnectionStateMachine(observe)
+    def __init__(self, config: ClientConfig, publish: Callable[[str, str], None]) -> None:
+        """``publish(kind, message)`` is called with what becomes a ``ClientEvent``."""
+        self._machine = ConnectionStateMachine(publish)
         self.counters = ReconnectCounters()
         self._tasks = Supervisor(self._task_failed)
-        self.leases = Leases(observe, self._tasks)
-        self.visitors = VisitorHandler(self.leases, observe, self._tasks)
+        self.leases = Leases(publish, self._tasks)
+        self.visitors = VisitorHandler(self.leases, publish, self._tasks)
         self._config = config
         self._dialer = Dialer(config, self, self._tasks)
-        self._observe = observe
+        self._publish = publish
         self._connection: EdgeConnection | None = None
         self._schedule = RedialSchedule()
         self._up = asyncio.Event()
@@ -87,7 +87,7 @@ class ConnectionManager:
         self._session_task: asyncio.Task[None] | None = None
         """Runs :meth:`_keep_connected`."""
         self._resumable = ResumableSession()
-        self._retry = RetryPolicy(observe, self._tasks)
+        self._retry = RetryPolicy(publish, self._tasks)
 
     # For the client.
 
@@ -128,7 +128,7 @@ class ConnectionManager:
             if self._connection is not None:
                 self.leases.request(self._connection.session, lease)
             else:
-                lease.is_requested = True  # the connection is lost again already: the next session requests it
+                lease.is_wanted = True  # the connection is lost again already: the next session requests it
             async with asyncio.timeout(BIND_TIMEOUT):
                 await asyncio.shield(lease.answer)
             if lease.writer is not None:
@@ -154,7 +154,7 @@ class ConnectionManager:
             await lease.drain(grace)
         finally:
             for stream in tuple(lease.streams):
-                stream.lose(StreamCode.CLOSING)
+                stream.fail(StreamCode.CLOSING)
             self.leases.remove(lease)
 
     async def close(self) -> None:
@@ -227,7 +227,7 @@ class ConnectionManager:
             await self._wait_to_redial()
 
     def _task_failed(self, what: str, error: Exception) -> None:
-        self._observe("warning", f"Internal error of this client: {what} failed ({error!r}); see its log.")
+        self._publish("warning", f"Internal error of this client: {what} failed ({error!r}); see its log.")
 
     @property
     def _dial_timeout(self) -> float:
@@ -242,7 +242,7 @@ class ConnectionManager:
             self._machine.enter(ConnectionState.RECONNECTING, f"Dialling the edge again in {wait:.1f} s.")
         else:
             self._machine.enter(
-                ConnectionState.AWAY, f"The edge is out of reach; {waiting.streams} visitors wait."
+                ConnectionState.AWAY, f"The edge is out of reach; {waiting.stream_count} visitors wait."
             )
         await self._schedule.pause(wait)
 
@@ -352,7 +352,7 @@ class ConnectionManager:
             self._machine.enter(
                 ConnectionState.RESUMING, "Connected again; both sides report which bytes have arrived."
             )
-            self._observe("resumed", f"{resumed.streams} visitors continue.")
+            self._publish("resumed", f"{resumed.stream_count} visitors continue.")
         if connection.is_usable:
             self.connection_usable(connection)
         self.leases.request_again(connection.session, is_resumed=resumed is not None)
@@ -424,8 +424,8 @@ class ConnectionManager:
         """Return True if the session waits for another link."""
         if connection is not self._connection or not self._resumable.save_lost_session(connection, closed):
             return False
-        self._observe("warning", f"The connection was lost ({closed.cause.value}); "
-                      f"{connection.session.streams} visitors wait for another one.")  # fmt: skip
+        self._publish("warning", f"The connection was lost ({closed.cause.value}); "
+                      f"{connection.session.stream_count} visitors wait for another one.")  # fmt: skip
         self._link_lost()
         return True
 
@@ -433,7 +433,7 @@ class ConnectionManager:
         """Handle GoAway; pass on messages about leases."""
         if isinstance(message, GoAway):
             if connection is self._connection:
-                self._observe("warning", "The edge is shutting down; active visitors may finish.")
+                self._publish("warning", "The edge is shutting down; active visitors may finish.")
                 self._grace = message.grace
                 self._wake.set()
         else:
@@ -446,7 +446,7 @@ class ConnectionManager:
     def connection_ended(self, connection: EdgeConnection, error: Error) -> None:
         """Handle the end of the session; fail if the error is permanent."""
         if connection is self._connection:
-            self._observe("warning", str(error))
+            self._publish("warning", str(error))
             self._link_lost()
             if not error.temporary:
                 self._fail(error)

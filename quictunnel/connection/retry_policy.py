@@ -23,8 +23,8 @@ dial triggers has to become visible."""
 class RetryPolicy:
     """Decides after each failure of one client whether it dials again."""
 
-    def __init__(self, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
-        self._observe = observe
+    def __init__(self, publish: Callable[[str, str], None], supervisor: Supervisor) -> None:
+        self._publish = publish
         self._supervisor = supervisor
         self._unexpected_errors = 0
         self.last: Error | None = None
@@ -52,7 +52,7 @@ class RetryPolicy:
             if not (was_connected and isinstance(error, EdgeIdentityError)):
                 return error
             if str(error) != str(self.last):
-                self._observe("warning", f"{error} It was accepted before, so this client dials again by itself.")
+                self._publish("warning", f"{error} It was accepted before, so this client dials again by itself.")
         self.last = error
         return None
 

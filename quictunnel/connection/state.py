@@ -62,15 +62,15 @@ TRANSITIONS: Final[dict[ConnectionState, frozenset[ConnectionState]]] = {
 class ConnectionStateMachine:
     """The state of one client's connection."""
 
-    __slots__ = ("_observe", "state")
+    __slots__ = ("_publish", "state")
 
-    def __init__(self, observe: Callable[[str, str], None]) -> None:
-        """``observe(kind, message)`` is called at each transition; the kind is the value of the new state."""
-        self._observe = observe
+    def __init__(self, publish: Callable[[str, str], None]) -> None:
+        """``publish(kind, message)`` is called at each transition; the kind is the value of the new state."""
+        self._publish = publish
         self.state = ConnectionState.CONNECTING
 
     def enter(self, state: ConnectionState, message: str) -> None:
         """Enter a state and notify observers with the reason, if the table has that transition."""
         if state is not self.state and state in TRANSITIONS[self.state]:
             self.state = state
-            self._observe(state.value, message)
+            self._publish(state.value, message)

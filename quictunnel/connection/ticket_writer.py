@@ -25,10 +25,10 @@ tunnel is ready. A file system that hangs for longer must not delay the tunnel f
 class TicketWriter:
     """Writes the tickets of one tunnel, which may arrive faster than the disk takes them."""
 
-    def __init__(self, file: TicketFile, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
-        """``observe(kind, message)`` is called when a write fails, and when one succeeds again."""
+    def __init__(self, file: TicketFile, publish: Callable[[str, str], None], supervisor: Supervisor) -> None:
+        """``publish(kind, message)`` is called when a write fails, and when one succeeds again."""
         self._file = file
-        self._observe = observe
+        self._publish = publish
         self._supervisor = supervisor
         self._newest = b""
         self._written = b""
@@ -73,14 +73,14 @@ class TicketWriter:
                 self._first.set()
                 if self._has_failed:
                     self._has_failed = False
-                    self._observe(
+                    self._publish(
                         "warning", f"The ticket is written again, to {short_repr(str(self._file.path))}."
                     )
 
     def _report_failure(self, error: OSError) -> None:
         if not self._has_failed:
             self._has_failed = True
-            self._observe(
+            self._publish(
                 "warning",
                 f"The ticket cannot be written to {short_repr(str(self._file.path))} ({error.strerror or error}): "
                 f"a later start may not get this address. Trying again every {RETRY_INTERVAL:.0f} s.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.connection.capacity import Capacity, descriptor_limit, reserve_of
 from quictunnel.connection.leases import VisitorCounts
 from quictunnel.origin.bad_gateway import BadGateway
-from quictunnel.origin.dial import NO_DESCRIPTORS, OriginRefusedError
+from quictunnel.origin.dial import NO_DESCRIPTORS, OriginDialError
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ FULL_INTERVAL: Final = 60.0
 class VisitorHandler:
     """Handles the visitors of one client."""
 
-    def __init__(self, leases: Leases, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
+    def __init__(self, leases: Leases, publish: Callable[[str, str], None], supervisor: Supervisor) -> None:
         self.counts = VisitorCounts()
         """Counts since the client was created."""
         self._leases = leases
-        self._observe = observe
+        self._publish = publish
         self._supervisor = supervisor
         self._capacity = Capacity()
         self._refused = 0
@@ -63,7 +63,7 @@ class VisitorHandler:
         lease.counts.visitors += 1
         lease.streams.add(stream)
         stream.on_over = partial(self._over, lease)
-        self._observe("visitor", f"{stream.preface.host} connected to port {lease.origin.port}.")
+        self._publish("visitor", f"{stream.preface.host} connected to port {lease.origin.port}.")
         reservation = self._capacity.reserve(lease.number, stream.preface.host)
         if reservation is None:
             self._report_full()
@@ -82,7 +82,7 @@ class VisitorHandler:
         now = asyncio.get_running_loop().time()
         limit = descriptor_limit()
         if now >= self._reported_full_at + FULL_INTERVAL and limit is not None:
-            self._observe(
+            self._publish(
                 "warning",
                 f"Visitors are refused ({self._refused} since the last report): {self._capacity.reserved} have or "
                 f"wait for a connection, and of the {limit} file descriptors that this program may have (ulimit "
@@ -114,11 +114,11 @@ class VisitorHandler:
     async def _dial(self, stream: Stream, lease: ClientLease, reservation: Reservation) -> None:
         port = lease.origin.port
         try:
-            splice = await lease.origin.join(stream)
+            splice = await lease.origin.dial(stream)
         except BaseException as error:
             reservation.release()
             self._dial_failed(stream, lease, error)
-            if not isinstance(error, OriginRefusedError):
+            if not isinstance(error, OriginDialError):
                 raise
         else:
             reservation.mark_opened()
@@ -128,14 +128,14 @@ class VisitorHandler:
                 reservation.release()
             if lease.origin_warning:
                 lease.origin_warning = ""
-                self._observe("origin", f"Port {port} answers again.")
+                self._publish("origin", f"Port {port} answers again.")
 
     def _dial_failed(self, stream: Stream, lease: ClientLease, error: BaseException) -> None:
-        if isinstance(error, OriginRefusedError):
+        if isinstance(error, OriginDialError):
             event = error.failure.event.format(port=lease.origin.port)
             if lease.origin_warning != event:
                 lease.origin_warning = event
-                self._observe("origin", event)
+                self._publish("origin", event)
             self._refuse(stream, lease, error.failure)
         elif isinstance(error, asyncio.CancelledError):
             stream.abort(StreamCode.CLOSING)

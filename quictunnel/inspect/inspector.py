@@ -85,7 +85,7 @@ class Inspector:
 
     def close(self) -> None:
         """Stop recording and close the page. Open connections of visitors continue."""
-        if self._is_closed or self._background.process != os.getpid():
+        if self._is_closed or self._background.owner_pid != os.getpid():
             return  # in a forked child, the inspector belongs to the parent
         self._is_closed = True
         self._recorder.close()

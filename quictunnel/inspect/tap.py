@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from quictunnel.origin.dial import Origin, OriginRefusedError
+from quictunnel.origin.dial import Origin, OriginDialError
 from quictunnel.transport.splice import TcpSplice
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ class TappedOrigin(Origin):
         super().__init__(port)
         self._sources = sources
 
-    async def join(self, stream: Stream) -> TcpSplice:
+    async def dial(self, stream: Stream) -> TcpSplice:
         """Dial the origin and splice it with a stream, as ``Origin`` does. Record a failure."""
         try:
-            return await super().join(stream)
-        except OriginRefusedError as refused:
-            self._tap(stream).closed(refused.failure.event.format(port=self.port))
+            return await super().dial(stream)
+        except OriginDialError as error:
+            self._tap(stream).closed(error.failure.event.format(port=self.port))
             raise
 
     def splice(self, stream: Stream) -> TcpSplice:

@@ -117,7 +117,7 @@ def dial_failure(error: OSError) -> DialFailure:
     )
 
 
-class OriginRefusedError(Exception):
+class OriginDialError(Exception):
     """Error of a dial for which no loopback address accepted the connection. ``failure`` has the reason."""
 
     def __init__(self, failure: DialFailure) -> None:
@@ -145,18 +145,18 @@ class Origin:
         self.port = port
         self._hosts = list(LOOPBACKS)
 
-    async def join(self, stream: Stream) -> TcpSplice:
+    async def dial(self, stream: Stream) -> TcpSplice:
         """Dial the origin and splice the connection with ``stream``. Waits as long as the kernel retries.
 
         Cancellation leaves no socket open.
 
         Raises:
-            OriginRefusedError: no loopback address accepted the connection.
+            OriginDialError: no loopback address accepted the connection.
         """
         failure = REFUSED
         for host in tuple(self._hosts):
             try:
-                splice = await self._dial(host, stream)
+                splice = await self._dial_address(host, stream)
             except OSError as error:
                 if not (host == "::1" and error.errno in _NO_IPV6):
                     latest = dial_failure(error)
@@ -165,13 +165,13 @@ class Origin:
                 if self._hosts[0] != host:
                     self._hosts.sort(key=host.__ne__)
                 return splice
-        raise OriginRefusedError(failure)
+        raise OriginDialError(failure)
 
     def splice(self, stream: Stream) -> TcpSplice:
         """Return the protocol object that joins a connection with ``stream``."""
         return TcpSplice(lambda splice: splice.join(stream))
 
-    async def _dial(self, host: str, stream: Stream) -> TcpSplice:
+    async def _dial_address(self, host: str, stream: Stream) -> TcpSplice:
         loop = asyncio.get_running_loop()
         # Created here and registered, because a dial may take minutes and a child may be forked meanwhile.
         sock = unpatched.new_socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)

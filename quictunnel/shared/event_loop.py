@@ -103,7 +103,7 @@ class EventLoopThread:
             )
         self.loop = new_event_loop()
         watch_over(self.loop)
-        self.process = os.getpid()
+        self.owner_pid = os.getpid()
         self._thread = unpatched.Thread(self._run, name)
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
@@ -111,7 +111,7 @@ class EventLoopThread:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     @property
-    def is_here(self) -> bool:
+    def is_current(self) -> bool:
         """True on this thread, where :meth:`call` would wait for itself."""
         return self._thread.is_current
 
@@ -132,7 +132,7 @@ class EventLoopThread:
 
     def stop(self) -> None:
         """Stop the loop, cancel its tasks, and wait for the thread."""
-        if self._thread.is_alive and not self.is_here:
+        if self._thread.is_alive and not self.is_current:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
 
@@ -158,7 +158,7 @@ def shared_loop() -> EventLoopThread:
     """Return the background loop of this process; start it at the first call."""
     global _shared
     with _lock:
-        if _shared is None or _shared.process != os.getpid():
+        if _shared is None or _shared.owner_pid != os.getpid():
             _shared = EventLoopThread()
         return _shared
 

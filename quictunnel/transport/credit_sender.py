@@ -49,7 +49,7 @@ class CreditSender:
 
     def add(self, stream: Stream) -> None:
         """Send credit for a stream of which bytes were consumed: in this iteration of the loop, or by a sweep."""
-        if stream.receive_window.is_credit_due or stream.receive_done or stream.is_stopped:
+        if stream.receive_window.is_credit_due or stream.receive_done or stream.is_stopped_by_peer:
             self._due.add(stream)
             if not self._is_flush_scheduled:
                 self._is_flush_scheduled = True

@@ -207,10 +207,10 @@ class Endpoint:
             raise ValueError(f"cannot reach {address[0]} from a socket at {self.local_address[0]}")
         connection = self._engine.connect(address, server_name, self._now())
         self._handlers[connection] = handler
-        self.wake()
+        self.schedule_transmit()
         return connection
 
-    def wake(self) -> None:
+    def schedule_transmit(self) -> None:
         """Transmit what was queued, once, after the callbacks of this iteration of the loop."""
         if self._flush_due is None and not self._is_closed:
             self._flush_due = self._loop.call_soon(self._flush)
@@ -231,7 +231,7 @@ class Endpoint:
         for connection in self._handlers:
             if connection.is_client:
                 connection.migrate()
-        self.wake()
+        self.schedule_transmit()
 
     async def close(self, grace: float, code: int = SessionCode.DONE, reason: str = "") -> None:
         """Close every connection, repeat CONNECTION_CLOSE to peers that missed it for up to ``grace`` seconds (RFC
@@ -275,7 +275,7 @@ class Endpoint:
                 break
         # Once for all batches: the bytes of a stream that came in several are reported together.
         self._dispatch()
-        self.wake()
+        self.schedule_transmit()
 
     def _flush(self) -> None:
         if self._is_closed:
@@ -303,7 +303,7 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001  the timers of other connections must run
             self._report(error, "The QUIC engine failed to run its timers")
         self._dispatch()
-        self.wake()
+        self.schedule_transmit()
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -409,7 +409,7 @@ class Endpoint:
         self._report(error, f"The connection with {connection.address[0]} is closed because of an internal error")
         handler = self._forget(connection)
         connection.close(SessionCode.INTERNAL)
-        self.wake()
+        self.schedule_transmit()
         if handler is not None:
             self._report_closed(connection, handler, Closed(CloseCause.INTERNAL, SessionCode.INTERNAL, ""))
 

@@ -98,7 +98,7 @@ class IgnoringLinkHandler:
 class Link:
     """QUIC connection as a session uses it. All methods are called on the loop's thread."""
 
-    def __init__(self, side: Side, handler: LinkHandler, wake: Callable[[], None]) -> None:
+    def __init__(self, side: Side, handler: LinkHandler, schedule_transmit: Callable[[], None]) -> None:
         self.streams: dict[int, StreamHandler] = {}
         self.is_up = False
         self.is_down = False
@@ -115,9 +115,9 @@ class Link:
         self._stall_pings = 0
         self._received = 0
         self._side = side
-        self._wake = wake
+        self._schedule_transmit = schedule_transmit
         self._next_peer_stream = 1 if side is Side.CLIENT else 4
-        self._unseen: set[int] = set()
+        self._skipped: set[int] = set()
         self.unanswered_for = 0.0
         """Client: seconds for which the edge has acknowledged nothing although packets are in flight."""
         self._acked = 0
@@ -170,11 +170,11 @@ class Link:
         if not self.is_down and self._connection is not None:
             self._is_closing = True
             self._connection.close(code, reason)
-            self._wake()
+            self._schedule_transmit()
 
-    def wake(self) -> None:
+    def schedule_transmit(self) -> None:
         """Transmit what was queued, at the end of this iteration of the loop."""
-        self._wake()
+        self._schedule_transmit()
 
     def stats(self) -> Stats:
         """Return the engine's current figures. For the loop's own thread only, like all calls of an engine."""
@@ -278,11 +278,11 @@ class Link:
         if (stream & 1 == 0) is (self._side is Side.CLIENT):
             return False
         if stream < self._next_peer_stream:
-            if stream not in self._unseen:
+            if stream not in self._skipped:
                 return False
-            self._unseen.remove(stream)
+            self._skipped.remove(stream)
             return True
-        self._unseen.update(range(self._next_peer_stream, stream, 4))
+        self._skipped.update(range(self._next_peer_stream, stream, 4))
         self._next_peer_stream = stream + 4
         return True
 
@@ -309,7 +309,7 @@ class Link:
                 queue[0] = memoryview(chunk)[taken:]
                 break
             queue.popleft()
-        self._wake()
+        self._schedule_transmit()
 
     def _violated(self, error: ProtocolError) -> None:
         logger.warning("peer %s broke the protocol: %s", self.connection.address[0], error)
@@ -337,7 +337,7 @@ class Link:
         if self._checks * CHECK_INTERVAL >= KEEPALIVE:
             self._checks = 0
             self.connection.ping()
-        self._wake()
+        self._schedule_transmit()
         self._check_later()
 
 

@@ -35,7 +35,7 @@ class ResumeOwner(Protocol):
 
     link: Link
 
-    def spend_idle_credit(self) -> None:
+    def count_useless_entry(self) -> None:
         """Count an entry that changes nothing. Raises ProtocolError above a limit."""
 
     def attach_quic_stream(self, stream: Stream, quic_stream: int) -> None:
@@ -130,7 +130,7 @@ class ResumeExchange:
         if self._unmentioned is None:
             raise ProtocolError("an unexpected ResumeState")
         if not message.entries:
-            self._owner.spend_idle_credit()
+            self._owner.count_useless_entry()
         for number, received, consumed, limit in message.entries:
             stream = self._streams.get(number)
             if stream is None:
@@ -164,7 +164,7 @@ class ResumeExchange:
         if self._side is Side.EDGE:
             if number >= self._numbers.next:
                 raise ProtocolError("a ResumeState with a stream that was never opened")
-            self._owner.spend_idle_credit()
+            self._owner.count_useless_entry()
             return
         if is_next:
             self._next_number = number
@@ -182,7 +182,7 @@ class ResumeExchange:
             if self._side is Side.EDGE and stream.is_untouched:
                 stream.restart()
             else:
-                stream.lose(StreamCode.ABORTED)
+                stream.fail(StreamCode.ABORTED)
         if self._side is Side.EDGE:
             waiting = self._to_open | self._streams
             # The smallest number last, where it is cheap to take off.

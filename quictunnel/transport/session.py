@@ -23,7 +23,7 @@ from quictunnel.transport.resume_exchange import ResumeExchange
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, stream_code
 from quictunnel.wire.control_state import Side
-from quictunnel.wire.credit import IdleCreditBudget, WindowPool
+from quictunnel.wire.credit import UselessEntryLimit, WindowPool
 from quictunnel.wire.messages import Credits, ResumeState, StreamsAborted
 from quictunnel.wire.numbers import StreamNumbers
 from quictunnel.wire.preface import Preface, encode_preface
@@ -73,8 +73,8 @@ class SessionHandler(Protocol):
 class Session:
     """Session of a client and an edge. All methods are called on the loop's thread."""
 
-    def __init__(self, side: Side, handler: SessionHandler, wake: Callable[[], None]) -> None:
-        self.link = Link(side, self, wake)
+    def __init__(self, side: Side, handler: SessionHandler, schedule_transmit: Callable[[], None]) -> None:
+        self.link = Link(side, self, schedule_transmit)
         self.pool = WindowPool()
         self.peer_window = 0
         """Initial limit of bytes on a new stream to the peer, from its Hello or Welcome."""
@@ -90,14 +90,14 @@ class Session:
         self._numbers = StreamNumbers()
         """Edge: numbers assigned so far; client: numbers seen so far."""
         self._loop = asyncio.get_running_loop()
-        self._idle_credits = IdleCreditBudget()
+        self._useless_entries = UselessEntryLimit()
         self._credit_sender = CreditSender(self)
         self._exchange = ResumeExchange(self, side, self._streams, self._numbers)
 
     # For the owner.
 
     @property
-    def streams(self) -> int:
+    def stream_count(self) -> int:
         """Number of open streams."""
         return len(self._streams)
 
@@ -177,7 +177,7 @@ class Session:
         encoded = encode_preface(preface)
         taken = self.link.connection.write(quic_stream, encoded)
         assert taken == len(encoded), "a fresh stream always has room for its preface"
-        self.link.wake()
+        self.link.schedule_transmit()
         stream = self._add(preface)
         self.attach_quic_stream(stream, quic_stream)
         return stream
@@ -280,7 +280,7 @@ class Session:
         if stream is None:
             self._numbers.record(number)
         elif stream.quic_stream is None:
-            stream.lose(code)
+            stream.fail(code)
         else:
             raise ProtocolError("two streams with one number")
 
@@ -288,16 +288,16 @@ class Session:
         """Reset a QUIC stream that belongs to no stream."""
         self.link.connection.reset(quic_stream, code)
         self.link.streams.pop(quic_stream, None)
-        self.link.wake()
+        self.link.schedule_transmit()
 
     def attach_quic_stream(self, stream: Stream, quic_stream: int) -> None:
         """Continue a stream on a QUIC stream of the link."""
         self.link.streams[quic_stream] = stream
         stream.attach_quic_stream(quic_stream)
 
-    def spend_idle_credit(self) -> None:
+    def count_useless_entry(self) -> None:
         """Count an entry of the peer that changes nothing. Raises ProtocolError above a limit."""
-        self._idle_credits.spend(self._loop.time(), self._numbers.next)
+        self._useless_entries.count(self._loop.time(), self._numbers.next)
 
     @property
     def side(self) -> Side:
@@ -316,7 +316,7 @@ class Session:
         """Send a message that a stream was aborted, for which QUIC may have no frame left."""
         if self.version >= 2:
             self.link.send(StreamsAborted([(stream.number, code)]))
-        elif stream.has_ended:
+        elif stream.has_received_end:
             # Its end has arrived, so with this credit the peer drops everything that it retains for the stream.
             window = stream.receive_window
             self.link.send(Credits([(stream.number, window.received + 1, window.limit)]))
@@ -325,7 +325,7 @@ class Session:
         """Forget the stream if both directions have ended cleanly."""
         if stream.send_done and stream.receive_done and not stream.receive_window.has_uncredited_bytes:
             self._exchange.remember(stream)
-            stream.ended()
+            stream.complete()
 
     def aborted_while_away(self, stream: Stream) -> None:
         """Note that a stream was aborted while it had no QUIC stream.
@@ -355,7 +355,7 @@ class Session:
     def _end(self, closed: Closed) -> None:
         self._credit_sender.close()
         for stream in list(self._streams.values()):
-            stream.lose(StreamCode.CLOSING)
+            stream.fail(StreamCode.CLOSING)
         self._handler.session_down(closed)
 
     def _credits(self, message: Credits) -> None:
@@ -363,7 +363,7 @@ class Session:
             stream = self._streams.get(number)
             if stream is not None and stream.credited(consumed, limit):
                 continue
-            self.spend_idle_credit()
+            self.count_useless_entry()
             if stream is not None:
                 continue
             if not self._numbers.has_seen(number):
@@ -374,9 +374,9 @@ class Session:
         for number, code in message.entries:
             stream = self._streams.get(number)
             if stream is not None:
-                stream.lose(stream_code(code))
+                stream.fail(stream_code(code))
                 continue
-            self.spend_idle_credit()
+            self.count_useless_entry()
             if self._side is Side.CLIENT:
                 self._numbers.record(number)
             elif not self._numbers.has_seen(number):

@@ -242,7 +242,7 @@ class Splice(asyncio.BaseProtocol):
         """Handle a failed write: no more bytes are sent to the TCP peer; those that it has sent are still read."""
         self._paused = False
         assert self._stream is not None, "wants_unread_bytes is True"
-        self._stream.stop()
+        self._stream.stop_receiving()
         if (
             self._stream.request_room()
         ):  # there may be room since the connection was closed, and reading was not resumed
@@ -346,7 +346,7 @@ class Splice(asyncio.BaseProtocol):
         elif self._stream is None or self._ended:
             transport.abort()
         else:
-            self._stream.stop()  # its bytes are still to be read, when the stream has room
+            self._stream.stop_receiving()  # its bytes are still to be read, when the stream has room
 
     def _credit(self) -> None:
         stream = self._stream

@@ -77,7 +77,7 @@ class Stream:
         "_consumer",
         "_delivery_watch",
         "_early",
-        "_end_arrived",
+        "_has_received_end",
         "_has_sent_stop",
         "_pending_abort",
         "_quic_stream",
@@ -85,7 +85,7 @@ class Stream:
         "_session",
         "active_at",
         "is_over",
-        "is_stopped",
+        "is_stopped_by_peer",
         "on_over",
         "preface",
         "receive_done",
@@ -113,8 +113,8 @@ class Stream:
         self._consumer: StreamConsumer | None = None
         self._early: list[bytes] | None = None
         """Bytes that arrived before a consumer was attached. None instead of an empty list, to save memory."""
-        self._end_arrived = False
-        self.is_stopped = False
+        self._has_received_end = False
+        self.is_stopped_by_peer = False
         """True once the peer refuses bytes: they are dropped."""
         self._has_sent_stop = False
         """True once the peer was told that its bytes are refused."""
@@ -133,9 +133,9 @@ class Stream:
         return self._sender.is_done
 
     @property
-    def has_ended(self) -> bool:
+    def has_received_end(self) -> bool:
         """Return True if the peer's end has arrived."""
-        return self._end_arrived
+        return self._has_received_end
 
     @property
     def bytes_received(self) -> int:
@@ -158,7 +158,7 @@ class Stream:
             or self._sender.buffer.size > 0
             or self.receive_window.received > self.receive_window.consumed
             or (self._sender.is_finishing and not self._sender.is_done)
-            or (self._end_arrived and not self.receive_done)
+            or (self._has_received_end and not self.receive_done)
         )
 
     # For the consumer.
@@ -169,7 +169,7 @@ class Stream:
         early, self._early = self._early, None
         if early:
             consumer.stream_data(early, sum(map(len, early)))
-        if self._end_arrived and not self.is_over:
+        if self._has_received_end and not self.is_over:
             consumer.stream_end()
 
     def replace_consumer(self, consumer: StreamConsumer) -> None:
@@ -201,10 +201,10 @@ class Stream:
         if self.is_over or sender.is_finishing:
             return
         sender.written += len(data)
-        if self.is_stopped:
+        if self.is_stopped_by_peer:
             self._awaits_room = not self.room
             if self._awaits_room:
-                asyncio.get_running_loop().call_soon(self.lose, StreamCode.STALLED)
+                asyncio.get_running_loop().call_soon(self.fail, StreamCode.STALLED)
             return
         session = self._session
         sender.buffer.append(data)
@@ -220,7 +220,7 @@ class Stream:
         sender = self._sender
         if not sender.is_finishing and not self.is_over:
             sender.is_finishing = True
-            if not sender.is_blocked and not self.is_stopped:
+            if not sender.is_blocked and not self.is_stopped_by_peer:
                 self._push()
 
     def consume(self, size: int) -> None:
@@ -236,21 +236,21 @@ class Stream:
             self.receive_window.consume(1)
             self.receive_done = True
             self._session.send_credit(self)
-            if self.is_stopped:
-                self.lose(StreamCode.ABORTED)  # one direction has ended, and the other is refused
+            if self.is_stopped_by_peer:
+                self.fail(StreamCode.ABORTED)  # one direction has ended, and the other is refused
 
-    def stop(self) -> None:
+    def stop_receiving(self) -> None:
         """Refuse further bytes of the peer, because their TCP connection is gone. Bytes written before and after
         are still delivered. The caller calls :meth:`abort_after_delivery` later."""
         if self.is_over or self._has_sent_stop:
             return
         self._has_sent_stop = True
         self._delivery_watch = DeliveryWatch(
-            self._sender, self._awaits_delivery, partial(self.lose, StreamCode.STALLED)
+            self._sender, self._awaits_delivery, partial(self.fail, StreamCode.STALLED)
         )
         if self._quic_stream is not None:
             self._session.link.connection.stop(self._quic_stream, StreamCode.ABORTED)
-            self._session.link.wake()
+            self._session.link.schedule_transmit()
 
     def abort_after_delivery(self, code: StreamCode) -> None:
         """Abort both directions as soon as the peer has consumed everything that was written.
@@ -258,7 +258,7 @@ class Stream:
         They are also aborted when the peer makes no progress for ``DELIVERY_TIMEOUT``. The consumer is detached at
         once."""
         if not self.is_over:
-            self.stop()
+            self.stop_receiving()
             self._consumer = None
             self._early = None
             self._pending_abort = code
@@ -272,12 +272,17 @@ class Stream:
                 is_edge = self._session.side is Side.EDGE
                 connection.reset(self._quic_stream, reset_code(code, self.number) if is_edge else code)
                 connection.stop(self._quic_stream, code)
-                if self._sender.is_end_given or self.is_stopped or self._has_sent_stop or self._consumer is None:
+                if (
+                    self._sender.is_end_given
+                    or self.is_stopped_by_peer
+                    or self._has_sent_stop
+                    or self._consumer is None
+                ):
                     # For QUIC the stream may be complete in both directions, and then it has no frame left to send
                     # (RFC 9000 sections 3.1 and 3.2), or it reports nothing of a stopped direction to its
                     # user. Without a consumer, a stop by the peer may still be in flight.
                     self._session.send_aborted(self, code)
-                self._session.link.wake()
+                self._session.link.schedule_transmit()
             else:
                 # Without a link: the next exchange of ResumeState shows the peer that the stream is gone.
                 self._session.aborted_while_away(self)
@@ -289,7 +294,7 @@ class Stream:
         """Handle bytes of the peer, and its end. Raises ProtocolError."""
         if self.is_over:
             return
-        if self._end_arrived:
+        if self._has_received_end:
             if chunks:
                 raise ProtocolError("bytes behind the end of a stream")
             return  # repeated on a new link
@@ -298,7 +303,7 @@ class Stream:
         self.active_at = self._session.now()
         # An end alone needs no answer: a visitor who only closes must not delay a drain.
         self._awaits_answer = self._session.side is Side.CLIENT and (size > 0 or self._awaits_answer)
-        self._end_arrived = end
+        self._has_received_end = end
         if self._has_sent_stop:
             return
         consumer = self._consumer
@@ -314,7 +319,7 @@ class Stream:
 
     def reset(self, code: int) -> None:
         """Handle a reset by the peer: the stream is lost."""
-        self.lose(stream_code(code))
+        self.fail(stream_code(code))
 
     def stopped(self, code: int) -> None:
         """Handle a stop by the peer, which refuses further bytes.
@@ -325,13 +330,13 @@ class Stream:
             return
         reason = stream_code(code)
         if reason is not StreamCode.ABORTED:
-            self.lose(reason)
+            self.fail(reason)
             return
-        if self.is_stopped:
+        if self.is_stopped_by_peer:
             return
-        self.is_stopped = True
+        self.is_stopped_by_peer = True
         if self._consumer is None or self.receive_done:
-            self.lose(reason)
+            self.fail(reason)
             return
         self._sender.discard()
         self._sender.count_retained(self._session)
@@ -342,7 +347,7 @@ class Stream:
 
     def writable(self) -> None:
         """Continue to write: the engine accepts bytes again."""
-        if self.is_stopped:
+        if self.is_stopped_by_peer:
             return
         self._sender.is_blocked = False
         self._push()
@@ -359,7 +364,7 @@ class Stream:
     @property
     def is_untouched(self) -> bool:
         """Return True if no byte was acknowledged: the stream may be opened again as if it were new."""
-        return self._sender.buffer.base == 0 and not self.is_stopped
+        return self._sender.buffer.base == 0 and not self.is_stopped_by_peer
 
     def attach_quic_stream(self, quic_stream: int) -> None:
         """Continue on this QUIC stream of the session's link."""
@@ -367,8 +372,8 @@ class Stream:
         connection = self._session.link.connection
         if self._has_sent_stop:
             connection.stop(quic_stream, StreamCode.ABORTED)
-        if self.is_stopped:
-            self._session.link.wake()
+        if self.is_stopped_by_peer:
+            self._session.link.schedule_transmit()
             return  # the peer repeats its stop
         if self._sender.is_end_given:
             connection.finish(quic_stream)
@@ -386,7 +391,7 @@ class Stream:
     def resume_entry(self) -> tuple[int, int, int, int]:
         """Return the entry of a ``ResumeState``: number, bytes received, bytes consumed, limit."""
         consumed, limit = self.receive_window.next_credit(self._session.now(), rtt=0.0)
-        return self.number, self.receive_window.received + self._end_arrived, consumed, limit
+        return self.number, self.receive_window.received + self._has_received_end, consumed, limit
 
     def restart(self) -> None:
         """Send everything again: the peer does not know the stream."""
@@ -394,7 +399,7 @@ class Stream:
 
     def on_resume_state(self, received: int, consumed: int, limit: int) -> None:
         """Send again the bytes that the peer lacks by its entry of a ``ResumeState``. Raises ProtocolError."""
-        if self.is_stopped:
+        if self.is_stopped_by_peer:
             return
         self._sender.resume(received, consumed, limit)
         self._sender.count_retained(self._session)
@@ -402,7 +407,7 @@ class Stream:
             self._session.forget_if_ended(self)
         self._abort_if_delivered()
 
-    def lose(self, code: StreamCode) -> None:
+    def fail(self, code: StreamCode) -> None:
         """Abort a stream that the peer, the link or a deadline ended, and call the consumer's ``stream_lost``."""
         if not self.is_over:
             consumer, unconsumed = self._consumer, self._unconsumed(code)
@@ -413,13 +418,15 @@ class Stream:
     def _unconsumed(self, code: StreamCode) -> list[bytes | memoryview] | None:
         """Return all bytes that were written, if the peer consumed none of them; None otherwise."""
         buffer = self._sender.buffer
-        is_touched = buffer.base or self.is_stopped or self.receive_window.received or self._end_arrived
+        is_touched = (
+            buffer.base or self.is_stopped_by_peer or self.receive_window.received or self._has_received_end
+        )
         return None if code not in NOT_CONSUMED or is_touched else buffer.pieces()
 
     def credited(self, consumed: int, limit: int) -> bool:
         """Handle credit: bytes that the peer consumed, and its limit. Return True if either has grown. Raises
         ProtocolError."""
-        if self.is_stopped:
+        if self.is_stopped_by_peer:
             return False
         sender = self._sender
         has_consumed = consumed > sender.consumed
@@ -446,10 +453,10 @@ class Stream:
         if self._quic_stream is not None:
             link = self._session.link
             self._sender.push(link.connection, self._quic_stream)
-            link.wake()
+            link.schedule_transmit()
 
     def _abort_if_delivered(self) -> None:
-        if self._pending_abort is not None and (self.is_stopped or self._sender.is_delivered):
+        if self._pending_abort is not None and (self.is_stopped_by_peer or self._sender.is_delivered):
             self.abort(self._pending_abort)
 
     def _awaits_delivery(self) -> bool:
@@ -473,7 +480,7 @@ class Stream:
         if self.on_over is not None:
             self.on_over(self)
 
-    def ended(self) -> None:
-        """Finish a stream of which both directions ended cleanly, known to both ends."""
+    def complete(self) -> None:
+        """Remove a stream of which both directions ended cleanly, known to both ends."""
         if not self.is_over:
             self._over()

@@ -40,22 +40,22 @@ GROWTH_SECONDS = 0.025
 message, a read and a write."""
 CREDIT_DIVISOR = 4
 """Divisor: credit is sent when it moves the limit by a quarter of the window."""
-IDLE_CREDITS_PER_STREAM = 4
+USELESS_ENTRIES_PER_STREAM = 4
 """Entries without effect that one aborted stream may cause: the receiver sends a credit for each quarter of a
 window, and all four may be on their way when the stream is aborted."""
-MAX_IDLE_CREDITS = 1000
+MAX_USELESS_ENTRIES = 1000
 """Further entries without effect that one session may send."""
-IDLE_CREDITS_PER_SECOND = 2000
+USELESS_ENTRIES_PER_SECOND = 2000
 """Entries a second by which the count of entries without effect decays. Over a path with seconds of queue, each
 aborted stream is credited a few times more, and hundreds may be aborted a second. Reading this many costs under 1
 % of a core."""
 
 
-class IdleCreditBudget:
-    """Limit on credit entries without effect, for streams that were aborted meanwhile.
+class UselessEntryLimit:
+    """Limit on entries of control messages without effect, such as credit for streams that were aborted meanwhile.
 
     A peer that sends them without end wastes this side's time on purpose. An honest peer sends them until it
-    learns that the stream is over, so the budget recovers with time.
+    learns that the stream is over, so the count decays with time.
     """
 
     __slots__ = ("_count", "_updated_at")
@@ -64,7 +64,7 @@ class IdleCreditBudget:
         self._count = 0.0
         self._updated_at = 0.0
 
-    def spend(self, now: float, streams: int) -> None:
+    def count(self, now: float, streams: int) -> None:
         """Count one entry.
 
         Args:
@@ -72,11 +72,11 @@ class IdleCreditBudget:
             streams: number of streams of the session so far.
 
         Raises:
-            ProtocolError: the budget is exceeded.
+            ProtocolError: there are too many.
         """
-        self._count = max(0.0, self._count - (now - self._updated_at) * IDLE_CREDITS_PER_SECOND) + 1
+        self._count = max(0.0, self._count - (now - self._updated_at) * USELESS_ENTRIES_PER_SECOND) + 1
         self._updated_at = now
-        if self._count > MAX_IDLE_CREDITS + IDLE_CREDITS_PER_STREAM * streams:
+        if self._count > MAX_USELESS_ENTRIES + USELESS_ENTRIES_PER_STREAM * streams:
             raise ProtocolError("too much credit that changes nothing")
 
 

@@ -44,7 +44,7 @@ FUNCTIONS = (
     "integrations.pytest_plugin.quictunnel_ssl_context",
     "integrations.pytest_plugin.quictunnel_trust",
 )
-INTERNAL = {"client.Client.loop_and_manager", "tunnel.Tunnel.set_inspector_url", "tunnel.Tunnel.with_stats"}
+INTERNAL = {"client.Client.loop_thread_and_manager", "tunnel.Tunnel.set_inspector_url", "tunnel.Tunnel.with_stats"}
 """Public in the code only for the room beside it."""
 BLOCKING = ("forwarding.forward", "client.Client.close")
 """Blocking calls. The docstring of each has to state what an interruption does."""

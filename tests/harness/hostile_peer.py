@@ -47,7 +47,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.connection: Connection
-        self.wake: Callable[[], None]
+        self.schedule_transmit: Callable[[], None]
         self.is_up = asyncio.Event()
         self.messages: asyncio.Queue[AnyMessage] = asyncio.Queue()
         self.over: asyncio.Future[tuple[CloseCause, int]] = asyncio.get_running_loop().create_future()
@@ -72,7 +72,7 @@ class Peer:
     def finish(self, stream: int) -> None:
         """End a direction."""
         self.connection.finish(stream)
-        self.wake()
+        self.schedule_transmit()
 
     def reset(self, stream: int, code: int) -> None:
         self.resets.put_nowait((stream, code))
@@ -127,7 +127,7 @@ class Peer:
                 queue[0] = memoryview(queue[0])[taken:]
                 break
             queue.popleft()
-        self.wake()
+        self.schedule_transmit()
 
     def streams_available(self) -> None: ...
     def batch_ended(self) -> None: ...
@@ -145,7 +145,7 @@ class HostileClient(Peer):
         settings = EngineSettings(is_server=False, alpn=ALPN, authority=config.ca)
         self._endpoint = Endpoint(create_engine(settings, "aioquic"), UdpSocket.bind(("127.0.0.1", 0)))
         self.descriptor: int = self._endpoint.socket._sock.fileno()  # type: ignore[attr-defined]  # to write past it
-        self.wake = self._endpoint.wake
+        self.schedule_transmit = self._endpoint.schedule_transmit
         self.connection = self._endpoint.connect(config.address, config.address[0], self)
 
     async def __aenter__(self) -> Self:
@@ -244,7 +244,7 @@ class HostileEdge:
 
     def _accept(self, connection: Connection) -> ServedClient:
         served = ServedClient(self.greetings)
-        served.connection, served.wake = connection, self._endpoint.wake
+        served.connection, served.schedule_transmit = connection, self._endpoint.schedule_transmit
         self.sessions.put_nowait(served)
         return served
 

@@ -120,7 +120,7 @@ class EmbeddedTunnel(TunnelFixture):
 
         return {
             "visitors": (self.edge.server.visitors, self.client.snapshot().visitors_now),
-            "streams": [session.streams for session in sessions],
+            "streams": [session.stream_count for session in sessions],
             "quic streams": [
                 thread.call(quic_streams(session)) for thread, session in zip(threads, sessions, strict=True)
             ],

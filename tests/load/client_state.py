@@ -21,7 +21,7 @@ async def held_by(manager: ConnectionManager) -> dict[str, int]:
     session = manager._connection.session if manager._connection is not None else manager._resumable.session
     if session is not None:
         held |= {
-            "streams": session.streams,
+            "streams": session.stream_count,
             "parked": len(session._exchange._parked),
             "skipped numbers": session.skipped_numbers,
             "retained bytes": session.retained_bytes,
@@ -37,7 +37,7 @@ def describe(stream: Stream) -> str:
     buffer = sender.buffer
     return (
         f"stream {stream.number}: received {receive.received}, consumed {receive.consumed}, "
-        f"end arrived {stream._end_arrived} and consumed {stream.receive_done}; "
+        f"end arrived {stream._has_received_end} and consumed {stream.receive_done}; "
         f"written {buffer.end}, sent {buffer.sent}, acknowledged {buffer.base}, finishing {sender.is_finishing}, "
         f"end sent {sender.is_end_given} and acknowledged {stream.send_done}; on {stream.quic_stream}"
     )

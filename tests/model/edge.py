@@ -60,8 +60,10 @@ Names = list[tuple[TunnelRecord, Any]]
 class WatchedClientSession(ClientSession):
     """Client session that reports its end to the model."""
 
-    def __init__(self, context: SessionContext, connection: Connection, wake: Any, on_closed: Any) -> None:
-        super().__init__(context, connection, wake, on_closed)
+    def __init__(
+        self, context: SessionContext, connection: Connection, schedule_transmit: Any, on_closed: Any
+    ) -> None:
+        super().__init__(context, connection, schedule_transmit, on_closed)
         self.on_end: Callable[[WatchedClientSession, Closed], None] = lambda _, __: None
         self.away_at: float | None = None
         self.is_over = False
@@ -128,8 +130,8 @@ class WatchedAcceptor(ClientAcceptor):
         self._system = system
         self.all_clients: list[WatchedClientSession] = []
 
-    def accept(self, connection: Connection, wake: Callable[[], None]) -> Link:
-        link = super().accept(connection, wake)
+    def accept(self, connection: Connection, schedule_transmit: Callable[[], None]) -> Link:
+        link = super().accept(connection, schedule_transmit)
         for client in self.sessions:
             assert isinstance(client, WatchedClientSession)
             if client not in self.all_clients:
@@ -158,7 +160,7 @@ class ModelEdge(RunningEdge):
         endpoint = Endpoint(
             system.network.edge_engine(number),
             system.network.edge_socket(number),
-            on_connection=lambda connection: clients.accept(connection, endpoint.wake),
+            on_connection=lambda connection: clients.accept(connection, endpoint.schedule_transmit),
         )
         # What a model has not: the public port, files, a page and a successor that asks for sockets.
         absent: Any = SimpleNamespace(pending=(), freeze=lambda: None, forwards=False)

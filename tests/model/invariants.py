@@ -281,7 +281,7 @@ def _check_given_up(system: ModelSystem) -> None:
         connection = program.manager._connection
         if connection is not None and connection.welcome is not None and system.client_of(connection) is client:
             for held in program.manager.leases:
-                is_had = held.is_requested and held.is_answered and not held.is_released
+                is_had = held.is_wanted and held.is_answered and not held.is_released
                 if is_had and not client.bindings.is_held(held.number) and not program.was_told:
                     system.fail(
                         "a program was not told that its name is gone", f"{program} ({program.events[-4:]})"
@@ -374,7 +374,7 @@ def _check_served(system: ModelSystem, visitor: Visitor, program: Program) -> No
 def _left_in(session: Session, where: str) -> list[str]:
     found = []
     for name, value in (
-        ("streams", session.streams),
+        ("streams", session.stream_count),
         ("numbers never seen", session.skipped_numbers),
         ("retained bytes", session.retained_bytes),
         ("window bytes", session.pool.used),

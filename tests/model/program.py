@@ -82,7 +82,7 @@ class ModelOrigin(Origin):
         super().__init__(port)
         self._program = program
 
-    async def join(self, stream: Stream) -> TcpSplice:
+    async def dial(self, stream: Stream) -> TcpSplice:
         dial = Dial(self._program, self, stream)
         dials = self._program.system.dials
         dials.append(dial)
@@ -115,7 +115,7 @@ class WatchedConnection(EdgeConnection):
         streams = self.session._streams.values()
         if streams:
             reach("resumed with visitors")
-        if any(stream._end_arrived or stream._sender.is_finishing for stream in streams):
+        if any(stream._has_received_end or stream._sender.is_finishing for stream in streams):
             reach("resumed with half-closed visitors")
         if any(stream._sender.buffer.size for stream in streams):
             reach("resumed with retained bytes")
@@ -130,7 +130,7 @@ class WatchedManager(ConnectionManager):
     """A manager that knows its program."""
 
     def __init__(self, program: Program, config: ClientConfig) -> None:
-        super().__init__(config, program.observe)
+        super().__init__(config, program.publish)
         self.program = program
 
     def _set_active(self, connection: EdgeConnection) -> None:
@@ -181,7 +181,7 @@ class Program:
     def __repr__(self) -> str:
         return f"program {self.number} ({self.state}, {self.manager.state})"
 
-    def observe(self, kind: str, message: str) -> None:
+    def publish(self, kind: str, message: str) -> None:
         self.events.append((self.system.loop.time(), kind, message))
         self.system.note(f"program {self.number}: {kind}: {message}")
         if kind == "lost":

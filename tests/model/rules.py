@@ -299,7 +299,7 @@ def _moment(system: ModelSystem, program: Program) -> str:
         return "within the round trip of a resume"
     if session is None or session.is_away:
         return "without a link"
-    return "with visitors" if session.streams else "at rest"
+    return "with visitors" if session.stream_count else "at rest"
 
 
 @rule(1)

@@ -14,7 +14,7 @@ from unittest import mock
 import edge_server.change_watcher
 import edge_server.clients.acceptor
 import edge_server.ingress.tcp_ports
-from quictunnel.origin.dial import REFUSED, OriginRefusedError
+from quictunnel.origin.dial import REFUSED, OriginDialError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from tests.model.edge import DOMAIN, HOLD, REFRESH, ModelEdge, WatchedClientSession
@@ -283,7 +283,7 @@ class ModelSystem:
         visitor = self.visitor_of(dial)
         visitor.may_be_reset(REFUSED_BY_SERVICE)
         visitor.refused_by = dial.program
-        dial.outcome.set_exception(OriginRefusedError(REFUSED))
+        dial.outcome.set_exception(OriginDialError(REFUSED))
 
     # What the product says of its sessions.
 

@@ -74,7 +74,7 @@ def asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Leases,
         "request",
-        lambda leases, session, lease: None if lease.is_requested else ask(leases, session, lease),
+        lambda leases, session, lease: None if lease.is_wanted else ask(leases, session, lease),
     )
 
 

@@ -50,7 +50,7 @@ async def test_batches_go_in_with_the_time_and_one_transmit_follows(bed: Bed) ->
 async def test_writes_of_one_turn_leave_together(bed: Bed) -> None:
     def write() -> None:
         bed.engine.outbox.append(Transmit([b"x"], 1200, THERE))
-        bed.endpoint.wake()
+        bed.endpoint.schedule_transmit()
 
     for _ in range(10):
         bed.loop.call_soon(write)
@@ -111,7 +111,7 @@ async def test_events_of_a_flush_are_reported_in_the_same_turn(bed: Bed) -> None
     """Closing one's own connection needs no datagram to be heard of."""
     connection, sink = bed.accepted()
     bed.engine.events = [(connection, Closed(CloseCause.LOCAL, 0, ""))]
-    bed.endpoint.wake()
+    bed.endpoint.schedule_transmit()
     await bed.turn()
     assert sink.told[-1] == ("closed", CloseCause.LOCAL, 0, "")
 
@@ -122,7 +122,7 @@ async def test_events_of_a_flush_are_reported_in_the_same_turn(bed: Bed) -> None
 async def test_the_timer_fires_on_the_next_millisecond(bed: Bed) -> None:
     start = bed.loop.time()
     bed.engine.deadline = start + 0.0333
-    bed.endpoint.wake()
+    bed.endpoint.schedule_transmit()
     await asyncio.sleep(1)
     (fired,) = bed.engine.expired_at
     assert 0.0333 <= fired - start <= 0.0333 + GRANULARITY + 1e-9
@@ -142,11 +142,11 @@ async def test_only_an_earlier_deadline_moves_the_timer(bed: Bed, monkeypatch: p
     start = bed.loop.time()
     for deadline in (1.0, 1.5, 2.0, 1.2):  # each packet puts the idle time-out off
         bed.engine.deadline = start + deadline
-        bed.endpoint.wake()
+        bed.endpoint.schedule_transmit()
         await bed.turn()
     assert len(calls) == 1
     bed.engine.deadline = start + 0.5
-    bed.endpoint.wake()
+    bed.endpoint.schedule_transmit()
     await bed.turn()
     assert len(calls) == 2
     bed.engine.deadline = start + 3.0
@@ -162,7 +162,7 @@ async def test_a_deadline_that_stays_in_the_past_does_not_spin(bed: Bed) -> None
 
     bed.engine.on_expire = stuck
     stuck()
-    bed.endpoint.wake()
+    bed.endpoint.schedule_transmit()
     await asyncio.sleep(0.1)
     assert 50 <= len(bed.engine.expired_at) <= 101
 
@@ -341,7 +341,7 @@ async def test_abort_ends_everything_at_once_also_from_within_a_sink(bed: Bed) -
     bed.peer.send([datagrams(1)])
     await asyncio.sleep(1)
     assert sink.told[-1] == ("closed", CloseCause.LOCAL, SessionCode.DONE, "")
-    bed.endpoint.wake()
+    bed.endpoint.schedule_transmit()
     bed.endpoint.abort()
     await bed.turn()
     assert bed.engine.transmitted_at == []

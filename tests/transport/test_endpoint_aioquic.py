@@ -27,7 +27,7 @@ class Streams:
 
     def __init__(self) -> None:
         self.connection: Connection
-        self.wake: Callable[[], None]
+        self.schedule_transmit: Callable[[], None]
         self.is_connected = asyncio.Event()
         self.is_closed = asyncio.Event()
         self.cause: CloseCause | None = None
@@ -54,7 +54,7 @@ class Streams:
             self.ended.remove(stream)
             del self.pending[stream]
             self.connection.finish(stream)
-        self.wake()
+        self.schedule_transmit()
 
     def connected(self) -> None:
         self.is_connected.set()
@@ -80,7 +80,7 @@ class Echo(Streams):
     def connected(self) -> None:
         super().connected()
         self.connection.admit()
-        self.wake()
+        self.schedule_transmit()
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
         self.put(stream, chunks, end=end)
@@ -152,13 +152,13 @@ class Pair:
 
     def accept(self, connection: Connection) -> Echo:
         echo = Echo()
-        echo.connection, echo.wake = connection, self.edge.wake
+        echo.connection, echo.schedule_transmit = connection, self.edge.schedule_transmit
         self.echoes.append(echo)
         return echo
 
     def ask(self, payloads: list[bytes]) -> Asking:
         asking = Asking(payloads)
-        asking.wake = self.client.wake
+        asking.schedule_transmit = self.client.schedule_transmit
         asking.connection = self.client.connect(self.edge.local_address, "edge.test", asking)
         return asking
 
@@ -240,7 +240,7 @@ async def test_silent_address_is_reported_at_the_deadline(network: Network, cert
     client, edge = network.socket(("10.0.0.2", 5000)), network.socket(("10.0.0.1", 4433))
     with Pair(certificates, client, edge) as pair:
         asking = Asking([])
-        asking.wake = pair.client.wake
+        asking.schedule_transmit = pair.client.schedule_transmit
         asking.connection = pair.client.connect(("10.0.0.9", 9), "edge.test", asking)
         async with asyncio.timeout(10):
             await asking.is_closed.wait()

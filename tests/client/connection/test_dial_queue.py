@@ -48,7 +48,7 @@ class Service:
         self.dials: dict[Visitor, asyncio.Future] = {}
         self.dialled: asyncio.Queue[Visitor] = asyncio.Queue()
 
-    async def join(self, stream: Visitor) -> None:
+    async def dial(self, stream: Visitor) -> None:
         self.dials[stream] = asyncio.get_running_loop().create_future()
         self.dialled.put_nowait(stream)
         return await self.dials[stream]

@@ -56,12 +56,12 @@ async def test_failed_write_is_logged_once_and_repeated(tmp_path, monkeypatch):
     file = TicketFile(tmp_path / "nowhere" / "ticket")
     is_healthy = asyncio.Event()
 
-    def observe(kind: str, message: str) -> None:
+    def publish(kind: str, message: str) -> None:
         said.append((kind, message))
         if len(said) == 2:
             is_healthy.set()
 
-    writer = TicketWriter(file, observe, Supervisor())
+    writer = TicketWriter(file, publish, Supervisor())
     writer.put(b"first")
     await writer.wait_first_write()
     [(kind, message)] = said

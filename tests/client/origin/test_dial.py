@@ -10,7 +10,7 @@ import pytest
 
 from quictunnel.origin import dial as origin_module
 from quictunnel.origin.bad_gateway import error_response
-from quictunnel.origin.dial import Origin, OriginRefusedError, dial_failure
+from quictunnel.origin.dial import Origin, OriginDialError, dial_failure
 from quictunnel.wire.codes import StreamCode
 
 WORDS = {
@@ -68,7 +68,7 @@ async def test_the_two_addresses_have_one_answer(monkeypatch, errors, wanted):
         raise OSError(said[host], "")
 
     monkeypatch.setattr(Origin, "_dial", dial)
-    with pytest.raises(OriginRefusedError) as caught:
+    with pytest.raises(OriginDialError) as caught:
         await Origin(8000).join(OverStream())
     assert caught.value.failure == wanted
 

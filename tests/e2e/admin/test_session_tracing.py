@@ -216,7 +216,7 @@ async def test_another_link_has_another_file(rig: TracingRig):
         assert await first.end() == (CloseCause.PEER, SessionCode.REPLACED)
         files.append(Path(session_at(operator, [])["qlog"]))
         second.connection.close(SessionCode.DONE)  # before it has said how it stands
-        second.wake()
+        second.schedule_transmit()
         await second.end()
         eventually(lambda: session_at(operator, [])["is_away"], "its link is there")
         assert (session_at(operator, [])["is_traced"], session_at(operator, [])["qlog"]) == (True, None)

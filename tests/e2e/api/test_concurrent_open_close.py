@@ -107,7 +107,7 @@ def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypa
 
 
 def test_a_client_closed_by_another_thread_before_it_began_to_open(edge, client):
-    loop, held = client.loop_and_manager()
+    loop, held = client.loop_thread_and_manager()
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         loop.call(held.bind(ForwardOptions(port=free_port())))
@@ -177,7 +177,7 @@ def test_dial_ends_with_its_visitor(edge, client):
             waiting_socket.connect_ex(listener.getsockname())
         forwarding = quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True)
         tunnel = stack.enter_context(forwarding)
-        visits = client.loop_and_manager()[1].visitors._dialling
+        visits = client.loop_thread_and_manager()[1].visitors._dialling
         visitors = [socket.create_connection(tunnel.tcp_socket, PATIENCE) for _ in range(5)]
         eventually(lambda: len(visits) == len(visitors))
         for visitor in visitors:

@@ -141,7 +141,7 @@ async def test_a_control_stream_that_is_reset_is_wrong(hostile):
     async with hostile as client:
         await client.greet()
         client.connection.reset(0, 7)
-        client.wake()
+        client.schedule_transmit()
         assert await client.end() == PROTOCOL
 
 
@@ -149,7 +149,7 @@ async def test_a_control_stream_that_is_not_wanted_is_wrong(hostile):
     async with hostile as client:
         await client.greet()
         client.connection.stop(0, 7)
-        client.wake()
+        client.schedule_transmit()
         assert await client.end() == PROTOCOL
 
 

@@ -73,7 +73,7 @@ async def still_serves(edge: HostileEdge) -> None:
     # Else the tunnel would wait a second for it when it closes.
     served.connection.reset(stream, StreamCode.ABORTED)
     served.connection.stop(stream, StreamCode.ABORTED)
-    served.wake()
+    served.schedule_transmit()
 
 
 PREFACE = encode_preface(Preface(0, 1, False, "192.0.2.1", 1234))

@@ -79,7 +79,7 @@ async def test_a_thousand_guesses_resume_nothing(rig: EmbeddedTunnel) -> None:
         for start in range(0, 1000, AT_ONCE):
             await asyncio.gather(*(guess(start + number) for number in range(AT_ONCE)))
             owner.connection.ping()
-            owner.wake()
+            owner.schedule_transmit()
         assert (sessions.begun - begun, sessions.resumed - resumed) == (1000, 0)
         # The session has not noticed.
         assert not owner.over.done()
@@ -155,7 +155,7 @@ async def test_link_closed_before_its_resume_state_keeps_the_session(rig: Embedd
         async with ReturningClient(config) as second:
             assert (await second.come_back(secret)).resumed
             second.connection.close(SessionCode.DONE)
-            second.wake()
+            second.schedule_transmit()
         async with ReturningClient(config) as third:
             assert (await third.come_back(secret)).resumed
             third.say(with_visitor((0, SAID, SAID, SAID + WINDOW)))
@@ -189,7 +189,7 @@ async def test_session_of_a_closed_client_is_not_kept(rig: EmbeddedTunnel) -> No
         secret, reader, writer = await session_with_visitor(first)
         assert (await second.come_back(secret)).resumed
         second.connection.close(SessionCode.CLOSED)
-        second.wake()
+        second.schedule_transmit()
         async with asyncio.timeout(SOCKET_TIMEOUT):
             with pytest.raises(ConnectionResetError):
                 await reader.read()

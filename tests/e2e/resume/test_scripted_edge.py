@@ -89,7 +89,7 @@ def go_on(served: ServedClient) -> None:
 def go_on_and_close(served: ServedClient) -> None:
     go_on(served)
     asyncio.get_running_loop().call_later(0.05, served.connection.close, SessionCode.REPLACED, "")
-    asyncio.get_running_loop().call_later(0.05, served.wake)
+    asyncio.get_running_loop().call_later(0.05, served.schedule_transmit)
 
 
 def greet_and_leave(served: ServedClient) -> None:
@@ -112,7 +112,7 @@ async def listening_origin() -> AsyncIterator[int]:
 
 def make_the_link_look_sick(client: quictunnel.Client) -> None:
     """Have the client dial beside the link that it has."""
-    manager, background = client._manager, client._background
+    manager, background = client._manager, client._loop_thread
     assert manager is not None
     assert background is not None
 

@@ -62,7 +62,7 @@ def hears(address: tuple[str, int]) -> bytes:
 
 async def take_over(client: Client, ticket: bytes, port: int) -> ClientLease:
     """A Bind with somebody's ticket, as a restarted client would send it."""
-    loop, manager = client.loop_and_manager()
+    loop, manager = client.loop_thread_and_manager()
 
     async def ask() -> ClientLease:
         loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ async def take_over(client: Client, ticket: bytes, port: int) -> ClientLease:
 
 async def wait_until_failed(client: Client) -> None:
     """Until the client has given up for good."""
-    loop, manager = client.loop_and_manager()
+    loop, manager = client.loop_thread_and_manager()
 
     async def wait() -> None:
         await asyncio.wait([manager._session_task])
@@ -108,7 +108,7 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                 churn_beside(edge, tunnel, conversation="greeting") as churn,
             ):
                 assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"old"
-                ticket = old.loop_and_manager()[1].leases.get(1).ticket
+                ticket = old.loop_thread_and_manager()[1].leases.get(1).ticket
                 newer, taken = [], []
                 for _ in range(times):
                     newer.append(Client.from_config(edge.client_config))
@@ -130,7 +130,7 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
 
 async def force_resume(client: Client) -> None:
     """Have the client's session go on with another link, as if nothing had come over the one it has."""
-    loop, manager = client.loop_and_manager()
+    loop, manager = client.loop_thread_and_manager()
 
     async def doubt() -> None:
         manager._connection.mark_suspect(SUSPECT_AFTER)
@@ -144,7 +144,7 @@ async def force_resume(client: Client) -> None:
 
 async def out_of_reach(client: Client) -> threading.Event:
     """Lose the client's link, and have it dial only when the event that is returned is set."""
-    loop, manager = client.loop_and_manager()
+    loop, manager = client.loop_thread_and_manager()
     gate = threading.Event()
     dial = manager._dialer.dial
 
@@ -175,7 +175,7 @@ async def test_older_program_that_has_once_resumed_does_not_win(*, is_away: bool
                 await force_resume(old)
                 gate = await out_of_reach(old) if is_away else None
                 begun = time.monotonic()
-                await take_over(newer, old.loop_and_manager()[1].leases.get(1).ticket, new_port)
+                await take_over(newer, old.loop_thread_and_manager()[1].leases.get(1).ticket, new_port)
                 over = time.monotonic()
                 if gate is not None:
                     gate.set()
@@ -226,7 +226,7 @@ async def test_a_visitor_in_its_handshake_moves_with_the_name() -> None:
             ):
                 visitor = await asyncio.to_thread(Halting, edge.server.ca, tunnel)
                 begun = time.monotonic()
-                await take_over(newer, old.loop_and_manager()[1].leases.get(1).ticket, new_port)
+                await take_over(newer, old.loop_thread_and_manager()[1].leases.get(1).ticket, new_port)
                 over = time.monotonic()
                 assert await asyncio.to_thread(visitor.finish) == b"new"
                 await finish(churn, (begun, over))
@@ -245,7 +245,7 @@ async def test_a_ticket_from_before_does_not_take_the_name_back() -> None:
                 churn_beside(edge, tunnel, conversation="greeting") as churn,
             ):
                 begun = time.monotonic()
-                first = old.loop_and_manager()[1].leases.get(1).ticket
+                first = old.loop_thread_and_manager()[1].leases.get(1).ticket
                 lease = await take_over(newer, first, new_port)
                 await take_over(newest, lease.ticket, new_port)
                 over = time.monotonic()

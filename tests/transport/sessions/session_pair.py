@@ -150,11 +150,11 @@ class Half:
 class Redial(Half):
     """Greeting of one side on a new link, with which the session of ``half`` goes on."""
 
-    def __init__(self, half: Half, wake: Callable[[], None]) -> None:
+    def __init__(self, half: Half, schedule_transmit: Callable[[], None]) -> None:
         super().__init__(half.side)
         self.half = half
         half.resumed.clear()
-        self.session = Session(half.side, self, wake)
+        self.session = Session(half.side, self, schedule_transmit)
 
     def session_up(self) -> None:
         if self.side is Side.CLIENT:
@@ -196,7 +196,9 @@ class SessionPair:
         )
         self.edge_endpoint = Endpoint(create_engine(settings, engines[1]), edge_socket, on_connection=self.accept)
         self.client_endpoint = Endpoint(self._engine(), client_socket)
-        self.client = self.client_half.session = Session(Side.CLIENT, self.client_half, self.client_endpoint.wake)
+        self.client = self.client_half.session = Session(
+            Side.CLIENT, self.client_half, self.client_endpoint.schedule_transmit
+        )
         connection = self.client_endpoint.connect(self.edge_endpoint.local_address, "edge.test", self.client.link)
         self.client.link.attach(connection)
 
@@ -204,16 +206,16 @@ class SessionPair:
         """Both sessions are to go on with another link, from another socket of the client's."""
         self._old_endpoints.append(self.client_endpoint)
         self.client_endpoint = Endpoint(self._engine(), socket)
-        redial = Redial(self.client_half, self.client_endpoint.wake)
+        redial = Redial(self.client_half, self.client_endpoint.schedule_transmit)
         link = redial.session.link
         link.attach(self.client_endpoint.connect(self.edge_endpoint.local_address, "edge.test", link))
 
     def accept(self, connection: Connection) -> Link:
         if self.edge_half.keeps and hasattr(self.edge_half, "session"):
-            redial = Redial(self.edge_half, self.edge_endpoint.wake)
+            redial = Redial(self.edge_half, self.edge_endpoint.schedule_transmit)
             redial.session.link.attach(connection)
             return redial.session.link
-        self.edge_half.session = Session(Side.EDGE, self.edge_half, self.edge_endpoint.wake)
+        self.edge_half.session = Session(Side.EDGE, self.edge_half, self.edge_endpoint.schedule_transmit)
         self.edge_half.session.link.attach(connection)
         return self.edge_half.session.link
 
@@ -237,8 +239,8 @@ class SessionPair:
         """Until no stream is left on either side, in sessions and engines."""
         while True:
             left = [
-                self.client.streams,
-                self.edge.streams,
+                self.client.stream_count,
+                self.edge.stream_count,
                 self.client.stats().streams_open - 1,  # the control stream stays
                 self.edge.stats().streams_open - 1,
             ]
@@ -257,8 +259,8 @@ class SessionPair:
         await self.client_endpoint.close(0.5)
         await self.edge_endpoint.close(0.5)
         assert self.client_endpoint.faults == self.edge_endpoint.faults == 0
-        assert not self.client.streams
-        assert not self.edge.streams
+        assert not self.client.stream_count
+        assert not self.edge.stream_count
         assert self.client.pool.used == self.edge.pool.used == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

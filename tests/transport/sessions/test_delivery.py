@@ -27,7 +27,7 @@ class Broken:
         self.left = memoryview(payload)
         self.lost: StreamCode | None = None
         stream.replace_consumer(self)
-        stream.stop()
+        stream.stop_receiving()
         self.stream_room()
 
     def stream_room(self) -> None:
@@ -74,7 +74,7 @@ async def test_a_direction_that_had_ended_before_the_reset_ends_cleanly(pair: Se
     answer = payloads(1, 1, 200_000)[0]
     listener = Pump(there, bytes(4_000_000))
     speaker = Pump(here, answer, reading=False)
-    speaker.stream.stop()
+    speaker.stream.stop_receiving()
     async with asyncio.timeout(5):
         await speaker.said.wait()
     speaker.stream.abort_after_delivery(StreamCode.ABORTED)
@@ -190,7 +190,7 @@ async def test_peer_that_resets_both_directions_is_understood(pair: SessionPair,
     connection = here._session.link.connection
     connection.stop(here.quic_stream, StreamCode.ABORTED)
     connection.reset(here.quic_stream, StreamCode.ABORTED)
-    here._session.link.wake()
+    here._session.link.schedule_transmit()
     await listener.done.wait()
     assert listener.lost is StreamCode.ABORTED
     here.abort(StreamCode.ABORTED)
@@ -233,7 +233,7 @@ async def test_stream_without_a_quic_signal_ends_on_both_sides(
     here.abort_after_delivery(StreamCode.ABORTED)
     async with asyncio.timeout(5):
         await listener.done.wait()
-        while pair.client.streams or pair.edge.streams:  # noqa: ASYNC110 - of virtual time
+        while pair.client.stream_count or pair.edge.stream_count:  # noqa: ASYNC110 - of virtual time
             await asyncio.sleep(0.05)
 
 

@@ -155,7 +155,9 @@ async def beside(pair: SessionPair, network: Network) -> SessionPair:
     other.client_half, other.edge_half = Half(Side.CLIENT), Half(Side.EDGE)
     mine, pair.edge_half = pair.edge_half, other.edge_half  # whom the edge takes the newcomer for
     other.client_endpoint = Endpoint(pair._engine(), network.socket(("10.0.3.1", 7000), both=WAN.copy()))
-    other.client = other.client_half.session = Session(Side.CLIENT, other.client_half, other.client_endpoint.wake)
+    other.client = other.client_half.session = Session(
+        Side.CLIENT, other.client_half, other.client_endpoint.schedule_transmit
+    )
     address, link = pair.edge_endpoint.local_address, other.client.link
     link.attach(other.client_endpoint.connect(address, "edge.test", link))
     await other.greet()

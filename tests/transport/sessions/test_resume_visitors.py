@@ -100,7 +100,7 @@ async def test_visitor_who_leaves_during_a_resume_leaves_at_the_client_too(resum
     left.stream.abort(StreamCode.ABORTED)
     await asyncio.sleep(2)
     assert resume.clients[left.stream.number].lost is StreamCode.ABORTED
-    assert resume.pair.client.streams == resume.pair.edge.streams == 2
+    assert resume.pair.client.stream_count == resume.pair.edge.stream_count == 2
     for visitor in resume.visitors:
         resume.check_served(visitor)
     await resume.end()

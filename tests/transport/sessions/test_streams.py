@@ -10,7 +10,7 @@ from quictunnel.transport.credit_sender import SWEEP_INTERVAL
 from quictunnel.transport.engine import CloseCause, EngineSettings
 from quictunnel.transport.link import MAX_CONTROL_QUEUE
 from quictunnel.wire.codes import SessionCode, StreamCode
-from quictunnel.wire.credit import IDLE_CREDITS_PER_STREAM, INITIAL_WINDOW, MAX_IDLE_CREDITS
+from quictunnel.wire.credit import INITIAL_WINDOW, MAX_USELESS_ENTRIES, USELESS_ENTRIES_PER_STREAM
 from quictunnel.wire.framing import frame
 from quictunnel.wire.messages import Bind, Credits, Unbind
 from quictunnel.wire.preface import Preface, encode_preface
@@ -93,7 +93,7 @@ async def test_a_stream_is_not_over_before_the_last_end_was_consumed(pair: Sessi
     await edge.ended.wait()
     await client.ended.wait()
     await asyncio.sleep(5)
-    assert pair.edge.streams == pair.client.streams == 1
+    assert pair.edge.stream_count == pair.client.stream_count == 1
     edge.stream.consume_end()
     client.stream.consume_end()
     await pair.settled()
@@ -242,7 +242,7 @@ class TestBreaches:
 
     async def test_credit_that_changes_nothing_is_no_breach_until_it_is_too_much(self, pair: SessionPair) -> None:
         await attach_both_ends(pair)
-        allowed = MAX_IDLE_CREDITS + IDLE_CREDITS_PER_STREAM
+        allowed = MAX_USELESS_ENTRIES + USELESS_ENTRIES_PER_STREAM
         for _ in range(3):
             for _ in range(allowed):
                 pair.client.send(Credits([(0, 0, INITIAL_WINDOW)]))
@@ -254,44 +254,44 @@ class TestBreaches:
 
     async def test_a_message_out_of_turn(self, pair: SessionPair) -> None:
         pair.edge.link.connection.write(0, frame(Bind(1, False, False, b"")))
-        pair.edge.link.wake()
+        pair.edge.link.schedule_transmit()
         await ends_with_protocol(pair, pair.client_half)
 
     @pytest.mark.parametrize("garbage", [b"\xff" * 8, b"\0\0\0\x02\x91\x63", b"\0\0\0\0"])
     async def test_garbage_on_the_control_stream(self, pair: SessionPair, garbage: bytes) -> None:
         pair.client.link.connection.write(0, garbage)
-        pair.client.link.wake()
+        pair.client.link.schedule_transmit()
         await ends_with_protocol(pair, pair.edge_half)
 
     async def test_the_end_of_the_control_stream(self, pair: SessionPair) -> None:
         pair.client.link.connection.finish(0)
-        pair.client.link.wake()
+        pair.client.link.schedule_transmit()
         await ends_with_protocol(pair, pair.edge_half)
 
     async def test_a_reset_of_the_control_stream(self, pair: SessionPair) -> None:
         pair.client.link.connection.reset(0, 1)
-        pair.client.link.wake()
+        pair.client.link.schedule_transmit()
         await ends_with_protocol(pair, pair.edge_half)
 
     @pytest.mark.parametrize("preface", [b"\0", b"\x02\x91\x01", b"\x05\xff\xff\xff\xff\xff"])
     async def test_a_malformed_preface(self, pair: SessionPair, preface: bytes) -> None:
         quic_stream = pair.edge.link.connection.open()
         pair.edge.link.connection.write(quic_stream, preface)
-        pair.edge.link.wake()
+        pair.edge.link.schedule_transmit()
         await ends_with_protocol(pair, pair.client_half)
 
     async def test_a_stream_that_ends_within_its_preface(self, pair: SessionPair) -> None:
         quic_stream = pair.edge.link.connection.open()
         pair.edge.link.connection.write(quic_stream, b"\x10\x95")
         pair.edge.link.connection.finish(quic_stream)
-        pair.edge.link.wake()
+        pair.edge.link.schedule_transmit()
         await ends_with_protocol(pair, pair.client_half)
 
     async def test_two_streams_with_one_number(self, pair: SessionPair) -> None:
         await attach_both_ends(pair)
         quic_stream = pair.edge.link.connection.open()
         pair.edge.link.connection.write(quic_stream, encode_preface(Preface(0, 1, False, "", 0)))
-        pair.edge.link.wake()
+        pair.edge.link.schedule_transmit()
         await ends_with_protocol(pair, pair.client_half)
 
 
@@ -299,11 +299,11 @@ async def test_visitor_leaving_within_its_preface_is_harmless(pair: SessionPair)
     connection = pair.edge.link.connection
     quic_stream = connection.open()
     connection.write(quic_stream, b"\x10\x95")
-    pair.edge.link.wake()
+    pair.edge.link.schedule_transmit()
     await asyncio.sleep(1)
     connection.reset(quic_stream, StreamCode.ABORTED)
     connection.stop(quic_stream, StreamCode.ABORTED)
-    pair.edge.link.wake()
+    pair.edge.link.schedule_transmit()
     await pair.settled()
     edge, client = await attach_both_ends(pair)
     edge.stream.abort(StreamCode.ABORTED)

@@ -70,7 +70,7 @@ class StreamTable:
         self._peer_window = limits.stream_window
         # limits of the peer
         self._opened = 0
-        self._unseen: set[int] = set()
+        self._skipped: set[int] = set()
         self.received = 0
         self.delivered = 0
         self._pieces = 0
@@ -358,13 +358,13 @@ class StreamTable:
         if index >= self.control.max_streams:
             raise QuicConnectionError(QuicErrorCode.STREAM_LIMIT_ERROR, frame, "Too many streams open")
         if index < self._opened:
-            if number not in self._unseen:
+            if number not in self._skipped:
                 return None
-            self._unseen.discard(number)
+            self._skipped.discard(number)
         else:
             # Streams with lower numbers are open too (RFC 9000 section 2.1); each costs one number until it is
             # used.
-            self._unseen.update(range(self._opened * 4 + (number & 3), number, 4))
+            self._skipped.update(range(self._opened * 4 + (number & 3), number, 4))
             self._opened = index + 1
         return self._add(number, self.peer_window_own, self._peer_window, self.limits.stream_window)
 
