@@ -63,7 +63,8 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             60. The port is probed by connections that are closed at once.
         inspect: open a page on this machine that shows HTTP/1 requests and responses, WebSocket messages, and
             other protocols as bytes, at ``tunnel.inspector_url``. Needs the extra ``inspect``.
-        inspect_address: ``host:port`` of that page; port 0: any free port. None: loopback, any free port.
+        inspect_address: ``host:port`` of that page; port 0: any free port. None: loopback, the first free port
+            from 4040.
         on_request: called with a :class:`RequestSummary` for each finished request of HTTP/1, and for each
             connection of another protocol. It runs on the client's background thread and must return at once;
             a ``quictunnel.RequestQueue()`` collects the summaries for another thread.
@@ -111,7 +112,8 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         )
         self._ticket = None if ticket is None else TicketFile(ticket)
         self._wait = wait_seconds(wait)
-        self._inspect = _inspect_address(inspect_address) if inspect else None
+        self._inspects = inspect
+        self._inspect_address = _inspect_address(inspect_address)
         if inspect_address is not None and not inspect:
             raise InvalidError("inspect_address is the address of the inspector: give inspect=True as well.")
         self._inspector: Inspector | None = None
@@ -123,8 +125,8 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         if self._handle is not None:
             raise InvalidError("This forward() is in use already; call forward() again for another tunnel.")
         client = self._client or Client.from_env()
-        if self._inspect is not None:
-            self._inspector = open_inspector(self._inspect, self._options.port)
+        if self._inspects:
+            self._inspector = open_inspector(self._inspect_address, self._options.port)
         self._handle = TunnelHandle(
             client,
             self._options,
@@ -185,6 +187,6 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
                 await in_thread(close_inspector)  # continues in its thread when this is cancelled
 
 
-def _inspect_address(text: str | None) -> tuple[str, int]:
+def _inspect_address(text: str | None) -> tuple[str, int] | None:
     """Parse the inspector's address. Raises ConfigError."""
-    return ("127.0.0.1", 0) if text is None else parse_address(text, what="inspect_address", any_port=True)
+    return None if text is None else parse_address(text, what="inspect_address", any_port=True)

@@ -98,7 +98,9 @@ TUNNEL: Final = combine_options(
     click.option("--wait", type=seconds, help="wait up to this many seconds until the local server listens"),
     click.option("--inspect", is_flag=True, help="open a page on this machine that shows requests and responses"),
     click.option(
-        "--inspect-address", metavar="HOST:PORT", help="address of that page (default: loopback, any port)"
+        "--inspect-address",
+        metavar="HOST:PORT",
+        help="address of that page (default: loopback, first free port from 4040)",
     ),
     EDGE,
     JSON,

@@ -18,7 +18,7 @@ FIXED_COST: Final = 2048
 HEADER_COST: Final = 160
 """Bytes that a header counts besides its text."""
 FRAME_COST: Final = 240
-"""Bytes that a WebSocket message counts besides its content."""
+"""Bytes that a message counts besides its content."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -91,7 +91,7 @@ class HttpMessage:
 
 @dataclass(slots=True)
 class Frame:
-    """WebSocket message or control frame."""
+    """WebSocket message or control frame, or server-sent event."""
 
     direction: Direction
     when: float
@@ -126,6 +126,8 @@ class Exchange:
     stored_frame_bytes: int = 0
     """Bytes of the stored frames."""
     replay_of: int = 0
+    is_edited: bool = False
+    """True if a person edited the replayed request."""
     is_request_complete: bool = False
     """True if the request is complete."""
     is_upgrade: bool = False
@@ -234,7 +236,7 @@ class ExchangeStore:
             message.start = head.partition(b"\n")[0].rstrip(b"\r")
 
     def add_frame(self, exchange: Exchange, frame: Frame) -> None:
-        """Store a WebSocket message; evict the oldest ones beyond the limits."""
+        """Store a message; evict the oldest ones beyond the limits."""
         exchange.frames_seen += 1
         if self.charge(exchange, len(frame.data) + FRAME_COST):
             exchange.frames.append(frame)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 MISSING_PACKAGES = "The inspector needs packages that are not installed: pip install 'quictunnel[inspect]'"
 
 
-def open_inspector(address: tuple[str, int], port: int) -> Inspector:
+def open_inspector(address: tuple[str, int] | None, port: int) -> Inspector:
     """Start an inspector of a local port.
 
     Args:
-        address: host and port of the page; port 0: any.
+        address: host and port of the page; port 0: any. None: loopback, the first free port from 4040.
         port: the local port of the tunnel.
 
     Raises:

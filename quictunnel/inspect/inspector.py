@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.errors import ConfigError
 from quictunnel.inspect import limits
 from quictunnel.inspect.exchange_store import ExchangeStore
+from quictunnel.inspect.page_security import InspectorGuard
 from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
 from quictunnel.inspect.web_app import Site
@@ -20,7 +22,7 @@ from quictunnel.shared.event_loop import EventLoopThread
 from quictunnel.shared.http_server import HttpServer
 from quictunnel.shared.listening import open_listener
 from quictunnel.shared.supervision import Supervisor
-from quictunnel.shared.web_security import WebGuard, is_loopback, name_of
+from quictunnel.shared.web_security import is_loopback, name_of
 from quictunnel.transport import descriptors
 from quictunnel.transport.tcp import start_server
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK: Final = "127.0.0.1"
+DEFAULT_PORTS: Final = range(4040, 4060)
+"""Ports to try in this order, so that the page of the first tunnel is always at the same address."""
 TOKEN_BYTES: Final = 24
 BACKLOG: Final = 16
 DRAIN_TIMEOUT: Final = 1.0
@@ -38,17 +43,17 @@ DRAIN_TIMEOUT: Final = 1.0
 class Inspector:
     """Traffic inspector with its own thread. Create and close it on any other thread."""
 
-    def __init__(self, address: tuple[str, int], port: int) -> None:
+    def __init__(self, address: tuple[str, int] | None, port: int) -> None:
         """Start the thread and the page's server.
 
         Args:
-            address: host and port of the page; port 0: any.
+            address: host and port of the page; port 0: any. None: loopback, the first free port from 4040.
             port: the local port of the tunnel.
 
         Raises:
             ConfigError: the address cannot be bound.
         """
-        self._socket = _listen(*address)
+        self._socket = _listen_by_default() if address is None else _listen(*address)
         host, self._port = self._socket.getsockname()[:2]
         if not is_loopback(host):
             logger.warning(
@@ -96,7 +101,7 @@ class Inspector:
         supervisor = Supervisor()
         self._replays = Replays(self._store, self._recorder.head_budget, port, supervisor)
         self._site = Site(self._store, self._recorder, self._replays, port)
-        guarded = WebGuard(self._site.app, token=self._token, names=[name_of(self._host)])
+        guarded = InspectorGuard(self._site.app, token=self._token, names=[name_of(self._host)])
         self._http = HttpServer(guarded, max_head=limits.MAX_PAGE_HEAD)
         self._server = await start_server(self._socket, self._http.connection, backlog=BACKLOG)
 
@@ -124,6 +129,14 @@ class Inspector:
             self._background.loop.call_later(
                 max(limits.MIN_SLICE_INTERVAL, took * limits.PAUSE_FACTOR), self._work
             )
+
+
+def _listen_by_default() -> socket.socket:
+    """Return a listening socket on loopback, at the first free port of DEFAULT_PORTS or at any."""
+    for port in DEFAULT_PORTS:
+        with contextlib.suppress(ConfigError):
+            return _listen(LOOPBACK, port)
+    return _listen(LOOPBACK, 0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

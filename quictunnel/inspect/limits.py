@@ -40,6 +40,26 @@ MAX_DECODED: Final = 256 * 1024
 MAX_CODINGS: Final = 3
 """Nested content codings to decode."""
 
+MAX_FIELDS: Final = 200
+"""Fields of a form to show."""
+MAX_FIELD: Final = 4096
+"""Bytes to show of the value of a field or of a file in a form."""
+MAX_FIELD_NAME: Final = 200
+"""Characters of the name of a field or file."""
+MAX_PART_HEAD: Final = 4096
+"""Bytes of the headers of a part of a multipart body."""
+MAX_PIXELS: Final = 16 * 1024 * 1024
+"""Pixels of an image to show: 64 MiB in the memory of a browser."""
+MAX_SEGMENTS: Final = 200
+"""Segments of a JPEG image before the one with its size."""
+
+MAX_SEARCH_TEXT: Final = 200
+"""Characters of a text to search for."""
+MAX_SEARCHES: Final = 2
+"""Searches at the same time."""
+SEARCH_TIME: Final = 2.0
+"""Seconds of work for one search. All that the store holds usually takes less than one."""
+
 MAX_CONNECTIONS: Final = 1000
 """Connections to follow at once; further ones are only counted."""
 MAX_PARSING: Final = 8 * 1024 * 1024
@@ -73,3 +93,9 @@ REPLAY_TIMEOUT: Final = 30.0
 """Seconds for the response to a replay; an endless response is cut off then."""
 MAX_REPLAYED: Final = 64 * 1024 * 1024
 """Bytes of the response to a replay; a longer response is cut off."""
+MAX_EDITED_HEADERS: Final = 200
+"""Headers of an edited request."""
+MAX_EDIT: Final = 2 * 1024 * 1024
+"""Bytes of the description of an edited request: JSON uses up to six bytes for one of the body."""
+MAX_METHOD: Final = 24
+"""Characters of the method of an edited request."""

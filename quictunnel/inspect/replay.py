@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.connection_parser import ConnectionParser
+from quictunnel.inspect.edited_request import changes, encode_request
 from quictunnel.inspect.exchange_store import Direction
 from quictunnel.origin.dial import LOOPBACKS, PROBE_TIMEOUT
 
 if TYPE_CHECKING:
     from quictunnel.inspect.connection_parser import HeadBudget
+    from quictunnel.inspect.edited_request import EditedRequest
     from quictunnel.inspect.exchange_store import Exchange, ExchangeStore
     from quictunnel.shared.supervision import Supervisor
 
@@ -38,12 +40,25 @@ class Replays:
 
     def start(self, recorded: Exchange) -> int:
         """Send a request again and return the number of the new exchange. ``views.replay_error`` must be empty."""
-        request = _request(recorded)
+        return self._start(recorded, _request(recorded), "")
+
+    def start_edited(self, recorded: Exchange, edited: EditedRequest) -> int:
+        """Send an edited request and return the number of the new exchange. ``views.edit_error`` must be empty.
+
+        Raises:
+            EditError: the request cannot be sent.
+        """
+        return self._start(recorded, encode_request(edited, recorded), changes(edited, recorded))
+
+    def _start(self, recorded: Exchange, request: bytes, note: str) -> int:
         parser = ConnectionParser(
             self._store, self._head_budget, visitor=VISITOR, connection=0, replay_of=recorded.number
         )
         parser.data(Direction.REQUEST, request, time.monotonic())
         number = self._store.last
+        if note and (exchange := self._store.get(number)) is not None:
+            exchange.is_edited = True
+            exchange.note(note)
         task = self._supervisor.start(self._run(parser, request), "replaying a request")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.inspect.decoding import decode_body, text_or_base64
 from quictunnel.inspect.exchange_store import Exchange, ExchangeKind
+from quictunnel.inspect.forms import decode_form
+from quictunnel.inspect.images import recognise
+from quictunnel.inspect.limits import MAX_FIELD, MAX_PIXELS
 
 if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import Frame, HttpMessage
+    from quictunnel.inspect.forms import FormField
 
 MAX_TARGET: Final = 300
 """Characters of a target in the list; the details have the whole target."""
@@ -31,6 +35,7 @@ def summary(exchange: Exchange) -> dict[str, Any]:
         "received": exchange.response.body.size,
         "frames": exchange.frames_seen,
         "replay_of": exchange.replay_of,
+        "is_edited": exchange.is_edited,
         "note": exchange.notes[0] if exchange.notes and exchange.kind is ExchangeKind.RAW else "",
     }
 
@@ -51,20 +56,28 @@ def detail(exchange: Exchange) -> dict[str, Any]:
         "messages": [_frame(frame, exchange) for frame in exchange.frames],
         "messages_dropped": exchange.frames_seen - len(exchange.frames),
         "no_replay": replay_error(exchange),
+        "no_edit": edit_error(exchange),
         "has_request": bool(exchange.request.head),
     }
 
 
 def replay_error(exchange: Exchange) -> str:
     """Return the reason why a request cannot be replayed, or ""."""
-    if exchange.kind is ExchangeKind.WEBSOCKET or exchange.is_upgrade or exchange.method == "CONNECT":
-        return "A WebSocket or tunnel cannot be replayed, because it needs both sides."
-    if exchange.kind is ExchangeKind.RAW or not exchange.request.head:
-        return "There is no HTTP/1 request to replay."
+    if reason := edit_error(exchange):
+        return reason
     if not exchange.request.body.is_complete:
         return "Only a part of the request's body was stored."
     if not exchange.is_request_complete:
         return "The request is not complete yet."
+    return ""
+
+
+def edit_error(exchange: Exchange) -> str:
+    """Return the reason why a request cannot be edited and replayed, or ""."""
+    if exchange.kind is ExchangeKind.WEBSOCKET or exchange.is_upgrade or exchange.method == "CONNECT":
+        return "A WebSocket or tunnel cannot be replayed, because it needs both sides."
+    if exchange.kind is ExchangeKind.RAW or not exchange.request.head:
+        return "There is no HTTP/1 request to replay."
     return ""
 
 
@@ -79,11 +92,58 @@ def _message(message: HttpMessage) -> dict[str, Any]:
 def _body(message: HttpMessage) -> dict[str, Any]:
     body, note = decode_body(bytes(message.body.data), message.header_values(b"content-encoding"))
     is_cut = not message.body.is_complete or note != ""
+    content_type = _first(message, b"content-type")
     return {
         "size": message.body.size,
         "kept": len(message.body.data),
         "note": note,
-        **text_or_base64(body, _first(message, b"content-type"), is_cut=is_cut),
+        "media": content_type.partition(b";")[0].strip().decode("latin-1")[:80],
+        **_form(body, content_type, is_cut=not message.body.is_complete),
+        **_image(body, is_complete=message.body.is_complete),
+        **text_or_base64(body, content_type, is_cut=is_cut),
+    }
+
+
+def image_of(message: HttpMessage) -> tuple[bytes, str] | None:
+    """Return the bytes and the media type of a body that is an image and may be shown; None for another body."""
+    body, _ = decode_body(bytes(message.body.data), message.header_values(b"content-encoding"))
+    image = recognise(body)
+    if image is None or not image.is_small or not message.body.is_complete:
+        return None
+    return body, image.media_type
+
+
+def _image(body: bytes, *, is_complete: bool) -> dict[str, Any]:
+    image = recognise(body)
+    if image is None:
+        return {}
+    reason = ""
+    if not image.is_small:
+        reason = (
+            f"An image of {image.width} by {image.height} pixels is not shown: the limit is {MAX_PIXELS} pixels."
+        )
+    elif not is_complete:
+        reason = "The image is not shown, because only a part of it was stored."
+    return {"image": {"type": image.media_type, "width": image.width, "height": image.height, "no_view": reason}}
+
+
+def _form(body: bytes, content_type: bytes, *, is_cut: bool) -> dict[str, Any]:
+    form = decode_form(body, content_type, is_cut=is_cut)
+    if form is None:
+        return {}
+    return {"form": {"note": form.note, "fields": [_field(field) for field in form.fields]}}
+
+
+def _field(field: FormField) -> dict[str, Any]:
+    shown = field.value[:MAX_FIELD]
+    is_cut = len(shown) < len(field.value)
+    return {
+        "name": field.name,
+        "filename": field.filename,
+        "type": field.content_type,
+        "size": len(field.value),
+        "is_cut": is_cut,
+        **text_or_base64(shown, field.content_type.encode("latin-1", "replace"), is_cut=is_cut),
     }
 
 

@@ -13,8 +13,11 @@ from starlette.routing import Route
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.curl import curl_of
-from quictunnel.inspect.exchange_store import Watcher
-from quictunnel.inspect.views import detail, replay_error, summary
+from quictunnel.inspect.edited_request import EditError, read_edited
+from quictunnel.inspect.exchange_store import Direction, Watcher
+from quictunnel.inspect.har import har_pieces, is_exportable
+from quictunnel.inspect.search import Searches
+from quictunnel.inspect.views import detail, edit_error, image_of, replay_error, summary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +43,7 @@ class Site:
         self._store = store
         self._recorder = recorder
         self._replays = replays
+        self._searches = Searches(store)
         self._port = port
         self._is_closing = False
         self._change_events: set[asyncio.Event] = set()
@@ -54,7 +58,12 @@ class Site:
                 Route("/api/exchanges", self._list_exchanges),
                 Route("/api/exchanges/{number:int}", self._get_exchange),
                 Route("/api/exchanges/{number:int}/curl", self._get_curl),
+                Route("/api/exchanges/{number:int}/har", self._export_exchange),
+                Route("/api/exchanges/{number:int}/{direction:str}/image", self._get_image),
                 Route("/api/exchanges/{number:int}/replay", self._start_replay, methods=["POST"]),
+                Route("/api/exchanges/{number:int}/edited", self._start_edited, methods=["POST"]),
+                Route("/api/har", self._export_all),
+                Route("/api/search", self._search),
                 Route("/api/clear", self._clear_exchanges, methods=["POST"]),
             ]
         )
@@ -81,6 +90,51 @@ class Site:
         command, missing = curl_of(exchange, self._port)
         return JSONResponse({"command": command, "note": missing})
 
+    async def _get_image(self, request: Request) -> Response:
+        exchange = self._find_exchange(request)
+        try:
+            direction = Direction(request.path_params["direction"])
+        except ValueError:
+            return _not_found()
+        found = None if exchange is None else image_of(exchange.message(direction))
+        return _not_found() if found is None else Response(found[0], media_type=found[1])
+
+    async def _export_exchange(self, request: Request) -> Response:
+        exchange = self._find_exchange(request)
+        if exchange is None:
+            return _not_found()
+        if not is_exportable(exchange):
+            return _error(409, "There is no HTTP/1 request to export.")
+        return self._export([exchange])
+
+    async def _export_all(self, _: Request) -> Response:
+        return self._export(list(self._store))
+
+    def _export(self, exchanges: list[Exchange]) -> Response:
+        base = self.public or f"http://localhost:{self._port}"
+
+        async def pieces() -> AsyncIterator[str]:
+            for piece in har_pieces(exchanges, base):
+                yield piece
+                await asyncio.sleep(limits.MIN_SLICE_INTERVAL)  # recording goes on
+
+        return StreamingResponse(pieces(), media_type="application/json")
+
+    async def _search(self, request: Request) -> Response:
+        text = request.query_params.get("text", "")
+        if not 0 < len(text) <= limits.MAX_SEARCH_TEXT:
+            return _error(422, f"The text to search for should have 1 to {limits.MAX_SEARCH_TEXT} characters.")
+        if self._searches.is_busy:
+            return _error(429, f"The limit of {limits.MAX_SEARCHES} running searches is reached; try again.")
+        found = await self._searches.find(text)
+        return JSONResponse(
+            {
+                "matches": [match._asdict() for match in found.matches],
+                "searched": found.searched,
+                "is_complete": found.is_complete,
+            }
+        )
+
     async def _start_replay(self, request: Request) -> Response:
         exchange = self._find_exchange(request)
         if exchange is None:
@@ -88,10 +142,27 @@ class Site:
         if reason := replay_error(exchange):
             return _error(409, reason)
         if self._replays.is_busy:
-            return _error(
-                429, f"The limit of {limits.MAX_REPLAYS} running replays is reached; wait for one to end."
-            )
+            return _too_many_replays()
         return JSONResponse({"id": self._replays.start(exchange)}, 202)
+
+    async def _start_edited(self, request: Request) -> Response:
+        description = bytearray()
+        async for piece in request.stream():
+            description += piece
+            if len(description) > limits.MAX_EDIT:
+                return _error(413, f"The limit of {limits.MAX_EDIT} bytes for an edited request is exceeded.")
+        exchange = self._find_exchange(request)
+        if exchange is None:
+            return _not_found()
+        if reason := edit_error(exchange):
+            return _error(409, reason)
+        if self._replays.is_busy:
+            return _too_many_replays()
+        try:
+            number = self._replays.start_edited(exchange, read_edited(bytes(description)))
+        except EditError as why:
+            return _error(422, str(why))
+        return JSONResponse({"id": number}, 202)
 
     async def _clear_exchanges(self, _: Request) -> Response:
         self._store.clear()
@@ -159,6 +230,10 @@ def _file(content: bytes, media: str) -> Any:
 
 def _event(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def _too_many_replays() -> Response:
+    return _error(429, f"The limit of {limits.MAX_REPLAYS} running replays is reached; wait for one to end.")
 
 
 def _not_found() -> Response:

@@ -78,9 +78,10 @@ class WebGuard:
 
         async def guarded_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                ours = {name for name, _ in self.headers}
+                headers = self.headers_of(scope["path"])
+                ours = {name for name, _ in headers}
                 others = [pair for pair in message.get("headers", ()) if pair[0].lower() not in ours]
-                message = {**message, "headers": [*others, *self.headers]}
+                message = {**message, "headers": [*others, *headers]}
             await send(message)
 
         rejection = self._rejection(scope)
@@ -92,6 +93,10 @@ class WebGuard:
     # A subclass may override these.
 
     headers = HEADERS
+
+    def headers_of(self, path: str) -> tuple[tuple[bytes, bytes], ...]:  # noqa: ARG002 - subclasses use it
+        """Return the headers of the responses at a path."""
+        return self.headers
 
     def refusal(self, status: int, why: str) -> App:
         """Return the ASGI application that answers a rejected request."""

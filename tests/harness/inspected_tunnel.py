@@ -9,9 +9,11 @@ import hashlib
 import http.server
 import json
 import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import brotli
@@ -37,6 +39,27 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+
+
+SVG = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(4)</script></svg>"
+
+
+def png(width: int, height: int) -> bytes:
+    """Return a black PNG image of one bit for each pixel; at most 1,000 lines are there."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packed = zlib.compress(bytes(1 + (width + 7) // 8) * min(height, 1000))
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+IMAGES = {
+    "/png": lambda: Response(png(300, 200), media_type="text/html"),
+    "/wide": lambda: Response(png(60_000, 60_000), media_type="image/png"),
+    "/svg": lambda: Response(SVG, media_type="image/svg+xml"),
+}
 
 
 class Origin:
@@ -85,6 +108,8 @@ class Origin:
                 return Response(
                     pack(b"told in full " * 100), headers={"content-encoding": path[1:]}, media_type="text/plain"
                 )
+            case "/png" | "/wide" | "/svg":
+                return IMAGES[path]()
             case "/nothing":
                 return Response(status_code=204)
             case "/digest":
@@ -166,6 +191,17 @@ class InspectedTunnel:
         """The inspector's API, with the token unless told otherwise."""
         try:
             with urllib.request.urlopen(self.request(path, method, **headers), timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
+
+    def post(self, path: str, content: str) -> tuple[int, Any]:
+        """Post to the inspector's API."""
+        request = self.request(path, "POST")
+        request.data = content.encode()
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refused:
             with refused:

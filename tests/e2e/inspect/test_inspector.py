@@ -20,6 +20,7 @@ import pytest
 
 import quictunnel
 from quictunnel.inspect import limits, web_app
+from quictunnel.inspect.inspector import DEFAULT_PORTS
 from quictunnel.inspect.replay import Replays
 from tests.harness.edge_process import children_environment, resident_memory
 from tests.harness.inspected_tunnel import MIB, InspectedTunnel, Origin
@@ -213,3 +214,82 @@ def test_without_the_extra(edge) -> None:
     library = program + "import quictunnel\nwith quictunnel.forward(1, inspect=True): pass"
     ended = subprocess.run([sys.executable, "-c", library], check=False, timeout=60, **options)
     assert "ConfigError: The inspector needs packages" in ended.stderr
+
+
+def test_default_address_is_the_first_free_port_from_4040(edge, client, origin: Origin) -> None:
+    """Other programs may have some of the ports, so the test takes those that are free."""
+    with contextlib.ExitStack() as stack:
+        for port in DEFAULT_PORTS[:3]:
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
+            first = InspectedTunnel(edge, tunnel)
+            assert first.base.startswith("http://127.0.0.1:")
+            assert first.listed() == []
+            port = int(first.base.rsplit(":", 1)[1].strip("/"))
+        assert port not in DEFAULT_PORTS[:3]
+        for taken in DEFAULT_PORTS[3:]:
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", taken)))
+        with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
+            assert InspectedTunnel(edge, tunnel).listed() == []
+            assert int(tunnel.inspector_url.split(":")[2].split("/")[0]) not in DEFAULT_PORTS
+
+
+def test_edited_replay(inspected: InspectedTunnel, origin: Origin) -> None:
+    inspected.curl("--json", '{"tea": 2}', inspected.url("/order"))
+    inspected.settled(1)
+    edited = {
+        "method": "PUT",
+        "target": "/orders/1?again",
+        "headers": [["Host", "x"], ["Content-Type", "application/json"]],
+        "body": '{"tea": 3}',
+    }
+    status, answer = inspected.post("api/exchanges/1/edited", json.dumps(edited))
+    assert (status, answer) == (202, {"id": 2})
+    seen = inspected.settled(2)[1]
+    assert (seen["replay_of"], seen["is_edited"], seen["status"]) == (1, True, 200)
+    assert origin.asked[-1] == ("PUT", "/orders/1", b'{"tea": 3}')
+    assert inspected.ask("api/exchanges/2")[1]["notes"] == [
+        "Edited before it was sent: method, path, headers, body."
+    ]
+    assert inspected.post("api/exchanges/1/edited", json.dumps(edited | {"target": "//x y"}))[0] == 422
+    assert inspected.post("api/exchanges/1/edited", "{")[0] == 422
+    assert inspected.post("api/exchanges/1/edited", " " * (limits.MAX_EDIT + 1))[0] == 413
+    assert inspected.post("api/exchanges/9/edited", json.dumps(edited))[0] == 404
+    assert len(origin.asked) == 2
+
+
+def test_search_is_limited(inspected: InspectedTunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspected.curl(inspected.url("/gzip"), "--header", "Accept-Encoding: gzip")
+    inspected.settled(1)
+    status, found = inspected.ask("api/search?text=TOLD%20in%20full")
+    assert (status, found["searched"], found["is_complete"]) == (200, 1, True)
+    assert [(match["number"], match["where"]) for match in found["matches"]] == [(1, "response body")]
+    assert inspected.ask("api/search")[0] == 422
+    assert inspected.ask("api/search?text=" + "x" * (limits.MAX_SEARCH_TEXT + 1))[0] == 422
+    monkeypatch.setattr(limits, "MAX_SEARCHES", 0)
+    assert inspected.ask("api/search?text=x")[0] == 429
+
+
+def test_har_of_one_and_of_all(inspected: InspectedTunnel) -> None:
+    inspected.curl(inspected.url("/json"), inspected.url("/gzip"))
+    inspected.settled(2)
+    one, both = inspected.ask("api/exchanges/2/har")[1], inspected.ask("api/har")[1]
+    assert [entry["request"]["url"] for entry in one["log"]["entries"]] == [inspected.url("/gzip")]
+    assert len(both["log"]["entries"]) == 2
+    assert inspected.ask("api/exchanges/9/har")[0] == 404
+
+
+def test_images_are_sandboxed(inspected: InspectedTunnel) -> None:
+    inspected.curl(inspected.url("/png"), inspected.url("/json"), inspected.url("/svg"))
+    inspected.settled(3)
+    with urllib.request.urlopen(inspected.request("api/exchanges/1/response/image"), timeout=10) as answer:
+        assert answer.headers.get_all("content-type") == ["image/png"]
+        assert answer.headers.get_all("x-content-type-options") == ["nosniff"]
+        assert answer.headers.get_all("content-disposition") == ["attachment"]
+        (policy,) = answer.headers.get_all("content-security-policy")
+        assert "sandbox;" in policy
+    for path in ("1/request", "2/response", "3/response", "9/response", "1/other"):
+        assert inspected.ask(f"api/exchanges/{path}/image")[0] == 404
+    assert inspected.ask("api/exchanges/1/response/image", authorization="")[0] == 401
