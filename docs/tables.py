@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, get_args
 import click
 import msgspec.inspect
 
-from edge_server.admin.api import OPERATIONS
+from edge_server.admin.operations import OPERATIONS
 from edge_server.config.edge_config import OPTIONS
 from edge_server.observability.metrics import METRICS, PREFIX, PROCESS_METRICS, MetricInfo
 from quictunnel.cli.main import COMMANDS, PROGRAM

@@ -62,11 +62,11 @@ class Actions:
         self._introspection = introspection
         self._drain = drain
 
-    def drain(self, target: str, who: str) -> Done:
+    def drain(self, who: str) -> Done:
         """Stop accepting connections, let active visitors finish within ``--grace``, and end the edge."""
-        _audit(who, "drains the edge", "drain", "")
+        write_audit(who, "drains the edge", "drain", "")
         self._drain()
-        return Done("drain", target)
+        return Done("drain", "")
 
     def end_session(self, target: str, who: str) -> Done | None:
         """End a session, its tunnels and their visitors. Its client stops; it may connect again when it is
@@ -75,7 +75,7 @@ class Actions:
         if found is None:
             return None
         client, owner = found
-        _audit(who, f"ends session {target} of client {owner}", "end session", target)
+        write_audit(who, f"ends session {target} of client {owner}", "end session", target)
         client.end(SessionCode.ENDED)
         return Done("end_session", target)
 
@@ -91,7 +91,7 @@ class Actions:
         except NotTracedError as error:
             raise RefusedError(str(error)) from None
         where = f"to {file}" if file is not None else "as soon as it resumes"
-        _audit(who, f"traces session {target} of client {owner} {where}", "trace session", target)
+        write_audit(who, f"traces session {target} of client {owner} {where}", "trace session", target)
         return Traced("trace_session", target, is_traced=True, file=_text(file))
 
     def end_trace(self, target: str, who: str) -> Traced | None:
@@ -101,7 +101,7 @@ class Actions:
             return None
         client, owner = found
         file = tracing.end(client)
-        _audit(who, f"stops tracing session {target} of client {owner}", "end trace", target)
+        write_audit(who, f"stops tracing session {target} of client {owner}", "end trace", target)
         return Traced("end_trace", target, is_traced=tracing.file_of(client) is not None, file=_text(file))
 
     def close_tunnel(self, target: str, who: str) -> Done | None:
@@ -110,7 +110,7 @@ class Actions:
         held = introspection.registry.find(target)
         if held is None:
             return None
-        _audit(who, f"closes tunnel {target} of client {held.owner}", "close tunnel", target)
+        write_audit(who, f"closes tunnel {target} of client {held.owner}", "close tunnel", target)
         for tunnel in tuple(introspection.registry.alive):
             if tunnel.name == target:  # including visitors that outlived a tunnel of this name
                 tunnel.end_visitors()
@@ -125,7 +125,7 @@ class Actions:
         visit = next((visit for visit in introspection.visitor_log.active if visit.number == number), None)
         if visit is None:
             return None
-        _audit(who, f"ends visitor {target} of {visit.tunnel_name}, from {visit.address}", "end visitor", target)
+        write_audit(who, f"ends visitor {target} of {visit.tunnel_name}, from {visit.address}", "end visitor", target)
         is_ended = any(tunnel.end_visit(visit) for tunnel in tuple(introspection.registry.alive))
         return Done("end_visitor", target) if is_ended else None
 
@@ -141,6 +141,14 @@ def _text(file: Path | None) -> str | None:
     return str(file) if file is not None else None
 
 
-def _audit(who: str, what: str, action: str, target: str) -> None:
+def write_audit(who: str, what: str, action: str, target: str) -> None:
+    """Write a line of the audit log.
+
+    Args:
+        who: address of the operator.
+        what: the action, as the end of a sentence; no secrets.
+        action: its name, for programs.
+        target: its object.
+    """
     fields = {"audit": action, "target": target, "operator": who}
     audit.info("the operator at %s %s", who, what, extra={"fields": fields})

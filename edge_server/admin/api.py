@@ -1,19 +1,20 @@
-"""The operator's JSON API as one table of operations, from which the routes and the OpenAPI description are
-built."""
+"""Handlers of the operator's JSON API (:mod:`edge_server.admin.operations`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
-
-import msgspec
-from msgspec import Meta
+import inspect
+from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.admin import history, models
-from edge_server.admin.actions import Actions, Done, RefusedError, Traced
-from edge_server.admin.history import Past, Talkers
-from edge_server.admin.recent_errors import MAX_RECORDS, Errors, RecentErrors
+from edge_server.admin.actions import Actions, RefusedError
+from edge_server.admin.lists import ListQuery, Page
+from edge_server.admin.management import Management
+from edge_server.admin.operations import SNAPSHOT_TALKERS, Snapshot
+from edge_server.admin.requests import RequestError, list_query, parse_body, parse_query
 from edge_server.admin.responses import answer, problem
+from edge_server.admin.tunnel_detail import TunnelHistory
+from edge_server.admin.visit_history import VisitHistory
+from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,124 +22,24 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from edge_server.admin.history import Past, Talkers
+    from edge_server.admin.operations import Operation
+    from edge_server.admin.recent_errors import Errors, RecentErrors
+    from edge_server.admin.state_types import Certificate, Edge, Session, Tunnel, Visitor
+    from edge_server.admin.tunnel_detail import TunnelDetail
+    from edge_server.admin.visit_history import Visit
     from edge_server.observability.introspection import Introspection
+    from edge_server.tunnels.visitor_log import EndReason, VisitorConnection
 
-PREFIX: Final = "/api/v1"
-"""Path prefix of all operations."""
 SNAPSHOT_ENTRIES: Final = 50
 """Entries of each list in a snapshot; the list operations return all."""
-SNAPSHOT_TALKERS: Final = 10
-"""Talkers of each kind in a snapshot."""
 TALKERS_CACHE_TIME: Final = 5.0
 """Seconds for which snapshots reuse the talkers."""
-DEFAULT_LIMIT: Final = 100
-"""Entries of a list without the parameter ``limit``."""
-
-
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The state at one moment, with the beginning of each list."""
-
-    at: models.Timestamp
-    edge: models.Edge
-    sessions: models.Page[models.Session]
-    tunnels: models.Page[models.Tunnel]
-    visitors: models.Page[models.Visitor]
-    certificates: models.Page[models.Certificate]
-    talkers: Talkers
-    errors: Errors
-    sample: Annotated[history.Sample | None, Meta(description="The latest sample of the history.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A query parameter."""
-
-    name: str
-    description: str
-    most: int = 0
-    """Largest value; 0: the parameter is text."""
-    default: int = 0
-
-
-LIMIT_PARAMETER: Final = Parameter("limit", "Maximum number of entries.", models.MAX_PAGE, DEFAULT_LIMIT)
-AFTER_PARAMETER: Final = Parameter(
-    "after", "Start after this entry: the value of ``next`` in the previous response."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """An operation of the API."""
-
-    method: Literal["get", "post", "delete"]
-    path: str
-    """Path below :data:`PREFIX`, with ``{id}`` for an object."""
-    name: str
-    """Method of :class:`Api` or :class:`Actions`, and operationId."""
-    summary: str
-    answers: Any
-    """Type of the response."""
-    parameters: tuple[Parameter, ...] = ()
-    media: str = "application/json"
-    refusal: str = ""
-    """Description of a refusal although the target exists (409)."""
-
-
-def _filter(what: str) -> Parameter:
-    return Parameter("only", f"Only entries of this {what}.")
-
-
-OPERATIONS: Final = (
-    Operation("get", "/edge", "edge", "The edge as a whole", models.Edge),
-    Operation(
-        "get", "/sessions", "sessions", "Clients and their links, the oldest first", models.Page[models.Session],
-        (LIMIT_PARAMETER, AFTER_PARAMETER, _filter("owner")),
-    ),
-    Operation(
-        "get", "/tunnels", "tunnels", "Tunnels, sorted by name", models.Page[models.Tunnel],
-        (LIMIT_PARAMETER, AFTER_PARAMETER, _filter("owner")),
-    ),
-    Operation(
-        "get", "/visitors", "visitors", "Active visitors, the newest first", models.Page[models.Visitor],
-        (LIMIT_PARAMETER, AFTER_PARAMETER, _filter("tunnel")),
-    ),
-    Operation(
-        "get", "/certificates", "certificates", "Certificates for visitors, and the status of those from ACME",
-        models.Page[models.Certificate], (LIMIT_PARAMETER, AFTER_PARAMETER),
-    ),
-    Operation("get", "/history", "history", "The last hour in samples of ten seconds", Past),
-    Operation(
-        "get", "/talkers", "talkers", "Addresses and tunnels with the most traffic", Talkers,
-        (Parameter("limit", "Maximum number of each kind.", history.MAX_TOP, SNAPSHOT_TALKERS),),
-    ),
-    Operation(
-        "get", "/errors", "errors", "Warnings and errors of the log, the newest first", Errors,
-        (Parameter("limit", "Maximum number of entries.", MAX_RECORDS, MAX_RECORDS),),
-    ),
-    Operation("get", "/snapshot", "snapshot", "All of the state, with the beginning of each list", Snapshot),
-    Operation(
-        "get", "/events", "events", "Snapshots, one a second, as server-sent events of the type `snapshot`",
-        Snapshot, media="text/event-stream",
-    ),
-    Operation("post", "/drain", "drain", "Stop accepting connections, and end after the last visitor", Done),
-    Operation("post", "/sessions/{id}/end", "end_session", "End a session with its tunnels and visitors", Done),
-    Operation(
-        "post", "/sessions/{id}/qlog", "trace_session", "Trace the connection of a session to a file",
-        Traced, refusal="No file can be created; the message has the reason.",
-    ),
-    Operation("delete", "/sessions/{id}/qlog", "end_trace", "Stop tracing a session", Traced),
-    Operation("post", "/tunnels/{id}/close", "close_tunnel", "End a tunnel, by name, with its visitors", Done),
-    Operation("post", "/visitors/{id}/end", "end_visitor", "Reset a visitor's connection", Done),
-)  # fmt: skip
-"""All operations. Any other path or method does not exist."""
-
-
-class ParameterError(Exception):
-    """A query parameter is invalid; the message describes valid values."""
+_BEGINNING: Final = ListQuery(limit=SNAPSHOT_ENTRIES)
 
 
 class Api:
-    """Handlers of the operations. Every method runs on the event loop's thread and never waits."""
+    """Handlers of the operations. Methods without ``async`` run on the event loop's thread and never wait."""
 
     def __init__(
         self, introspection: Introspection, recent_errors: RecentErrors, drain: Callable[[], None]
@@ -148,53 +49,82 @@ class Api:
         self._introspection = introspection
         self._recent_errors = recent_errors
         self.samples = history.History(introspection.visitor_log)
+        self.tunnel_samples = TunnelHistory()
         self.top_talkers = history.TopTalkers(introspection.visitor_log)
+        self.visit_history = VisitHistory(introspection.visitor_log, self._models.owner_name)
         self._actions = Actions(introspection, drain)
+        directory = introspection.config.state_dir
+        self.management = Management(directory, introspection.names, self._models.owner_name)
         self._talkers: tuple[float, Talkers] | None = None
 
     def handler(self, operation: Operation) -> Callable[[Request], Any]:
         """Return Starlette's handler of an operation."""
-        action = getattr(self._actions, operation.name) if operation.method != "get" else None
-        query = getattr(self, operation.name) if action is None else None
+        run = self._method(operation.name)
 
         async def handle(request: Request) -> Response:
-            if action is not None:
-                operator = request.client.host if request.client is not None else "unknown"
-                try:
-                    done = action(request.path_params.get("id", ""), operator)
-                except RefusedError as refused:
-                    return problem(409, "refused", str(refused))
-                if done is None:
-                    return problem(404, "not-found", "No such object exists (any more).")
-                return answer(done)
             try:
-                parameters = _read_query(operation, request)
-            except ParameterError as wrong:
-                return problem(400, "wrong-parameter", str(wrong))
-            assert query is not None
-            return answer(query(**parameters))
+                done = run(**await _arguments(operation, request))
+                if inspect.isawaitable(done):
+                    done = await done
+            except RequestError as wrong:
+                return problem(400, wrong.error, str(wrong))
+            except RefusedError as refused:
+                return problem(409, "refused", str(refused))
+            except ConfigError as error:
+                return problem(503, "no-database", str(error))
+            if done is None:
+                return problem(404, "not-found", "No such object exists (any more).")
+            return answer(done)
 
         return handle
 
-    def edge(self) -> models.Edge:
+    def _method(self, name: str) -> Callable[..., Any]:
+        """Return the method that carries out an operation."""
+        owner = next(each for each in (self, self.management, self._actions) if hasattr(each, name))
+        method: Callable[..., Any] = getattr(owner, name)
+        return method
+
+    def sample(self) -> None:
+        """Add a sample to the history of the edge and of each tunnel."""
+        self.samples.sample()
+        self.tunnel_samples.sample(self._introspection.registry, self._models.measure())
+
+    def on_visitor_end(self, visit: VisitorConnection, duration: float, ending: EndReason) -> None:
+        """Record a visitor that has ended (``VisitorLog.on_end``)."""
+        self.top_talkers.on_visitor_end(visit)
+        self.visit_history.add(visit, duration, ending)
+
+    # Operations.
+
+    def edge(self) -> Edge:
         """Return the state of the edge as a whole."""
         return self._models.edge()
 
-    def sessions(self, limit: int, after: str, only: str) -> models.Page[models.Session]:
+    def sessions(self, only: str, **query: Any) -> Page[Session]:
         """Return a page of the sessions."""
-        return self._models.sessions(limit, after, only=only)
+        return self._models.sessions(list_query(query), only=only)
 
-    def tunnels(self, limit: int, after: str, only: str) -> models.Page[models.Tunnel]:
+    def tunnels(self, only: str, **query: Any) -> Page[Tunnel]:
         """Return a page of the tunnels."""
-        return self._models.tunnels(limit, after, only=only)
+        return self._models.tunnels(list_query(query), only=only)
 
-    def visitors(self, limit: int, after: str, only: str) -> models.Page[models.Visitor]:
+    async def tunnel(self, target: str) -> TunnelDetail | None:
+        """Return what is known of one tunnel."""
+        return await self.management.tunnel(
+            target, self._models, self.tunnel_samples, self.visit_history, self._recent_errors
+        )
+
+    def visitors(self, only: str, **query: Any) -> Page[Visitor]:
         """Return a page of the visitors."""
-        return self._models.visitors(limit, after, only=only)
+        return self._models.visitors(list_query(query), only=only)
 
-    def certificates(self, limit: int, after: str) -> models.Page[models.Certificate]:
+    def visits(self, tunnel: str, only: str, **query: Any) -> Page[Visit]:
+        """Return a page of the visitors that have left."""
+        return self.visit_history.page(list_query(query), tunnel=tunnel, is_failure=bool(only))
+
+    def certificates(self, **query: Any) -> Page[Certificate]:
         """Return a page of the certificates."""
-        return self._models.certificates(limit, after)
+        return self._models.certificates(list_query(query))
 
     def history(self) -> Past:
         """Return the samples of the last hour."""
@@ -208,6 +138,20 @@ class Api:
         """Return the latest warnings and errors."""
         return self._recent_errors.recent(limit)
 
+    def snapshot(self) -> Snapshot:
+        """Return the state at this moment."""
+        return Snapshot(
+            at=self._models.now(),
+            edge=self._models.edge(),
+            sessions=self._models.sessions(_BEGINNING),
+            tunnels=self._models.tunnels(_BEGINNING),
+            visitors=self._models.visitors(_BEGINNING),
+            certificates=self._models.certificates(_BEGINNING),
+            talkers=self._recent_talkers(),
+            errors=self._recent_errors.recent(SNAPSHOT_ENTRIES),
+            sample=self.samples.last,
+        )
+
     def _recent_talkers(self) -> Talkers:
         """Return talkers from a few seconds ago: with ten thousand visitors they are the most expensive part of a
         snapshot."""
@@ -216,37 +160,14 @@ class Api:
             self._talkers = now, self.top_talkers.top(SNAPSHOT_TALKERS)
         return self._talkers[1]
 
-    def snapshot(self) -> Snapshot:
-        """Return the state at this moment."""
-        return Snapshot(
-            at=self._models.now(),
-            edge=self._models.edge(),
-            sessions=self._models.sessions(SNAPSHOT_ENTRIES),
-            tunnels=self._models.tunnels(SNAPSHOT_ENTRIES),
-            visitors=self._models.visitors(SNAPSHOT_ENTRIES),
-            certificates=self._models.certificates(SNAPSHOT_ENTRIES),
-            talkers=self._recent_talkers(),
-            errors=self._recent_errors.recent(SNAPSHOT_ENTRIES),
-            sample=self.samples.last,
-        )
 
-
-def _read_query(operation: Operation, request: Request) -> dict[str, str | int]:
-    """Parse and check the query. Raises Wrong."""
-    query = request.query_params
-    known = {parameter.name for parameter in operation.parameters}
-    for name in query:
-        if name not in known:
-            raise ParameterError(f"Unknown parameter; known are: {', '.join(sorted(known)) or 'none'}.")
-    found: dict[str, str | int] = {}
-    for parameter in operation.parameters:
-        value = query.get(parameter.name, "")
-        if not parameter.most:
-            found[parameter.name] = value
-        elif not value:
-            found[parameter.name] = parameter.default
-        elif value.isascii() and value.isdigit() and len(value) < 6 and 1 <= int(value) <= parameter.most:
-            found[parameter.name] = int(value)
-        else:
-            raise ParameterError(f"{parameter.name} should be a number from 1 to {parameter.most}.")
-    return found
+async def _arguments(operation: Operation, request: Request) -> dict[str, Any]:
+    """Return the arguments of the method of an operation. Raises RequestError."""
+    arguments: dict[str, Any] = dict(parse_query(operation, request))
+    if "{id}" in operation.path:
+        arguments["target"] = request.path_params["id"]
+    if operation.method != "get":
+        arguments["who"] = request.client.host if request.client is not None else "unknown"
+    if operation.body is not None:
+        arguments["body"] = await parse_body(operation, request)
+    return arguments

@@ -16,9 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_server.admin import history, openapi
-from edge_server.admin.api import OPERATIONS, PREFIX, Api
+from edge_server.admin.api import Api
 from edge_server.admin.auth_middleware import AuthMiddleware
 from edge_server.admin.event_stream import EventStream
+from edge_server.admin.operations import OPERATIONS, PREFIX
 from edge_server.admin.recent_errors import RecentErrors
 from edge_server.admin.responses import answer, problem
 from edge_server.auth.failed_attempts import FailedAttempts
@@ -60,7 +61,7 @@ class AdminApp:
             token: of the operator.
             drain: makes the owner of the edge drain and stop it.
         """
-        self._recent_errors = RecentErrors()
+        self._recent_errors = RecentErrors(introspection.tokens.name_of_owner)
         self._introspection = introspection
         self.api = Api(introspection, self._recent_errors, drain)
         self._events = EventStream(self.api.snapshot)
@@ -80,7 +81,7 @@ class AdminApp:
         """Start to collect errors and history."""
         self._recent_errors.open()
         self._collecting.callback(self._recent_errors.shut)
-        self._introspection.visitor_log.on_end = self.api.top_talkers.on_visitor_end
+        self._introspection.visitor_log.on_end = self.api.on_visitor_end
         sampling = self._introspection.supervisor.keep_running(self._sample, "admin history")
         self._collecting.callback(sampling.cancel)
 
@@ -88,6 +89,12 @@ class AdminApp:
         """Stop collecting. Calling it again has no effect."""
         self._events.close()
         self._collecting.close()
+        self.api.management.close()
+
+    async def wait_closed(self) -> None:
+        """Stop collecting, and wait for changes that were requested."""
+        self.close()
+        await self.api.management.wait_closed()
 
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()
@@ -95,7 +102,7 @@ class AdminApp:
         while True:
             due += history.SAMPLE_INTERVAL
             await asyncio.sleep(due - loop.time())
-            self.api.samples.sample()
+            self.api.sample()
 
     # Routes.
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY: Final = 1024
-"""Bytes of a request's body. No request here needs one."""
+MAX_BODY: Final = 16 * 1024
+"""Bytes of a request's body. The largest one has the rights of a token, with up to 8000 characters of names."""
 MAX_TARGET: Final = 1024
 """Bytes of a path with its query; the longest of ours has a few dozen."""
 MAX_TOKEN: Final = 512

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from edge_server.admin.models import Bytes, Count, Timestamp
+from edge_server.admin.state_types import Bytes, Count, Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable

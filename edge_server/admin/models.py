@@ -6,16 +6,16 @@ Everything runs on the event loop's thread. Lists are bounded by ``limit`` and i
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Annotated, Final, Generic, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-from msgspec import Meta
-
-from quictunnel.shared.address import format_address
+from edge_server.admin.lists import ListQuery, ListView, Page
+from edge_server.admin.state_types import Certificate, Edge, Engine, Link, Session, Tunnel, Visitor
+from quictunnel.shared.address import format_address, https_url
+from quictunnel.shared.output import escape_unprintable
 from quictunnel.shared.version import VERSION
 
 if TYPE_CHECKING:
@@ -27,149 +27,10 @@ if TYPE_CHECKING:
     from edge_server.tunnels.tunnel import Tunnel as RegisteredTunnel
     from edge_server.tunnels.visitor_log import VisitorConnection
 
-T = TypeVar("T")
-
-MAX_PAGE: Final = 500
-"""Entries of a list in one response: about 200 KiB."""
 MAX_TEXT: Final = 256
 """Characters of a text that a peer chose; valid ones are shorter."""
 CERTIFICATES_CACHE_TIME: Final = 10.0
 """Seconds for which the expiry of the certificates is cached, because their files have to be read."""
-
-Timestamp = Annotated[float, Meta(description="Seconds since the epoch.")]
-Seconds = Annotated[float, Meta(description="Seconds.", ge=0)]
-Count = Annotated[int, Meta(ge=0)]
-Bytes = Annotated[int, Meta(description="Bytes.", ge=0)]
-Rate = Annotated[float, Meta(description="Bytes a second, since the previous measurement.", ge=0)]
-
-
-class Engine(msgspec.Struct, frozen=True):
-    """A QUIC engine."""
-
-    name: str
-    version: str
-
-
-class Edge(msgspec.Struct, frozen=True, kw_only=True):
-    """The edge as a whole."""
-
-    version: str
-    engine: Engine
-    process: Annotated[int, Meta(description="Process ID.")]
-    started_at: Timestamp
-    uptime: Seconds
-    domain: Annotated[str, Meta(description="Domain of the tunnels' names.")]
-    https_port: Count
-    quic: Annotated[str, Meta(description="host:port for clients.")]
-    is_draining: Annotated[bool, Meta(description="It accepts no connections, and ends with its last visitor.")]
-    certificate_expires_at: Annotated[
-        Timestamp | None, Meta(description="First expiry of the certificates for visitors.")
-    ]
-    loop_lag: Annotated[Seconds, Meta(description="Largest delay of its event loop in the last minute.")]
-    sessions: Count
-    sessions_away: Annotated[int, Meta(description="Sessions without a link now.", ge=0)]
-    strangers: Annotated[int, Meta(description="Clients that have not authenticated yet.", ge=0)]
-    tunnels: Count
-    visitors: Count
-    visitors_cap: Annotated[int, Meta(description="Maximum of active visitors.", ge=0)]
-    visitors_came: Annotated[int, Meta(description="Visitors admitted since the start.", ge=0)]
-    visitors_refused: Annotated[int, Meta(description="Visitors rejected at capacity.", ge=0)]
-    bytes_in: Annotated[int, Meta(description="Bytes from visitors to origins, since the start.", ge=0)]
-    bytes_out: Annotated[int, Meta(description="Bytes from origins to visitors.", ge=0)]
-
-
-class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """The QUIC connection that carries a session, as this edge's side knows it."""
-
-    rtt: Seconds
-    packets_sent: Count
-    packets_lost: Count
-    loss: Annotated[float | None, Meta(description="Fraction of packets lost, 0 to 1; null before any was sent.")]
-    bytes_in_flight: Bytes
-    congestion_window: Bytes
-    datagram_size: Bytes
-    bytes_sent: Bytes
-    bytes_received: Bytes
-    silent_for: Annotated[Seconds, Meta(description="Time since the last authentic packet of the client.")]
-
-
-class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """The session of one client."""
-
-    id: str
-    owner: Annotated[str, Meta(description="Key of its token, which is public.")]
-    address: Annotated[str, Meta(description="host:port of its last packet.")]
-    software: Annotated[str, Meta(description="Software name and version that the client sent.")]
-    engine: Annotated[str, Meta(description="The QUIC engine of this side.")]
-    age: Seconds
-    is_away: Annotated[bool, Meta(description="Its link is lost; it may resume.")]
-    link: Annotated[Link | None, Meta(description="null while it is disconnected.")]
-    streams: Annotated[int, Meta(description="Its visitors.", ge=0)]
-    tunnels: Annotated[list[str], Meta(description="Names of its tunnels.")]
-    is_traced: Annotated[bool, Meta(description="Traced on request; also true while it is disconnected.")]
-    qlog: Annotated[
-        str | None,
-        Meta(description="Trace file of its current link, on request or by ``--qlog``; null: none."),
-    ]
-
-
-class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
-    """A public name."""
-
-    name: str
-    url: str
-    tcp_port: Annotated[int | None, Meta(description="Its public TCP port, if it has one.")]
-    owner: str
-    members: Annotated[
-        int, Meta(description="Clients that share it; 0: reserved for one that may reconnect.", ge=0)
-    ]
-    is_passthrough: Annotated[bool, Meta(description="TLS ends at the origin.")]
-    age: Seconds
-    visitors: Count
-    came: Annotated[int, Meta(description="Visitors since its clients bound it.", ge=0)]
-    bytes_in: Annotated[int, Meta(description="Bytes from visitors, since its clients bound it.", ge=0)]
-    bytes_out: Annotated[int, Meta(description="Bytes to visitors.", ge=0)]
-    rate_in: Rate
-    rate_out: Rate
-
-
-class Visitor(msgspec.Struct, frozen=True, kw_only=True):
-    """An open public connection."""
-
-    id: str
-    address: str
-    port: int
-    tunnel: str
-    owner: str
-    kind: Annotated[str, Meta(description="tls, tcp or passthrough.")]
-    tls: Annotated[str, Meta(description="TLS version, if TLS ends at the edge; else empty.")]
-    age: Seconds
-    is_waiting: Annotated[bool, Meta(description="Waits for a client that is disconnected.")]
-    bytes_in: Bytes
-    bytes_out: Bytes
-
-
-class Page(msgspec.Struct, Generic[T], frozen=True):
-    """Part of a list."""
-
-    items: list[T]
-    total: Annotated[int, Meta(description="Entries of the whole list.", ge=0)]
-    next: Annotated[str | None, Meta(description="The ``after`` of the next page; null: none.")]
-
-
-class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """A certificate for visitors, existing or ordered."""
-
-    names: Annotated[list[str], Meta(description="Its host names; the first is its identifier.")]
-    by_acme: Annotated[
-        bool, Meta(description="Issued by ACME. Otherwise from the operator's files or the development CA.")
-    ]
-    expires_at: Annotated[Timestamp | None, Meta(description="null: not issued yet.")]
-    renew_at: Timestamp | None = None
-    next_try: Annotated[Timestamp | None, Meta(description="Time of the next try; null: none.")] = None
-    is_ordering: bool = False
-    failures: Annotated[int, Meta(description="Consecutive failures.", ge=0)] = 0
-    last_error: Annotated[str, Meta(description="Error of the last try; empty after a success.")] = ""
 
 
 class Totals:
@@ -232,34 +93,81 @@ class ReadModels:
             bytes_out=visitor_log.bytes_out,
         )
 
-    def sessions(self, limit: int, after: str = "", *, only: str = "") -> Page[Session]:
+    def owner_name(self, key: str) -> str:
+        """Return the note of an owner's token as one line of printable characters; empty: none."""
+        return escape_unprintable(self._introspection.tokens.name_of_owner(key)[:MAX_TEXT])
+
+    def sessions(self, query: ListQuery, *, only: str = "") -> Page[Session]:
         """Return authenticated sessions, the oldest first. ``only``: of this owner."""
         clients = [client for client in self._authenticated() if only in ("", _owner(client))]
         clients.sort(key=lambda client: client.since)
-        return _page(clients, id_of, self._session, limit, after)
+        view = ListView(
+            key=id_of,
+            show=self._session,
+            texts=lambda client: (
+                _owner(client),
+                self.owner_name(_owner(client)),
+                _address_of(client),
+                client.software,
+            ),
+        )
+        return view.page(clients, query)
 
-    def tunnels(self, limit: int, after: str = "", *, only: str = "") -> Page[Tunnel]:
+    def tunnels(self, query: ListQuery, *, only: str = "") -> Page[Tunnel]:
         """Return tunnels, sorted by name. ``only``: of this owner."""
         held = [tunnel for tunnel in self._introspection.registry if only in ("", tunnel.owner)]
         held.sort(key=lambda tunnel: tunnel.name)
         now = self.measure()
-        return _page(held, lambda tunnel: tunnel.name, lambda tunnel: self._tunnel(tunnel, now), limit, after)
+        view = ListView(
+            key=lambda tunnel: tunnel.name,
+            show=lambda tunnel: self._tunnel(tunnel, now),
+            texts=self._tunnel_texts,
+            columns={
+                "name": lambda tunnel: tunnel.name,
+                "owner": lambda tunnel: self.owner_name(tunnel.owner) or tunnel.owner,
+                "visitors": lambda tunnel: now[tunnel.name].visitors,
+                "bytes_in": lambda tunnel: _carried(tunnel, now[tunnel.name])[0],
+                "bytes_out": lambda tunnel: _carried(tunnel, now[tunnel.name])[1],
+                "rate_in": lambda tunnel: self._meter.rate(tunnel.name)[0],
+                "rate_out": lambda tunnel: self._meter.rate(tunnel.name)[1],
+                "age": lambda tunnel: -tunnel.since,
+            },
+        )
+        return view.page(held, query)
 
-    def visitors(self, limit: int, after: str = "", *, only: str = "") -> Page[Visitor]:
+    def tunnel(self, name: str) -> Tunnel | None:
+        """Return one tunnel by its name, or None."""
+        held = self._introspection.registry.find(name)
+        return None if held is None else self._tunnel(held, self.measure())
+
+    def visitors(self, query: ListQuery, *, only: str = "") -> Page[Visitor]:
         """Return active visitors, the newest first. ``only``: of this tunnel."""
         visitor_log = self._introspection.visitor_log
-        found: Iterable[VisitorConnection] = (
-            visit for visit in reversed(visitor_log.active) if only in ("", visit.tunnel_name)
+        view = ListView(
+            key=visitor_log.id_of,
+            show=self._visitor,
+            texts=lambda visit: (
+                visit.address,
+                visit.tunnel_name,
+                visit.owner,
+                self.owner_name(visit.owner),
+            ),
+            columns={
+                "address": lambda visit: visit.address,
+                "tunnel": lambda visit: visit.tunnel_name,
+                "bytes_in": lambda visit: visit.bytes_in,
+                "bytes_out": lambda visit: visit.bytes_out,
+                "age": lambda visit: -visit.began,
+            },
         )
-        if (bound := visitor_log.number_of(after)) is not None:
-            found = (visit for visit in found if visit.number < bound)
-        chosen = list(itertools.islice(found, limit + 1))
-        items = [self._visitor(visit) for visit in chosen[:limit]]
-        active = visitor_log.active
-        total = len(active) if not only else sum(visit.tunnel_name == only for visit in active)
-        return Page(items, total, items[-1].id if len(chosen) > limit else None)
+        found = [visit for visit in reversed(visitor_log.active) if only in ("", visit.tunnel_name)]
+        if (bound := visitor_log.number_of(query.after)) is not None and not query.sort:
+            # Also after a visitor that has left meanwhile.
+            skipped = sum(visit.number >= bound for visit in found)
+            query = replace(query, after="", offset=skipped)
+        return view.page(found, query)
 
-    def certificates(self, limit: int, after: str = "") -> Page[Certificate]:
+    def certificates(self, query: ListQuery) -> Page[Certificate]:
         """Return the certificates of ACME by name, and then all others."""
         acme = self._introspection.certificates.acme
         statuses = acme.statuses if acme is not None else []
@@ -282,7 +190,10 @@ class ReadModels:
             for validity in self._validities()
             if validity.names not in known
         ]
-        return _page(found, lambda each: each.names[0], lambda each: each, limit, after)
+        view: ListView[Certificate, Certificate] = ListView(
+            key=lambda each: each.names[0], show=lambda each: each, texts=lambda each: each.names
+        )
+        return view.page(found, query)
 
     def measure(self) -> dict[str, Totals]:
         """Measure the rates of all tunnels. Return active visitors and their bytes by tunnel."""
@@ -304,13 +215,13 @@ class ReadModels:
 
     def _session(self, client: ClientSession) -> Session:
         session = client.session
-        host, port = session.link.connection.address[:2]
         tracing = self._introspection.tracing
         file = tracing.file_of(client)
         return Session(
             id=id_of(client),
             owner=_owner(client),
-            address=format_address(str(host), int(port)),
+            owner_name=self.owner_name(_owner(client)),
+            address=_address_of(client),
             software=client.software[:MAX_TEXT],
             engine=self._introspection.endpoint.engine.name,
             age=max(0.0, self._clock() - client.since),
@@ -345,9 +256,10 @@ class ReadModels:
         rate_in, rate_out = self._meter.rate(held.name)
         return Tunnel(
             name=held.name,
-            url=f"https://{host}" + (f":{introspection.https_port}" if introspection.https_port != 443 else ""),
+            url=https_url(host, introspection.https_port),
             tcp_port=held.tcp_port or None,
             owner=held.owner,
+            owner_name=self.owner_name(held.owner),
             members=len(held.backends),
             is_passthrough=held.options.passthrough,
             age=max(0.0, self._clock() - held.since),
@@ -359,6 +271,10 @@ class ReadModels:
             rate_out=rate_out,
         )
 
+    def _tunnel_texts(self, held: RegisteredTunnel) -> Iterable[str]:
+        host = self._introspection.names.host_of(held.name)
+        return host, held.owner, self.owner_name(held.owner), f":{held.tcp_port}" if held.tcp_port else ""
+
     def _visitor(self, visit: VisitorConnection) -> Visitor:
         return Visitor(
             id=self._introspection.visitor_log.id_of(visit),
@@ -366,6 +282,7 @@ class ReadModels:
             port=visit.port,
             tunnel=visit.tunnel_name,
             owner=visit.owner,
+            owner_name=self.owner_name(visit.owner),
             kind=visit.kind,
             tls=visit.tls,
             age=max(0.0, self._clock() - visit.began),
@@ -423,19 +340,10 @@ def _owner(client: ClientSession) -> str:
     return client.identity.key if client.identity is not None else ""
 
 
+def _address_of(client: ClientSession) -> str:
+    host, port = client.session.link.connection.address[:2]
+    return format_address(str(host), int(port))
+
+
 def _carried(held: RegisteredTunnel, now: Totals) -> tuple[int, int]:
     return now.bytes_in + held.past_in, now.bytes_out + held.past_out
-
-
-K = TypeVar("K")
-
-
-def _page(entries: list[K], key: Callable[[K], str], show: Callable[[K], T], limit: int, after: str) -> Page[T]:
-    """Return the entries after the one whose key is ``after``; from the beginning if it does not exist any
-    more."""
-    start = 0
-    if after:
-        start = next((number for number, entry in enumerate(entries, 1) if key(entry) == after), 0)
-    part = list(itertools.islice(entries, start, start + limit))
-    has_more = len(entries) > start + limit
-    return Page([show(entry) for entry in part], len(entries), key(part[-1]) if has_more else None)

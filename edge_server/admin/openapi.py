@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from edge_server.admin.api import OPERATIONS, PREFIX, Operation, Parameter
+from edge_server.admin.operations import OPERATIONS, PREFIX, Operation, Parameter
 from edge_server.admin.responses import ProblemDetails
 from quictunnel.shared.version import VERSION
 
@@ -23,12 +23,18 @@ _PROBLEMS: Final = {
 
 def document() -> dict[str, Any]:
     """Return the whole document."""
-    types = [*(operation.answers for operation in OPERATIONS), ProblemDetails]
+    with_body = [operation for operation in OPERATIONS if operation.body is not None]
+    types = [ProblemDetails, *(each.answers for each in OPERATIONS), *(each.body for each in with_body)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    problem = schemas[-1]
+    problem, answers = schemas[0], schemas[1 : len(OPERATIONS) + 1]
+    bodies = {each.name: schema for each, schema in zip(with_body, schemas[len(OPERATIONS) + 1 :], strict=True)}
     paths: dict[str, Any] = {}
-    for operation, schema in zip(OPERATIONS, schemas, strict=False):
-        paths.setdefault(PREFIX + operation.path, {})[operation.method] = _operation(operation, schema, problem)
+    for operation, schema in zip(OPERATIONS, answers, strict=True):
+        described = _operation(operation, schema, problem)
+        if operation.name in bodies:
+            content = {"application/json": {"schema": bodies[operation.name]}}
+            described["requestBody"] = {"required": True, "content": content}
+        paths.setdefault(PREFIX + operation.path, {})[operation.method] = described
     paths[PATH] = {
         "get": {
             "operationId": "openapi",
@@ -66,7 +72,12 @@ def _operation(operation: Operation, schema: dict[str, Any], problem: dict[str, 
     refused = dict(_PROBLEMS)
     if operation.parameters:
         refused["400"] = "A query parameter is invalid."
-    if "{id}" in operation.path:
+    if operation.body is not None:
+        refused["400"] = "The body is invalid; the message says what is."
+        refused["413"] = "The body is too large."
+    if operation.is_stored:
+        refused["503"] = "A database of the state directory cannot be used."
+    if "{id}" in operation.path or operation.name == "release_name":
         refused["404"] = "No such object exists (any more)."
     if operation.refusal:
         refused["409"] = operation.refusal
@@ -89,9 +100,12 @@ def _operation(operation: Operation, schema: dict[str, Any], problem: dict[str, 
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "string"}
-    if parameter.most:
-        schema = {"type": "integer", "minimum": 1, "maximum": parameter.most, "default": parameter.default}
+    schema: dict[str, Any] = {"type": "string", "maxLength": parameter.longest}
+    if parameter.choices:
+        schema = {"type": "string", "enum": list(parameter.choices)}
+    if parameter.most is not None:
+        limits = {"minimum": parameter.least, "maximum": parameter.most}
+        schema = {"type": "integer", **limits, "default": parameter.default}
     return {
         "name": parameter.name,
         "in": "query",

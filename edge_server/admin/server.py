@@ -124,6 +124,7 @@ class Admin:
         """Stop serving and close all connections."""
         self._published.close()
         self._open.close()
+        await self._app.wait_closed()
         await asyncio.gather(*self._waiting, return_exceptions=True)
 
     async def _serve_when_free(self, listen: Callable[[], socket.socket]) -> None:

@@ -228,8 +228,8 @@ class VisitorLog:
         """Seconds until the first byte of the origin, of finished visitor connections that received one."""
         self._run_id = secrets.token_hex(4)
         """Random prefix of the IDs of visitors, which makes them unique over all edges and runs."""
-        self.on_end: Callable[[VisitorConnection], None] = lambda _: None
-        """Called with each visitor that has ended."""
+        self.on_end: Callable[[VisitorConnection, float, EndReason], None] = lambda *_: None
+        """Called with each visitor that has ended, the seconds that it was connected, and the reason."""
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -265,8 +265,8 @@ class VisitorLog:
         seconds = time.monotonic() - visit.began
         self._bytes_in += visit.bytes_in
         self._bytes_out += visit.bytes_out
-        self.on_end(visit)
         reason = _end_reason(splice)
+        self.on_end(visit, seconds, reason)
         self.ended_total[reason] += 1
         self.durations.count(seconds)
         if visit.time_to_first_byte is not None:

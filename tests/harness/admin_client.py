@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from edge_server.admin import openapi
-from edge_server.admin.api import PREFIX
+from edge_server.admin.operations import PREFIX
 from tests.harness.sockets import SOCKET_TIMEOUT
 from tests.harness.tunnel_fixture import EmbeddedTunnel
 
@@ -44,9 +44,9 @@ class AdminClient:
         assert response.status_code == 200, response.text
         return response.json()
 
-    def do(self, path: str, method: str = "post") -> httpx.Response:
-        """Send a request that changes something."""
-        return self.http.request(method, PREFIX + path)
+    def do(self, path: str, method: str = "post", body: Any = None) -> httpx.Response:
+        """Send a request that changes something, with a JSON body unless it is None."""
+        return self.http.request(method, PREFIX + path, json=body)
 
     def follow(self) -> AbstractContextManager[httpx.Response]:
         """Open the event stream."""

@@ -7,8 +7,8 @@ import contextlib
 import httpx
 import pytest
 
-from edge_server.admin.api import OPERATIONS, PREFIX
-from edge_server.admin.auth_middleware import MAX_TOKEN
+from edge_server.admin.auth_middleware import MAX_BODY, MAX_TOKEN
+from edge_server.admin.operations import OPERATIONS, PREFIX
 from quictunnel.shared import http_server
 from tests.harness.admin_client import AdminClient, AdminTunnel, all_of, raw, request
 from tests.harness.sockets import SOCKET_TIMEOUT
@@ -96,8 +96,8 @@ def test_wrong_tokens_lock_out_only_their_address(rig: AdminTunnel):
 
 
 def test_requests_are_small(operator: AdminClient):
-    assert operator.http.post(f"{PREFIX}/visitors/x/end", content=bytes(1024)).status_code == 404
-    assert operator.http.post(f"{PREFIX}/visitors/x/end", content=bytes(1025)).status_code == 413
+    assert operator.http.post(f"{PREFIX}/visitors/x/end", content=bytes(MAX_BODY)).status_code == 404
+    assert operator.http.post(f"{PREFIX}/visitors/x/end", content=bytes(MAX_BODY + 1)).status_code == 413
     assert operator.http.post(f"{PREFIX}/visitors/x/end", content=iter([b"x"])).status_code == 413
     assert operator.http.get(f"{PREFIX}/edge?{'x' * 2000}").status_code == 414
     with raw(operator) as sock:

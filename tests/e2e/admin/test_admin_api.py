@@ -16,9 +16,9 @@ from openapi_schema_validator import OAS31Validator
 
 import quictunnel
 from edge_server.admin import app, event_stream, openapi
-from edge_server.admin.api import OPERATIONS, PREFIX
 from edge_server.admin.history import MAX_TOP
-from edge_server.admin.models import MAX_PAGE
+from edge_server.admin.lists import MAX_PAGE
+from edge_server.admin.operations import OPERATIONS, PREFIX
 from edge_server.admin.recent_errors import MAX_RECORDS
 from quictunnel.shared import http_server
 from quictunnel.transport.engine import CloseCause, Closed
@@ -57,11 +57,14 @@ def test_every_answer_is_as_described(rig: AdminTunnel, operator: AdminClient):
     rig.edge._background.call(called(admin._app.api.samples.sample))
     for operation in OPERATIONS:
         path = PREFIX + operation.path
-        if operation.method == "get" and operation.name != "events":
-            response = operator.ask(operation.path)
+        if operation.body is not None:
+            response = operator.do(operation.path.replace("{id}", "unknown"), operation.method, {"unknown": 1})
+            assert response.status_code == 400
         elif "{id}" in path:
             response = operator.do(operation.path.replace("{id}", "unknown"), operation.method)
             assert response.status_code == 404
+        elif operation.method == "get" and operation.name != "events":
+            response = operator.ask(operation.path)
         else:
             continue  # events and drain have tests of their own
         assert response.headers["content-type"] == "application/json"
@@ -165,7 +168,12 @@ def test_lists_are_paginated(rig: AdminTunnel, operator: AdminClient):
         found += part["items"]
         after = part["next"]
     assert [one["id"] for one in found] == [one["id"] for one in whole["items"]]
-    assert operator.get("/visitors", only="nobody") == {"items": [], "total": 0, "next": None}
+    assert operator.get("/visitors", only="nobody") == {
+        "items": [],
+        "total": 0,
+        "next": None,
+        "offset": 0,
+    }
     assert operator.get("/visitors", only=whole["items"][0]["tunnel"])["total"] == 5
     assert operator.get("/visitors", limit=1, after="another-1")["items"][0]["id"] == whole["items"][0]["id"]
     assert operator.ask("/visitors", limit=MAX_PAGE).status_code == 200

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 import quictunnel
-from edge_server.admin.api import PREFIX
+from edge_server.admin.operations import PREFIX
 from tests.harness.admin_client import AdminClient
 from tests.harness.edge_process import start_edge
 from tests.harness.sockets import SOCKET_TIMEOUT

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openapi_schema_validator import OAS31Validator
 
-from edge_server.admin.api import PREFIX
+from edge_server.admin.operations import PREFIX
 from quictunnel.transport.engine import CloseCause
 from quictunnel.transport.qlog import Tracer
 from quictunnel.transport.tracing_engine import TracingEngine

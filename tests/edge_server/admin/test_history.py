@@ -80,7 +80,7 @@ def test_current_visitors_and_those_of_the_last_hour_count(
 ):
     visitor_log = VisitorLog()
     heard = TopTalkers(visitor_log, clock)
-    visitor_log.on_end = heard.on_visitor_end
+    visitor_log.on_end = lambda ended, *_: heard.on_visitor_end(ended)
     stays, goes = visit("2001:db8::1", "a", 1, 2), visit("2001:db8::ffff", "a", 10, 20)
     for one in (stays, goes):
         visitor_log.begin(one)
