@@ -125,7 +125,9 @@ class Actions:
         visit = next((visit for visit in introspection.visitor_log.active if visit.number == number), None)
         if visit is None:
             return None
-        write_audit(who, f"ends visitor {target} of {visit.tunnel_name}, from {visit.address}", "end visitor", target)
+        write_audit(
+            who, f"ends visitor {target} of {visit.tunnel_name}, from {visit.address}", "end visitor", target
+        )
         is_ended = any(tunnel.end_visit(visit) for tunnel in tuple(introspection.registry.alive))
         return Done("end_visitor", target) if is_ended else None
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edge_server.admin.token_management import CreatedToken, NewToken, Token, TokenChange
     from edge_server.admin.tunnel_detail import TunnelHistory
     from edge_server.admin.visit_history import VisitHistory
-    from edge_server.tunnels.names import NameDirectory
+    from edge_server.tunnels.name_directory import NameDirectory
 P = ParamSpec("P")
 T = TypeVar("T")
 

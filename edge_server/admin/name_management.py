@@ -128,12 +128,12 @@ class NameManagement:
 
     def _shown(self, claim: Claim, held: Container[str]) -> Name:
         return Name(
-            name=format_claim(claim.what),
-            kind=kind_of(claim.what),
+            name=format_claim(claim.subject),
+            kind=kind_of(claim.subject),
             owner=None if claim.is_banned else claim.owner,
             owner_name="" if claim.is_banned else self._owner_name(claim.owner),
             is_banned=claim.is_banned,
-            is_held=claim.what in held,
+            is_held=claim.subject in held,
             last_used=claim.last_used,
         )
 

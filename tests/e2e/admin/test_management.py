@@ -77,7 +77,7 @@ def test_a_token_is_created_used_limited_and_revoked(
         with quictunnel.forward(9, client=client):
             assert operator.get("/tunnels", only=key)["total"] == 2
         assert operator.do(f"/tokens/{key}/revoke").json()["state"] == "revoked"
-        eventually(lambda: client.state == "failed", "the client goes on")
+        eventually(lambda: operator.get("/sessions", only=key)["total"] == 0, "its session goes on")
     assert operator.get("/tokens", only="revoked", search=key)["total"] == 1
     again = operator.do(f"/tokens/{key}", "patch", {"note": "x"})
     assert (again.status_code, again.json()["error"]) == (409, "refused")
