@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from edge_server.ingress import plain_http
 from edge_server.ingress.client_hello import Alert, ClientHello, ClientHelloReader, HelloError
-from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.plain_http import Request, RequestError, RequestReader
-from edge_server.ingress.tls_records import Bios, TlsRecords
-from edge_server.ingress.tls_transport import TlsTransport
 from edge_server.resources.descriptor_budget import MAX_HANDSHAKES
 from edge_server.resources.fair_places import FairPlaces
 from quictunnel.transport import descriptors
+from quictunnel.transport.lingering_close import LingeringClose
 from quictunnel.transport.tcp import reset
+from quictunnel.transport.tls_records import Bios, TlsRecords
+from quictunnel.transport.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
     import ssl

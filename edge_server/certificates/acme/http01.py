@@ -8,9 +8,9 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
-from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.tls_listener import host_of
 from edge_server.resources.fair_places import FairPlaces
+from quictunnel.transport.lingering_close import LingeringClose
 from quictunnel.transport.tcp import reset
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from edge_server.ingress.tls_records import TlsProtocolError
-from edge_server.ingress.tls_transport import MAX_UNSOLICITED
 from quictunnel.transport.splice import TlsSplice
+from quictunnel.transport.tls_records import TlsProtocolError
+from quictunnel.transport.tls_transport import MAX_UNSOLICITED
 from quictunnel.wire.codes import StreamCode
 from tests.transport.test_splice import ListeningStream
 

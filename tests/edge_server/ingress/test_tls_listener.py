@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.ingress import lingering_close
-from edge_server.ingress.lingering_close import MAX_LINGER_BYTES
 from edge_server.ingress.tls_listener import OVERLOADED, Alert, Deadlines, HandshakeOutcome, TlsListener
 from edge_server.resources.descriptor_budget import ShortageLog
+from quictunnel.transport import lingering_close
+from quictunnel.transport.lingering_close import MAX_LINGER_BYTES
 from tests.edge_server.ingress.conftest import Visitor
 
 if TYPE_CHECKING:

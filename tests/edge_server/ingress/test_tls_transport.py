@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.ingress.tls_records import BATCH_SIZE
-from edge_server.ingress.tls_transport import TruncationError
+from quictunnel.transport.tls_records import BATCH_SIZE
+from quictunnel.transport.tls_transport import TruncationError
 from tests.edge_server.ingress.payload import MEGABYTE, digest, noise
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""TLS state of one visitor: ciphertext in, plaintext out, and the other way. Sans-IO over ``ssl.SSLObject``.
+"""TLS state of one connection: ciphertext in, plaintext out, and the other way. Sans-IO over ``ssl.SSLObject``.
 
-All visitors of one event loop share one pair of memory BIOs (:class:`Bios`), because a pair each would keep its
+All connections of one event loop share one pair of memory BIOs (:class:`Bios`), because a pair each would keep its
 largest flight for as long as the connection is idle. Sharing is safe for one reason, and every method here keeps
 to it: **both BIOs are empty between any two calls**. Input that OpenSSL did not take is returned to the caller,
 and so is its output. Only ciphertext is ever in a BIO.
@@ -27,12 +27,14 @@ and the copy for the socket stay in the processor's cache."""
 
 
 class TlsProtocolError(ConnectionError):
-    """The visitor violated TLS. ``alert`` is the alert to send, possibly empty."""
+    """The peer violated TLS, or its certificate is not valid. ``alert`` is the alert to send, possibly empty."""
 
-    def __init__(self, reason: str, alert: bytes = b"") -> None:
-        """``reason`` is OpenSSL's text; ``alert`` the encoded alert."""
+    def __init__(self, reason: str, alert: bytes = b"", *, certificate_error: str = "") -> None:
+        """``reason`` and ``certificate_error`` are OpenSSL's texts; ``alert`` is the encoded alert."""
         super().__init__(reason)
         self.alert = alert
+        self.certificate_error = certificate_error
+        """Reason why the peer's certificate is not valid; empty for any other error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +46,27 @@ class Bios:
 
 
 class TlsRecords:
-    """The server side of one TLS connection."""
+    """One side of a TLS connection."""
 
     __slots__ = ("_bios", "_tls", "finished", "partial", "peer_finished")
 
-    def __init__(self, context: ssl.SSLContext, bios: Bios) -> None:
-        """Start a handshake with the certificate of ``context``."""
+    def __init__(self, context: ssl.SSLContext, bios: Bios, *, server_name: str | None = None) -> None:
+        """Prepare a handshake.
+
+        Args:
+            context: the certificate of a server, or a client's authorities.
+            bios: the buffers of the event loop.
+            server_name: for the client side: the name to send, and to check the server's certificate against.
+                None: the server side.
+        """
         self._bios = bios
-        self._tls = context.wrap_bio(bios.incoming, bios.outgoing, server_side=True)
+        self._tls = context.wrap_bio(
+            bios.incoming, bios.outgoing, server_side=server_name is None, server_hostname=server_name
+        )
         self.finished = False
         """True once our close_notify was created; nothing can be encrypted any more."""
         self.peer_finished = False
-        """True once the visitor's close_notify was read; nothing can be decrypted any more."""
+        """True once the peer's close_notify was read; nothing can be decrypted any more."""
         self.partial = False
         """True within a record: an end here is a truncation. Also True after a message of TLS itself (a key
         update), until the next record; an end there counts as a truncation too."""
@@ -135,7 +146,7 @@ class TlsRecords:
         try:
             self._tls.unwrap()
         except ssl.SSLWantReadError:
-            pass  # OpenSSL would wait for the visitor's close_notify, which is read later
+            pass  # OpenSSL would wait for the peer's close_notify, which is read later
         except ssl.SSLError as error:
             return self._error(error).alert
         return self._bios.outgoing.read()
@@ -146,5 +157,7 @@ class TlsRecords:
 
     def _error(self, error: ssl.SSLError) -> TlsProtocolError:
         self._bios.incoming.read()
-        # The reason is OpenSSL's text: from its table, not from the visitor.
-        return TlsProtocolError((error.reason or "TLS failed").lower(), self._bios.outgoing.read())
+        # The reason is OpenSSL's text: from its table, not from the peer.
+        reason = (error.reason or "TLS failed").lower()
+        invalid = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else ""
+        return TlsProtocolError(reason, self._bios.outgoing.read(), certificate_error=invalid)

@@ -1,14 +1,15 @@
-"""A server-side TLS transport with half-close, on top of a raw TCP transport.
+"""A TLS transport with half-close, on top of a raw TCP transport: for visitors, and for an origin with TLS.
 
 asyncio's own TLS has none: its ``write_eof`` raises, a close_notify ends both directions, and each connection
 keeps a 256 KiB read buffer. :class:`TlsTransport` is the protocol of the raw transport below it and the transport
-of the application protocol above it. Between them it keeps only the TLS state of one visitor.
+of the application protocol above it. Between them it keeps only the TLS state of one connection.
 
 The application sees the behaviour of a TCP transport: ``eof_received`` for a close_notify, or for a FIN between
 two records; ``write_eof`` for ours followed by a FIN; ``abort`` as a real RST; ``pause_reading`` as an end to
 reading from the socket.
 
-Names, certificates and refusals are decided in :mod:`edge_server.ingress.tls_listener`.
+Names, certificates and refusals are decided by the edge's TLS listener, and for an origin by
+:mod:`quictunnel.origin.tls`.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ import asyncio
 import enum
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.ingress.lingering_close import LingeringClose
-from edge_server.ingress.tls_records import TlsProtocolError
 from quictunnel.transport import descriptors
+from quictunnel.transport.lingering_close import LingeringClose
 from quictunnel.transport.splice import POLL_INTERVAL, TlsSplice
 from quictunnel.transport.tcp import end_writing, has_reported_error, reset
+from quictunnel.transport.tls_records import TlsProtocolError
 from quictunnel.transport.unread_bytes import UnreadBytesTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from edge_server.ingress.tls_records import TlsRecords
+    from quictunnel.transport.tls_records import TlsRecords
 
 MAX_UNSOLICITED: Final = 4 * 1024
-"""Bytes that TLS itself (not the application) may write while the visitor does not read. OpenSSL answers each key
+"""Bytes that TLS itself (not the application) may write while the peer does not read. OpenSSL answers each key
 update at once with 27 bytes, and honest peers send one in many gigabytes. Without a bound an attacker fills memory
 with them."""
 
 
 class TruncationError(ConnectionError):
-    """The visitor's TCP stream ended within a TLS record.
+    """The peer's TCP stream ended within a TLS record.
 
     An end between records without close_notify is not a truncation. RFC 8446 section 6.1 asks for close_notify,
     but most programs, browsers among them, simply close a connection that they are done with. Applications that
@@ -56,7 +57,9 @@ class _Phase(enum.Enum):
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
-    """Connection of a visitor after its ClientHello. Create it, then call :meth:`begin` once."""
+    """TLS connection over an established TCP connection. Create it, then call :meth:`begin` once.
+
+    As a server it begins with the visitor's ClientHello, as a client with no bytes."""
 
     __slots__ = (
         "_blocked",
@@ -74,6 +77,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_records",
         "_server_name",
         "_unsolicited",
+        "handshake_error",
     )
 
     def __init__(
@@ -91,7 +95,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
         Args:
             raw: the TCP transport.
-            records: TLS state of the visitor.
+            records: TLS state of the connection.
             factory: creates the application's protocol once the handshake is complete, and not before.
             loop: of the transport.
             server_name: for ``get_extra_info``.
@@ -108,6 +112,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._server_name = server_name
         self._on_handshake_done: Callable[[bool], None] | None = on_handshake_done
         self._close_with_alert = close_with_alert
+        self.handshake_error: ConnectionError | None = None
+        """The error of TLS for which the handshake failed, if it was one."""
         self._protocol: asyncio.Protocol | None = None
         self._phase = _Phase.HANDSHAKE
         self._paused = False
@@ -137,7 +143,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         # Otherwise TLS has ended or this side has closed: the bytes are dropped.
 
     def eof_received(self) -> bool:
-        """Handle the visitor's FIN. Return True to keep the raw transport open."""
+        """Handle the peer's FIN. Return True to keep the raw transport open."""
         if self._phase is _Phase.HANDSHAKE:
             return False  # the raw transport closes itself
         if (
@@ -260,7 +266,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return True
 
     def _tcp_ended(self) -> None:
-        """Handle the visitor's FIN after all bytes before it were read."""
+        """Handle the peer's FIN after all bytes before it were read."""
         if self._phase is not _Phase.OPEN or self._records.peer_finished:
             return
         if self._records.partial:
@@ -295,13 +301,15 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     # Ends.
 
     def _fail(self, error: ConnectionError) -> None:
-        """End a broken connection. The application sees a reset, and so does the visitor, after an alert where TLS
+        """End a broken connection. The application sees a reset, and so does the peer, after an alert where TLS
         provides one."""
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             # Deferred: this may run inside a call of the application.
             self._loop.call_soon(protocol.connection_lost, error)
         self._phase = _Phase.LOST
+        if self._on_handshake_done is not None:
+            self.handshake_error = error
         alert = error.alert if isinstance(error, TlsProtocolError) else b""
         if not alert or self._blocked or self._records.finished or isinstance(self._raw, UnreadBytesTransport):
             reset(self._raw)  # a transport of unread bytes cannot be written to
@@ -382,7 +390,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return self._phase is _Phase.CLOSING or self._phase is _Phase.LOST or self._raw.is_closing()
 
     def close(self) -> None:
-        """Deliver the written bytes, however long the visitor takes, then close_notify, and end."""
+        """Deliver the written bytes, however long the peer takes, then close_notify, and end."""
         if self._phase is not _Phase.OPEN:
             return
         self._phase = _Phase.CLOSING
