@@ -74,7 +74,7 @@ class ChangeWatcher:
             self._seen_at = loop.time()
             self._see_claims()
             if services.clock.is_settled:
-                services.claims.remove_expired(services.names.held)
+                services.claims.remove_expired(services.names.in_use)
 
     async def _read(self, what: str, read: Callable[[], object]) -> None:
         try:

@@ -20,7 +20,7 @@ from edge_server.certificates.authority import DevelopmentAuthority
 from edge_server.certificates.context_store import ContextStore
 from edge_server.change_watcher import ChangeWatcher
 from edge_server.clients.acceptor import ClientAcceptor
-from edge_server.clients.qlog import QlogRecorder
+from edge_server.clients.qlog import QlogTracing
 from edge_server.handoff.predecessor import Handoff, HandoffListener
 from edge_server.handoff.protocol import IS_SUPPORTED, HandoffError, close_all
 from edge_server.handoff.successor import request_handoff
@@ -304,7 +304,7 @@ def _accept_clients(
     tls_listener = services.make_tls_listener()
     stack.callback(tls_listener.abort)
     endpoint = _open_endpoint(stack, opened, clients)
-    tracing = QlogRecorder(endpoint, config.state_dir)
+    tracing = QlogTracing(endpoint, config.state_dir)
     tracing.trace_all(files.tracer)
     return Introspection(
         admission=services.admission,
@@ -333,7 +333,7 @@ def _accept_clients(
 
 
 def _open_endpoint(stack: AsyncExitStack, opened: _Opened, clients: ClientAcceptor) -> Endpoint:
-    """Return the endpoint of the UDP socket; after a handover it forwards the predecessor's datagrams."""
+    """Return the endpoint of the UDP socket; after a handoff it forwards the predecessor's datagrams."""
 
     def accept(connection: Connection) -> Link:
         return clients.accept(connection, endpoint.schedule_transmit)
@@ -397,7 +397,7 @@ async def _start_admin(
 
 
 def _handoff(config: EdgeConfig, sockets: _Sockets, services: EdgeServices, endpoint: Endpoint) -> Handoff:
-    """Return the handover of this edge to a successor."""
+    """Return the handoff of this edge to a successor."""
     return Handoff(
         domain=config.domain,
         cid_prefix=sockets.cid_prefix,

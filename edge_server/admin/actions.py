@@ -107,15 +107,15 @@ class Actions:
     def close_tunnel(self, target: str, who: str) -> Done | None:
         """End a tunnel and its visitors; its clients are told that it was withdrawn. The name is not banned."""
         introspection = self._introspection
-        held = introspection.registry.find(target)
-        if held is None:
+        found = introspection.registry.find(target)
+        if found is None:
             return None
-        write_audit(who, f"closes tunnel {target} of client {held.owner}", "close tunnel", target)
+        write_audit(who, f"closes tunnel {target} of client {found.owner}", "close tunnel", target)
         for tunnel in tuple(introspection.registry.alive):
             if tunnel.name == target:  # including visitors that outlived a tunnel of this name
                 tunnel.end_visitors()
-        introspection.claims.add_to_history("closed", held, "")
-        introspection.pending.withdraw(held)
+        introspection.claims.add_to_history("closed", found, "")
+        introspection.pending.withdraw(found)
         return Done("close_tunnel", target)
 
     def end_visitor(self, target: str, who: str) -> Done | None:

@@ -87,7 +87,7 @@ class Management:
 
     async def names(self, only: str, **query: Any) -> Page[Name]:
         """Return a page of the owners of names, and of bans."""
-        return await self._databases.run(self._names.page, list_query(query), only, self._directory.held)
+        return await self._databases.run(self._names.page, list_query(query), only, self._directory.in_use)
 
     async def name_history(self, limit: int, name: str, owner: str) -> Events:
         """Return the history of names."""

@@ -115,8 +115,8 @@ class ReadModels:
 
     def tunnels(self, query: ListQuery, *, only: str = "") -> Page[Tunnel]:
         """Return tunnels, sorted by name. ``only``: of this owner."""
-        held = [tunnel for tunnel in self._introspection.registry if only in ("", tunnel.owner)]
-        held.sort(key=lambda tunnel: tunnel.name)
+        tunnels = [tunnel for tunnel in self._introspection.registry if only in ("", tunnel.owner)]
+        tunnels.sort(key=lambda tunnel: tunnel.name)
         now = self.measure()
         view = ListView(
             key=lambda tunnel: tunnel.name,
@@ -133,12 +133,12 @@ class ReadModels:
                 "age": lambda tunnel: -tunnel.since,
             },
         )
-        return view.page(held, query)
+        return view.page(tunnels, query)
 
     def tunnel(self, name: str) -> Tunnel | None:
         """Return one tunnel by its name, or None."""
-        held = self._introspection.registry.find(name)
-        return None if held is None else self._tunnel(held, self.measure())
+        found = self._introspection.registry.find(name)
+        return None if found is None else self._tunnel(found, self.measure())
 
     def visitors(self, query: ListQuery, *, only: str = "") -> Page[Visitor]:
         """Return active visitors, the newest first. ``only``: of this tunnel."""
@@ -204,7 +204,7 @@ class ReadModels:
             sums.bytes_in += visit.bytes_in
             sums.bytes_out += visit.bytes_out
         self._meter.measure(
-            lambda: {held.name: _carried(held, now[held.name]) for held in self._introspection.registry}
+            lambda: {tunnel.name: _carried(tunnel, now[tunnel.name]) for tunnel in self._introspection.registry}
         )
         return now
 
@@ -248,32 +248,32 @@ class ReadModels:
             silent_for=max(0.0, self._clock() - stats.last_heard),
         )
 
-    def _tunnel(self, held: RegisteredTunnel, now: dict[str, Totals]) -> Tunnel:
+    def _tunnel(self, tunnel: RegisteredTunnel, now: dict[str, Totals]) -> Tunnel:
         introspection = self._introspection
-        sums = now[held.name]
-        bytes_in, bytes_out = _carried(held, sums)
-        host = introspection.names.host_of(held.name)
-        rate_in, rate_out = self._meter.rate(held.name)
+        sums = now[tunnel.name]
+        bytes_in, bytes_out = _carried(tunnel, sums)
+        host = introspection.names.host_of(tunnel.name)
+        rate_in, rate_out = self._meter.rate(tunnel.name)
         return Tunnel(
-            name=held.name,
+            name=tunnel.name,
             url=https_url(host, introspection.https_port),
-            tcp_port=held.tcp_port or None,
-            owner=held.owner,
-            owner_name=self.owner_name(held.owner),
-            members=len(held.backends),
-            is_passthrough=held.options.passthrough,
-            age=max(0.0, self._clock() - held.since),
+            tcp_port=tunnel.tcp_port or None,
+            owner=tunnel.owner,
+            owner_name=self.owner_name(tunnel.owner),
+            members=len(tunnel.backends),
+            is_passthrough=tunnel.options.passthrough,
+            age=max(0.0, self._clock() - tunnel.since),
             visitors=sums.visitors,
-            came=held.total_visitors,
+            came=tunnel.total_visitors,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             rate_in=rate_in,
             rate_out=rate_out,
         )
 
-    def _tunnel_texts(self, held: RegisteredTunnel) -> Iterable[str]:
-        host = self._introspection.names.host_of(held.name)
-        return host, held.owner, self.owner_name(held.owner), f":{held.tcp_port}" if held.tcp_port else ""
+    def _tunnel_texts(self, tunnel: RegisteredTunnel) -> Iterable[str]:
+        host = self._introspection.names.host_of(tunnel.name)
+        return host, tunnel.owner, self.owner_name(tunnel.owner), f":{tunnel.tcp_port}" if tunnel.tcp_port else ""
 
     def _visitor(self, visit: VisitorConnection) -> Visitor:
         return Visitor(
@@ -345,5 +345,5 @@ def _address_of(client: ClientSession) -> str:
     return format_address(str(host), int(port))
 
 
-def _carried(held: RegisteredTunnel, now: Totals) -> tuple[int, int]:
-    return now.bytes_in + held.past_in, now.bytes_out + held.past_out
+def _carried(tunnel: RegisteredTunnel, now: Totals) -> tuple[int, int]:
+    return now.bytes_in + tunnel.past_in, now.bytes_out + tunnel.past_out

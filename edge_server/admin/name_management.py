@@ -97,17 +97,17 @@ class NameManagement:
             },
         )
 
-    def page(self, query: ListQuery, only: str, held: Container[str]) -> Page[Name]:
+    def page(self, query: ListQuery, only: str, in_use: Container[str]) -> Page[Name]:
         """Return a page of the names, sorted by name.
 
         Args:
             query: the part of the list.
             only: ``banned`` or ``owned``; empty for all.
-            held: names and ports of tunnels, as in claims.
+            in_use: names and ports of tunnels, as in claims.
         """
         wanted = {"banned": True, "owned": False}.get(only)
         claims = [claim for claim in self._store.claims() if wanted in (None, claim.is_banned)]
-        return self._view.page([self._shown(claim, held) for claim in claims], query)
+        return self._view.page([self._shown(claim, in_use) for claim in claims], query)
 
     def release(self, text: str) -> ChangedName | None:
         """Make a name or port available to all tokens again, or lift a ban. Return None if it has no owner.
@@ -126,14 +126,14 @@ class NameManagement:
         entries = self._store.history(name.lower() or None, limit, owner or None)
         return Events([self._event(entry) for entry in reversed(entries)])
 
-    def _shown(self, claim: Claim, held: Container[str]) -> Name:
+    def _shown(self, claim: Claim, in_use: Container[str]) -> Name:
         return Name(
             name=format_claim(claim.subject),
             kind=kind_of(claim.subject),
             owner=None if claim.is_banned else claim.owner,
             owner_name="" if claim.is_banned else self._owner_name(claim.owner),
             is_banned=claim.is_banned,
-            is_held=claim.subject in held,
+            is_held=claim.subject in in_use,
             last_used=claim.last_used,
         )
 

@@ -1,4 +1,4 @@
-"""Recording of QUIC connections to qlog files (transport.qlog): of all, or of single sessions that an operator
+"""Tracing of QUIC connections to qlog files (transport.qlog): of all, or of single sessions that an operator
 chose.
 
 A traced session is traced on each of its links, with one file for each link, until the operator stops the trace,
@@ -27,7 +27,7 @@ DIRECTORY: Final = "qlog"
 
 
 class TracedSession(Protocol):
-    """A client's session as the recorder uses it."""
+    """A client's session as the tracing uses it."""
 
     session: Session
     trace: SessionTrace | None
@@ -38,8 +38,8 @@ class TracedSession(Protocol):
         """Return the client's address."""
 
 
-class QlogRecorder:
-    """Starts and ends the recording of connections of one endpoint."""
+class QlogTracing:
+    """Starts and ends the traces of connections of one endpoint."""
 
     def __init__(self, endpoint: Endpoint, state_dir: Path) -> None:
         self._endpoint = endpoint
@@ -93,7 +93,7 @@ class QlogRecorder:
 class SessionTrace:
     """The tracing of one session, over its links."""
 
-    def __init__(self, tracing: QlogRecorder, client: TracedSession) -> None:
+    def __init__(self, tracing: QlogTracing, client: TracedSession) -> None:
         self._tracing = tracing
         self._client = client
         self._trace: Trace | None = None

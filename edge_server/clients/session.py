@@ -192,7 +192,7 @@ class ClientSession:
         # good does not return.
         may_return = closed.cause is CloseCause.PEER and closed.code != SessionCode.CLOSED
         was_link_abandoned = may_return and (
-            self.session.is_awaiting_resume_state or closed.code == SessionCode.REPLACED
+            self.session.is_awaiting_resume_state or closed.code == SessionCode.LINK_REPLACED
         )
         is_lost = closed.cause in LOST or was_link_abandoned
         if self.identity is None or self.is_draining or not is_lost or not self._context.sessions.hold:
@@ -389,4 +389,4 @@ class ClientSession:
 
 
 def _superseded_code(version: int) -> SessionCode:
-    return SessionCode.SUPERSEDED if version >= 2 else SessionCode.REPLACED
+    return SessionCode.SUPERSEDED if version >= 2 else SessionCode.LINK_REPLACED

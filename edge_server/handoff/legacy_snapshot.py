@@ -60,14 +60,14 @@ class LegacySnapshot:
             if len(content) > MAX_BYTES or not content.startswith(HEAD):
                 raise ValueError(content[: len(HEAD)])
             plain = self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], self._context)
-            held = msgspec.msgpack.decode(plain, type=LegacyContent)
-            if not is_valid(held.entries):
-                raise ValueError(held)
+            saved = msgspec.msgpack.decode(plain, type=LegacyContent)
+            if not is_valid(saved.entries):
+                raise ValueError(saved)
         except (InvalidTag, ValueError, msgspec.MsgspecError):
             raise ConfigError(
                 f"{self.path} cannot be used: it is damaged, or of another --domain or ticket.key."
             ) from None
-        return HeldNames.of(held.entries, written_at, is_last=held.is_last)
+        return HeldNames.of(saved.entries, written_at, is_last=saved.is_last)
 
     def remove(self) -> None:
         """Remove the file, once the table has its names."""

@@ -61,7 +61,7 @@ class HandoffListener:
         self._hand_over = hand_over
         self._loop = asyncio.get_running_loop()
         self._tasks = Supervisor()
-        self._turn = asyncio.Lock()
+        self._handoff_lock = asyncio.Lock()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inode = 0
         try:
@@ -112,10 +112,10 @@ class HandoffListener:
             close_all(sockets)
             if not isinstance(message, HandoffRequest) or message.version != VERSION:
                 await channel.send(HandoffRefusal(f"this edge speaks version {VERSION} of the handoff protocol"))
-            elif self._turn.locked():
+            elif self._handoff_lock.locked():
                 await channel.send(HandoffRefusal("another edge is taking over already"))
             else:
-                async with self._turn:
+                async with self._handoff_lock:
                     await self._hand_over(channel)
         except HandoffError as error:
             logger.warning("an edge that wanted to take over failed: %s", error)
@@ -125,7 +125,7 @@ class HandoffListener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handoff:
-    """The handover of a running edge to its successor. Until the successor is ready nothing changes."""
+    """The handoff of a running edge to its successor. Until the successor is ready nothing changes."""
 
     domain: str
     cid_prefix: int

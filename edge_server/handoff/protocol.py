@@ -50,7 +50,7 @@ IS_SUPPORTED: Final = sys.platform == "linux"
 
 
 class HandoffRequest(msgspec.Struct, tag=1, array_like=True, frozen=True):
-    """Request of the successor for the handover."""
+    """Request of the successor for the handoff."""
 
     version: int
 
@@ -95,11 +95,11 @@ RecordWithSocket = tuple[TunnelRecord, "socket.socket | None"]
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-def in_parts(held: Iterable[RecordWithSocket]) -> list[list[RecordWithSocket]]:
+def in_parts(tunnels: Iterable[RecordWithSocket]) -> list[list[RecordWithSocket]]:
     """Split the tunnels into parts that fit into one message each; at least one part."""
     parts: list[list[RecordWithSocket]] = [[]]
     size = 0
-    for record, sock in held:
+    for record, sock in tunnels:
         length = len(_encode(record))
         if len(parts[-1]) >= MAX_NAMES or (parts[-1] and size + length > MAX_NAMES_BYTES):
             parts.append([])

@@ -72,7 +72,7 @@ class _Frozen:
 class NameSnapshot:
     """The snapshot of the held names: read at the start, then written until the edge hands over or stops.
 
-    Call :meth:`restore`, then :meth:`start`, and at the end either :meth:`stop_writing` (handover) or
+    Call :meth:`restore`, then :meth:`start`, and at the end either :meth:`stop_writing` (handoff) or
     :meth:`freeze` and :meth:`close` (stop).
     """
 

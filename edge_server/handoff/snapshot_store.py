@@ -191,10 +191,10 @@ class SnapshotStore:
         Raises:
             AnotherWriterError: a later run has taken the table. Nothing is written.
         """
-        held = list(entries)
-        chosen = select_fairly(held)
+        wanted = list(entries)
+        chosen = select_fairly(wanted)
         self._write({entry.record.name: entry for entry in chosen}, _RunState(int(at), is_last))
-        return len(chosen) == len(held)
+        return len(chosen) == len(wanted)
 
     def stamp(self, at: float) -> bool:
         """Update the time of the last write alone.
@@ -210,7 +210,7 @@ class SnapshotStore:
         self._write(self._written, _RunState(int(at), is_last=False))
         return True
 
-    def _write(self, held: dict[str, SnapshotEntry], state: _RunState) -> None:
+    def _write(self, entries: dict[str, SnapshotEntry], state: _RunState) -> None:
         if self._database.is_replaced:
             self._database.close()
         before, self._written = self._written, None  # unknown if the transaction fails
@@ -224,10 +224,10 @@ class SnapshotStore:
             if before is None:
                 database.execute("DELETE FROM held")
                 before = {}
-            gone = [name for name in before if name not in held]
+            gone = [name for name in before if name not in entries]
             database.executemany("DELETE FROM held WHERE key = ?", ((self._cipher.key_of(name),) for name in gone))
-            database.executemany("INSERT OR REPLACE INTO held VALUES (?, ?)", self._changed(before, held))
-        self._written, self._has_written = held, True
+            database.executemany("INSERT OR REPLACE INTO held VALUES (?, ?)", self._changed(before, entries))
+        self._written, self._has_written = entries, True
 
     def _take(self, database: sqlite3.Connection, now: int, sealed: bytes) -> None:
         """Take the table from the run that wrote last. Raises AnotherWriterError."""
@@ -245,9 +245,9 @@ class SnapshotStore:
             return False
 
     def _changed(
-        self, before: dict[str, SnapshotEntry], held: dict[str, SnapshotEntry]
+        self, before: dict[str, SnapshotEntry], entries: dict[str, SnapshotEntry]
     ) -> Iterator[tuple[bytes, bytes]]:
-        for name, entry in held.items():
+        for name, entry in entries.items():
             if before.get(name) != entry:
                 key = self._cipher.key_of(name)
                 yield key, self._cipher.seal(key, entry)

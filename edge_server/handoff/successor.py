@@ -85,9 +85,9 @@ class InheritedSockets:
 
 
 async def request_handoff(directory: Path) -> InheritedSockets | None:
-    """Request the handover from the running edge of this state directory.
+    """Request the handoff from the running edge of this state directory.
 
-    Returns its sockets, or None if no edge runs. Raises ConfigError if the handover fails.
+    Returns its sockets, or None if no edge runs. Raises ConfigError if the handoff fails.
     """
     if not IS_SUPPORTED:
         raise ConfigError("--takeover needs Linux.")

@@ -101,13 +101,13 @@ class Admission:
         """
         address, network = peer_prefix(host), network_prefix(host)
         fair = max(self._min_places, MAX_PER_FREE_PLACE * (self.cap - self.active))
-        held = max(
+        most = max(
             self._by_owner[owner],
             self._by_tunnel[tunnel_name],
             self._by_address[address],
             self._by_network[network],
         )
-        is_short = self.active >= self.cap or held >= fair
+        is_short = self.active >= self.cap or most >= fair
         if is_short or not self.admits(host) or (limit is not None and self._by_owner[owner] >= limit):
             self.refused += 1
             if is_short:
@@ -145,12 +145,12 @@ class Admission:
         return evicted
 
     def _describe_waiting(self) -> str:
-        network, held = self.waiting.largest_network()
-        return f"{len(self.waiting)} of {self.waiting.limit} places are taken, {held} by {network}"
+        network, count = self.waiting.largest_network()
+        return f"{len(self.waiting)} of {self.waiting.limit} places are taken, {count} by {network}"
 
     def _describe_places(self) -> str:
-        (network, held), (owner, owned) = self._by_network.most_common(1)[0], self._by_owner.most_common(1)[0]
+        (network, count), (owner, owned) = self._by_network.most_common(1)[0], self._by_owner.most_common(1)[0]
         return (
-            f"{self.active} of {self.cap} places are taken, {held} by {network}, {owned} by tunnels of {owner}; "
+            f"{self.active} of {self.cap} places are taken, {count} by {network}, {owned} by tunnels of {owner}; "
             f"the limit of {self.budget.limit} file descriptors allows no more, raise it ({REMEDY})"
         )

@@ -32,7 +32,7 @@ MAX_UNAVAILABLE_TRIES: Final = 20
 BACKLOG: Final = 1024
 """Connections that the kernel queues while the edge is busy: half a second of what one core accepts. A client that
 finds the queue full retries after a second."""
-ACCEPTS_PER_TURN: Final = 8
+ACCEPTS_PER_ITERATION: Final = 8
 """Backlog that is given to asyncio, which accepts as many connections and one more in one iteration of the loop.
 Two iterations pass before the first of them can be refused; until then they take descriptors that are
 kept free. uvloop accepts one connection."""
@@ -255,14 +255,16 @@ def try_listen(host: str, port: int, *, is_shared: bool = False) -> socket.socke
 
 async def accept_from(sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:
     """Serve the connections of a listening socket; forked children close their copies of it."""
-    server = await start_server(sock, factory, backlog=ACCEPTS_PER_TURN)
+    server = await start_server(sock, factory, backlog=ACCEPTS_PER_ITERATION)
     restore_backlog(server, sock)
     return server
 
 
 def restore_backlog(server: asyncio.Server, sock: socket.socket) -> None:
-    """Restore the kernel's queue length of a server that was created with a backlog of :data:`ACCEPTS_PER_TURN`:
-    asyncio uses that number both for the queue and for the connections accepted in a turn."""
+    """Restore the kernel's queue length of a server with a backlog of :data:`ACCEPTS_PER_ITERATION`.
+
+    asyncio uses that number both for the queue and for the connections accepted in an iteration.
+    """
     if server.is_serving():
         sock.listen(BACKLOG)
 

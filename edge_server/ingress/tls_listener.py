@@ -133,7 +133,7 @@ class TlsListener:
         self,
         route: Callable[[ClientHello, str], RouteResult],
         *,
-        redirect_target: Callable[[str, str], RedirectTarget | Overload | None] = lambda _name, _host: None,
+        redirect_target: Callable[[str, str], RedirectTarget | Overload | None] = lambda _name, _address: None,
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
         max_pending: int = MAX_HANDSHAKES,
@@ -170,9 +170,9 @@ class TlsListener:
         """Return a protocol for one accepted connection."""
         return PendingConnection(self)
 
-    def acquire(self, connection: PendingConnection | ClosingConnection, host: str) -> None:
+    def acquire(self, connection: PendingConnection | ClosingConnection, address: str) -> None:
         """Take a place; if there is none, evict a connection of the largest holder."""
-        evicted = self.pending.acquire(connection, host)
+        evicted = self.pending.acquire(connection, address)
         if evicted is not None:
             evicted.evict()
             if self._shortage is not None:
@@ -190,8 +190,8 @@ class TlsListener:
             connection.abort()
 
     def _describe_places(self) -> str:
-        network, held = self.pending.largest_network()
-        return f"{network} holds {held} of {self.pending.limit}"
+        network, count = self.pending.largest_network()
+        return f"{network} holds {count} of {self.pending.limit}"
 
 
 class ClosingConnection:
@@ -204,7 +204,7 @@ class ClosingConnection:
         self._listener = listener
         self._raw = raw
         LingeringClose(raw, alert, loop=listener.loop, on_closed=self._on_closed)
-        listener.acquire(self, host_of(raw))
+        listener.acquire(self, peer_address(raw))
 
     def evict(self) -> None:
         """Reset the connection, because its place was evicted."""
@@ -219,7 +219,7 @@ class ClosingConnection:
 class PendingConnection(asyncio.Protocol):
     """A visitor from accept to the end of its handshake."""
 
-    __slots__ = ("_hello", "_host", "_listener", "_outcome", "_raw", "_reader", "_request", "_timer")
+    __slots__ = ("_address", "_hello", "_listener", "_outcome", "_raw", "_reader", "_request", "_timer")
 
     _raw: asyncio.Transport
     _timer: asyncio.TimerHandle
@@ -239,11 +239,11 @@ class PendingConnection(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)
         listener = self._listener
         self._raw = transport
-        self._host = host_of(transport)
+        self._address = peer_address(transport)
         descriptors.set_close_on_fork(transport.get_extra_info("socket"))
         self._timer = listener.loop.call_later(listener.deadlines.hello, self._on_timeout)
-        if listener.admits(self._host):
-            listener.acquire(self, self._host)
+        if listener.admits(self._address):
+            listener.acquire(self, self._address)
         else:
             self._outcome = HandshakeOutcome.BANNED
             reset(transport)
@@ -269,7 +269,7 @@ class PendingConnection(asyncio.Protocol):
         if isinstance(outcome, ClientHello):
             self._hello = outcome
             self._timer.cancel()
-            self._apply_route(self._listener.route(outcome, self._host))
+            self._apply_route(self._listener.route(outcome, self._address))
         else:
             self._request = RequestReader()
             self._read_request(self._request, self._reader.received)
@@ -298,7 +298,7 @@ class PendingConnection(asyncio.Protocol):
             self._redirect(request)
 
     def _redirect(self, request: Request) -> None:
-        target = self._listener.redirect_target(request.host, self._host)
+        target = self._listener.redirect_target(request.host, self._address)
         if target is None:
             self._refuse(HandshakeOutcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
         elif isinstance(target, Overload):
@@ -363,7 +363,7 @@ class PendingConnection(asyncio.Protocol):
         self._listener.outcomes[self._outcome] += 1
 
 
-def host_of(transport: asyncio.BaseTransport) -> str:
+def peer_address(transport: asyncio.BaseTransport) -> str:
     """Return the address of the peer; empty if it has disconnected already."""
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""

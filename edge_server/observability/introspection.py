@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edge_server.auth.failed_attempts import FailedAttempts
     from edge_server.auth.token_registry import TokenRegistry
     from edge_server.certificates.policy import CertificatePolicy
-    from edge_server.clients.qlog import QlogRecorder
+    from edge_server.clients.qlog import QlogTracing
     from edge_server.clients.session import ClientSession
     from edge_server.clients.session_table import SessionTable
     from edge_server.config.edge_config import EdgeConfig
@@ -64,7 +64,7 @@ class Introspection:
     sessions: SessionTable[ClientSession]
     supervisor: Supervisor
     tokens: TokenRegistry
-    tracing: QlogRecorder
+    tracing: QlogTracing
     """Recorder of qlog files."""
     udp: UdpSocket
     started_at: float = field(default_factory=time.time)

@@ -232,13 +232,13 @@ def _of_visitors(introspection: Introspection) -> Iterator[tuple[str, dict[Value
 
 def _of_clients(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
     sessions, attempts = introspection.sessions, introspection.attempts
-    strangers = sum(client.identity is None for client in introspection.clients)
+    unauthenticated = sum(client.identity is None for client in introspection.clients)
     yield (
         "sessions",
         {
-            ("connected",): len(introspection.clients) - strangers - sessions.away,
+            ("connected",): len(introspection.clients) - unauthenticated - sessions.away,
             ("away",): sessions.away,
-            ("stranger",): strangers,
+            ("stranger",): unauthenticated,
         },
     )
     yield "sessions_begun_total", {(): sessions.begun}

@@ -27,7 +27,7 @@ more than OPEN_MAX, though its hard limit is infinite."""
 
 RESERVE: Final = 128
 """Descriptors for the edge itself: sockets, files, the event loop, the operator's page, ACME, and connections that
-one turn of the loop accepts before they can be refused."""
+one iteration of the loop accepts before they can be refused."""
 RESERVE_DIVISOR: Final = 8
 """Divisor of the limit for the reserve where the limit is small."""
 MIN_RESERVE: Final = 48

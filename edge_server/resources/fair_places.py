@@ -193,9 +193,9 @@ class FairPlaces(Generic[Holder]):
         self._by_target.add(holder, place.target + place.source)
 
     def _next_to_evict(self) -> Holder:
-        _, held = self.largest_network()
+        _, count = self.largest_network()
         share = max(MIN_PER_NETWORK, self.limit // NETWORK_DIVISOR)
-        return (self._by_source if held > share else self._by_target).next_to_evict()
+        return (self._by_source if count > share else self._by_target).next_to_evict()
 
     def _is_protected(self, holder: Holder, new_holder: Holder) -> bool:
         place, network = self._places[holder], self._places[holder].source[0]

@@ -84,11 +84,11 @@ class Bindings:
             # A repeated request, because the response was lost with a link. The lease was revoked in the meantime.
             self._session.send(BindRefused(bind.lease, code))
             return
-        held = self._leases.get(bind.lease)
-        if held is not None and not is_resumed:
+        lease = self._leases.get(bind.lease)
+        if lease is not None and not is_resumed:
             raise ProtocolError("a lease number was used twice")
-        if held is not None and not is_draining:
-            self._confirm(held)  # a repeated request, because the response was lost with a link
+        if lease is not None and not is_draining:
+            self._confirm(lease)  # a repeated request, because the response was lost with a link
             return
         facts = self._facts(identity, bind, is_draining=is_draining, points_here=points_here)
         match self._context.policy.decide(bind, facts):
@@ -113,7 +113,7 @@ class Bindings:
             self._release(number, for_good=for_good)
 
     def apply_permissions_of(self, identity: Identity) -> None:
-        """Apply the changed rights of the identity."""
+        """Apply the changed permissions of the identity."""
         for lease in self._leases.values():
             self._limit(lease.tunnel, identity)
 
@@ -298,7 +298,7 @@ class Bindings:
         if by_ticket:
             replaced.bindings.end_superseded()
         else:
-            replaced.bindings.revoke(replaced, BindCode.REPLACED)
+            replaced.bindings.revoke(replaced, BindCode.NAME_TAKEN_OVER)
 
     # Confirmation and release.
 

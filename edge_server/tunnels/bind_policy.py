@@ -449,18 +449,18 @@ def _generation_before(check: BindCheck) -> int:
     return 0 if check.takeover_target is None else check.takeover_target.generation
 
 
-def _is_same_client(bind: Bind, held: TunnelFacts) -> bool:
+def _is_same_client(bind: Bind, tunnel: TunnelFacts) -> bool:
     """Return True if the client holds the name itself, in another session: the response with its latest ticket
     was lost."""
-    return isinstance(bind, BindV2) and bind.client_id != b"" and bind.client_id == held.client_id
+    return isinstance(bind, BindV2) and bind.client_id != b"" and bind.client_id == tunnel.client_id
 
 
-def is_older_client(bind: Bind, ticket: Ticket, held: TunnelFacts) -> bool:
+def is_older_client(bind: Bind, ticket: Ticket, tunnel: TunnelFacts) -> bool:
     """Return True if the name is held by a client that was started later, with the same ticket.
 
     The generations alone do not show this after a restart of the edge, because the tickets of both may have been
     counted separately.
     """
-    if not isinstance(bind, BindV2) or not bind.again or held.client_id in (b"", bind.client_id):
+    if not isinstance(bind, BindV2) or not bind.again or tunnel.client_id in (b"", bind.client_id):
         return False
-    return held.is_first_bind or ticket.generation < held.generation
+    return tunnel.is_first_bind or ticket.generation < tunnel.generation

@@ -62,7 +62,7 @@ class NameDirectory:
         return RANDOM_LABEL.fullmatch(name) is not None or self._tokens.name_refusal(identity, name) is None
 
     @property
-    def held(self) -> frozenset[str]:
+    def in_use(self) -> frozenset[str]:
         """Return the names and TCP ports (``:PORT``, as in claims) of all tunnels, kept ones included."""
         tunnels = tuple(self._registry)
         return frozenset(each.name for each in tunnels) | {f":{each.tcp_port}" for each in tunnels}

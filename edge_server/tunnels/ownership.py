@@ -98,15 +98,15 @@ class NameOwnership:
         if claim is not None and claim.owner == owner and claim.last_used < self._now() - MARK_USED_INTERVAL:
             self.claim(owner, subject)
 
-    def remove_expired(self, held: Container[str]) -> None:
+    def remove_expired(self, in_use: Container[str]) -> None:
         """Remove the claims that were unused for :data:`KEPT` seconds. Call it only while the clock is settled.
 
         Args:
-            held: names and ports in use, whose claims stay.
+            in_use: names and ports whose claims stay.
         """
         oldest = self._now() - KEPT
         for subject, claim in tuple(self._claims.items()):
-            if claim.last_used < oldest and not claim.is_banned and subject not in held:
+            if claim.last_used < oldest and not claim.is_banned and subject not in in_use:
                 self._drop(subject)
                 with self._lock:
                     self._changed.pop(subject, None)
@@ -123,18 +123,24 @@ class NameOwnership:
             if not claim.is_banned:
                 self._change(replace(claim, last_used=claim.last_used + int(forward)))
 
-    def add_to_history(self, event: str, held: HeldTunnel, host: str, visitors: int = 0) -> None:
+    def add_to_history(self, event: str, tunnel: HeldTunnel, address: str, visitors: int = 0) -> None:
         """Add an event of a name to the history.
 
         Args:
             event: as in ``HistoryEntry.of``.
-            held: the tunnel that has the name.
-            host: address of its client; empty where none takes part.
+            tunnel: the tunnel that has the name.
+            address: address of its client; empty where none takes part.
             visitors: number of visitors that the client served, if it releases the name.
         """
-        owner = held.owner
+        owner = tunnel.owner
         fresh = HistoryEntry.of(
-            event, int(self._now()), name=held.name, port=held.tcp_port, owner=owner, host=host, visitors=visitors
+            event,
+            int(self._now()),
+            name=tunnel.name,
+            port=tunnel.tcp_port,
+            owner=owner,
+            host=address,
+            visitors=visitors,
         )
         key = fresh.day, fresh.owner, fresh.name
         with self._lock:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from edge_server.ingress.tcp_ports import ACCEPTS_PER_TURN, restore_backlog
+from edge_server.ingress.tcp_ports import ACCEPTS_PER_ITERATION, restore_backlog
 from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class PublicPort:
             return
         # With start_serving=False this does not yield to the loop, so stop() cannot be called in between.
         self._server = await asyncio.get_running_loop().create_server(
-            factory, sock=self._socket, backlog=ACCEPTS_PER_TURN, start_serving=False
+            factory, sock=self._socket, backlog=ACCEPTS_PER_ITERATION, start_serving=False
         )
         await self._server.start_serving()
         restore_backlog(self._server, self._socket)

@@ -168,11 +168,11 @@ class EdgeConnection:
         A session that this connection was to resume waits for another one, if this one was never activated and
         another may follow."""
         if self.session.link is self._link:
-            # CLOSED ends the session as well, REPLACED only this link; DONE says that nothing is left to do.
+            # CLOSED ends the session as well, LINK_REPLACED only this link; DONE says that nothing is left to do.
             if self._has_sent_secret and self._owner.is_closed:
                 code = SessionCode.CLOSED
             elif self.is_resumed and not self._is_active:
-                code = SessionCode.REPLACED
+                code = SessionCode.LINK_REPLACED
             else:
                 code = SessionCode.DONE
             self.session.close(code)
@@ -332,7 +332,7 @@ def explain(closed: Closed, edge: str, *, welcome: Welcome | None) -> Error:
         if code is SessionCode.UNAUTHORIZED:
             return AuthError(token_refused_message(edge, was_accepted=welcome is not None))
         # An edge of version 1 has one code for a newer link of the session and for a newer session.
-        is_superseded = code is SessionCode.REPLACED and welcome is not None and welcome.version < 2
+        is_superseded = code is SessionCode.LINK_REPLACED and welcome is not None and welcome.version < 2
         if is_superseded or code in (SessionCode.SUPERSEDED, SessionCode.ENDED):
             # Dialling again would take the name back, and the other client would do the same, for ever; or it
             # would undo what the operator has done.

@@ -34,7 +34,7 @@ DRAIN_INTERVAL: Final = 0.05
 _TEMPORARY: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT})
 """Refusals after which a later attempt may succeed."""
 
-_FINAL: Final = frozenset({BindCode.REPLACED, BindCode.BANNED})
+_FINAL: Final = frozenset({BindCode.NAME_TAKEN_OVER, BindCode.BANNED})
 """Refusals after which the lease is not requested again."""
 
 

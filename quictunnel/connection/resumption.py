@@ -60,7 +60,7 @@ class ResumableSession:
         welcome = connection.welcome
         if welcome is None or not welcome.hold or not welcome.session:
             return False
-        is_replaced = closed.cause is CloseCause.PEER and closed.code == SessionCode.REPLACED
+        is_replaced = closed.cause is CloseCause.PEER and closed.code == SessionCode.LINK_REPLACED
         is_own_link = is_replaced and (self._was_secret_sent or welcome.version >= 2)
         if closed.cause not in LOST and not is_own_link:
             return False

@@ -144,7 +144,7 @@ class Session:
         old.set_handler(IgnoringLinkHandler())
         old.streams.clear()
         if not old.is_down:
-            old.close(SessionCode.REPLACED)
+            old.close(SessionCode.LINK_REPLACED)
         if not self.is_away:
             self._leave_link()
         self.is_away = False

@@ -66,16 +66,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_close_with_alert",
         "_eof_due",
         "_factory",
-        "_held",
         "_loop",
         "_on_handshake_done",
-        "_paused",
         "_phase",
         "_protocol",
         "_raw",
         "_raw_ended",
+        "_reading_paused",
         "_records",
         "_server_name",
+        "_unread_ciphertext",
         "_unsolicited",
         "handshake_error",
     )
@@ -116,12 +116,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """The error of TLS for which the handshake failed, if it was one."""
         self._protocol: asyncio.Protocol | None = None
         self._phase = _Phase.HANDSHAKE
-        self._paused = False
+        self._reading_paused = False
         self._blocked = False
         self._unsolicited = 0
         # Ciphertext that arrived while reading was paused: at most one read of the socket, because the raw
         # transport is paused as well.
-        self._held = b""
+        self._unread_ciphertext = b""
         self._eof_due = False
 
     def begin(self, received: bytes | bytearray) -> None:
@@ -134,8 +134,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Continue the handshake, or decrypt."""
         if self._phase is _Phase.OPEN:
-            if self._paused:
-                self._held += data
+            if self._reading_paused:
+                self._unread_ciphertext += data
             else:
                 self._decrypt(data)
         elif self._phase is _Phase.HANDSHAKE:
@@ -156,7 +156,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._loop.call_later(POLL_INTERVAL, self._raw.abort)
             return True
         self._raw_ended = True
-        if not self._held and not self._paused:
+        if not self._unread_ciphertext and not self._reading_paused:
             self._tcp_ended()
         return True
 
@@ -183,7 +183,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._phase is _Phase.OPEN and exc is None:
             exc = TruncationError()  # neither side has ended TLS
         self._phase = _Phase.LOST
-        self._held = b""
+        self._unread_ciphertext = b""
         self._on_closed()
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
@@ -201,7 +201,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return False
         self._raw = rest
         self._blocked = False
-        if not self._paused:
+        if not self._reading_paused:
             rest.resume_reading()
         if splice is not None:
             splice.writing_failed()
@@ -249,7 +249,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if plain and self._protocol is not None:
             self._protocol.data_received(plain)
         if ended and self._phase is _Phase.OPEN:
-            if self._paused:
+            if self._reading_paused:
                 self._eof_due = True
             else:
                 self._deliver_eof()
@@ -282,20 +282,20 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self.close()
 
     def _resume(self) -> None:
-        """Process what was held while reading was paused, then resume the socket."""
-        if self._phase is not _Phase.OPEN or self._paused:
+        """Process the ciphertext that arrived while reading was paused, then resume the socket."""
+        if self._phase is not _Phase.OPEN or self._reading_paused:
             return
-        held, self._held = self._held, b""
-        if held:
-            self._decrypt(held)
+        ciphertext, self._unread_ciphertext = self._unread_ciphertext, b""
+        if ciphertext:
+            self._decrypt(ciphertext)
         elif self._eof_due:
             self._deliver_eof()
-        if self._raw_ended and not self._paused:
+        if self._raw_ended and not self._reading_paused:
             self._tcp_ended()
         self._resume_raw()
 
     def _resume_raw(self) -> None:
-        if self._phase is _Phase.OPEN and not self._paused:
+        if self._phase is _Phase.OPEN and not self._reading_paused:
             self._raw.resume_reading()
 
     # Ends.
@@ -354,16 +354,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading from the socket."""
-        if self._phase is _Phase.OPEN and not self._paused:
-            self._paused = True
+        if self._phase is _Phase.OPEN and not self._reading_paused:
+            self._reading_paused = True
             self._raw.pause_reading()
 
     def resume_reading(self) -> None:
         """Continue reading."""
-        if self._phase is not _Phase.OPEN or not self._paused:
+        if self._phase is not _Phase.OPEN or not self._reading_paused:
             return
-        self._paused = False
-        if self._held or self._eof_due or self._raw_ended:
+        self._reading_paused = False
+        if self._unread_ciphertext or self._eof_due or self._raw_ended:
             # Deferred: a direct call would re-enter the application.
             self._loop.call_soon(self._resume)
         else:
@@ -371,7 +371,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def is_reading(self) -> bool:
         """Return True while application data can be received."""
-        return self._phase is _Phase.OPEN and not self._paused and not self._records.peer_finished
+        return self._phase is _Phase.OPEN and not self._reading_paused and not self._records.peer_finished
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set the limits of the raw transport."""

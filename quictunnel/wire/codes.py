@@ -71,7 +71,7 @@ class SessionCode(enum.IntEnum):
     """No Hello arrived in time."""
     GOING_AWAY = 0x14
     """The edge is shutting down or restarting; reconnect."""
-    REPLACED = 0x15
+    LINK_REPLACED = 0x15
     """A newer link of the same session took over."""
     INTERNAL = 0x16
     """An internal error of the closing side."""
@@ -84,7 +84,7 @@ class SessionCode(enum.IntEnum):
     ENDED = 0x1A
     """The edge's operator ended this session; the client may begin another."""
     SUPERSEDED = 0x1B
-    """A newer session with the same ticket took the name over. (A client of version 1 gets REPLACED.)"""
+    """A newer session with the same ticket took the name over. (A client of version 1 gets LINK_REPLACED.)"""
     CLOSED = 0x1C
     """The client was closed and will not reconnect; the session whose secret it sent on this link ends too."""
 
@@ -116,7 +116,7 @@ class BindCode(enum.IntEnum):
     NOT_SHARED = 0x0B
     """The name is in use by this token and cannot be shared or taken over: one of the two clients does not share
     it or has other options, this session has a lease of the name, or the name was taken over too often lately."""
-    REPLACED = 0x0C
+    NAME_TAKEN_OVER = 0x0C
     """Another client of the same token has taken over the name of this lease."""
     TOO_MANY_NAMES = 0x0D
     """The token is at the limit of names and ports, or at the rate limit for random names."""
@@ -137,7 +137,7 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.VERSION: "Client and edge speak different versions of the protocol; upgrade the older one.",
     SessionCode.TOO_SLOW: "The client sent no Hello in time.",
     SessionCode.GOING_AWAY: "The edge is shutting down.",
-    SessionCode.REPLACED: "A newer connection of the same client took over.",
+    SessionCode.LINK_REPLACED: "A newer connection of the same client took over.",
     SessionCode.SUPERSEDED: "A newer instance of this program has taken over the name.",
     SessionCode.INTERNAL: "The peer had an internal error.",
     SessionCode.BANNED: "The edge's operator has banned this address.",
@@ -180,7 +180,7 @@ BIND_SENTENCES: dict[BindCode, str] = {
         "Another client with the same token has this name. To share it, all of them must set pool=True. A name "
         "that two clients take from each other again and again stays with the one that has it."
     ),
-    BindCode.REPLACED: "Another client with the same token has taken over the name; this tunnel has ended.",
+    BindCode.NAME_TAKEN_OVER: "Another client with the same token has taken over the name; this tunnel has ended.",
     BindCode.TOO_MANY_NAMES: (
         "The edge's limit of names and ports for this token is reached. Use one of them (a ticket keeps a random "
         "name), or ask the edge's operator to release some (`quictunnel-edge name`)."

@@ -240,7 +240,7 @@ class Program:
         if not ticket.is_pool:
             may_be |= {BindCode.STALE, BindCode.NOT_SHARED}
         if self.system.is_superseded(self):
-            may_be.add(BindCode.REPLACED)  # the answer was lost with a link, and the name has gone since
+            may_be.add(BindCode.NAME_TAKEN_OVER)  # the answer was lost with a link, and the name has gone since
         if code is not None and code not in may_be:
             self.system.fault_log.found.append((f"a name is refused without a cause: {code.name}", f"{self}"))
 

@@ -8,7 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
-from edge_server.ingress.tls_listener import host_of
+from edge_server.ingress.tls_listener import peer_address
 from edge_server.resources.fair_places import FairPlaces
 from quictunnel.transport.lingering_close import LingeringClose
 from quictunnel.transport.tcp import reset
@@ -84,7 +84,7 @@ class _Http01Connection(asyncio.Protocol):
         """Take a place and start the deadline."""
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports are asyncio's by behaviour
         self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self.abort)
-        evicted = self._responder.connections.acquire(self, host_of(transport))
+        evicted = self._responder.connections.acquire(self, peer_address(transport))
         if evicted is not None:
             evicted.abort()
 

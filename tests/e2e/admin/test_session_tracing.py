@@ -28,7 +28,7 @@ from tests.harness.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge_server.clients.qlog import QlogRecorder
+    from edge_server.clients.qlog import QlogTracing
     from quictunnel.transport.engine import Engine
 
 SIZE = 300_000
@@ -213,7 +213,7 @@ async def test_another_link_has_another_file(rig: TracingRig):
         session = session_at(operator, [])["id"]
         files = [Path(trace(operator, session)["file"])]
         assert (await second.come_back(secret)).resumed
-        assert await first.end() == (CloseCause.PEER, SessionCode.REPLACED)
+        assert await first.end() == (CloseCause.PEER, SessionCode.LINK_REPLACED)
         files.append(Path(session_at(operator, [])["qlog"]))
         second.connection.close(SessionCode.DONE)  # before it has said how it stands
         second.schedule_transmit()
@@ -269,5 +269,5 @@ def test_a_trace_that_is_full_is_over(rig: TracingRig):
     assert rig.operator.do(f"/sessions/{session['id']}/qlog", "delete").status_code == 404
 
 
-async def trace_all(tracing: QlogRecorder, tracer: Tracer | None) -> None:
+async def trace_all(tracing: QlogTracing, tracer: Tracer | None) -> None:
     tracing.trace_all(tracer)

@@ -134,7 +134,7 @@ async def test_the_newest_link_has_the_session_and_an_older_one_nothing(rig: Emb
     async with HostileClient(config) as first, ReturningClient(config) as second:
         secret, reader, writer = await session_with_visitor(first)
         assert (await second.come_back(secret)).resumed
-        assert await first.end() == (CloseCause.PEER, SessionCode.REPLACED)
+        assert await first.end() == (CloseCause.PEER, SessionCode.LINK_REPLACED)
         standing = await second.heard(ResumeState)
         assert standing.entries == [(0, 0, 0, WINDOW), (1, 0, 0, 0)]  # and the number of the next stream
         second.say(with_visitor((0, SAID, SAID, SAID + WINDOW)))

@@ -88,7 +88,7 @@ def go_on(served: ServedClient) -> None:
 
 def go_on_and_close(served: ServedClient) -> None:
     go_on(served)
-    asyncio.get_running_loop().call_later(0.05, served.connection.close, SessionCode.REPLACED, "")
+    asyncio.get_running_loop().call_later(0.05, served.connection.close, SessionCode.LINK_REPLACED, "")
     asyncio.get_running_loop().call_later(0.05, served.schedule_transmit)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.clients.qlog import DIRECTORY, QlogRecorder
+from edge_server.clients.qlog import DIRECTORY, QlogTracing
 from quictunnel.transport.qlog import NotTracedError, Tracer
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def endpoint() -> Endpoint:
 
 
 @pytest.fixture
-def tracing(endpoint: Endpoint, tmp_path: Path) -> QlogRecorder:
-    return QlogRecorder(endpoint, tmp_path)
+def tracing(endpoint: Endpoint, tmp_path: Path) -> QlogTracing:
+    return QlogTracing(endpoint, tmp_path)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def go_on(client: Any, connection: str) -> None:
         client.trace.resume()
 
 
-def test_files_go_where_those_of_all_go(tracing: QlogRecorder, client: Any, tmp_path: Path):
+def test_files_go_where_those_of_all_go(tracing: QlogTracing, client: Any, tmp_path: Path):
     assert tracing.begin(client) == tmp_path / DIRECTORY / "1"
     tracing.trace_all(Tracer(tmp_path / "all"))
     go_on(client, "two")
@@ -79,7 +79,7 @@ def test_files_go_where_those_of_all_go(tracing: QlogRecorder, client: Any, tmp_
     assert tracing.end(client) == tmp_path / DIRECTORY / "3"
 
 
-def test_session_away_is_traced_on_its_return(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+def test_session_away_is_traced_on_its_return(tracing: QlogTracing, client: Any, endpoint: Endpoint):
     client.session.is_away = True
     assert tracing.begin(client) is None
     assert tracing.is_chosen(client)
@@ -88,7 +88,7 @@ def test_session_away_is_traced_on_its_return(tracing: QlogRecorder, client: Any
     assert set(endpoint.traces) == {"two"}
 
 
-def test_trace_withdrawn_while_away_does_not_begin(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+def test_trace_withdrawn_while_away_does_not_begin(tracing: QlogTracing, client: Any, endpoint: Endpoint):
     tracing.begin(client)
     client.session.is_away = True
     tracing.end(client)
@@ -96,7 +96,7 @@ def test_trace_withdrawn_while_away_does_not_begin(tracing: QlogRecorder, client
     assert not endpoint.traces
 
 
-def test_truncated_trace_does_not_continue(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+def test_truncated_trace_does_not_continue(tracing: QlogTracing, client: Any, endpoint: Endpoint):
     tracing.begin(client)
     endpoint.traces.pop("one").is_cut = True
     assert not tracing.is_chosen(client)
@@ -107,7 +107,7 @@ def test_truncated_trace_does_not_continue(tracing: QlogRecorder, client: Any, e
 
 
 def test_a_link_that_can_have_no_file_ends_it(
-    tracing: QlogRecorder, client: Any, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+    tracing: QlogTracing, client: Any, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ):
     tracing.begin(client)
     endpoint.refusal = "There are 64 qlog files."
@@ -119,7 +119,7 @@ def test_a_link_that_can_have_no_file_ends_it(
     assert not tracing.is_chosen(client)
 
 
-def test_a_directory_that_cannot_be_is_no_fault(tracing: QlogRecorder, client: Any, tmp_path: Path):
+def test_a_directory_that_cannot_be_is_no_fault(tracing: QlogTracing, client: Any, tmp_path: Path):
     (tmp_path / DIRECTORY).write_text("")
     with pytest.raises(NotTracedError, match="cannot be made"):
         tracing.begin(client)

@@ -52,7 +52,7 @@ async def test_a_paused_application_is_left_alone(rig: ListenerRig, version: ssl
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(sending), 0.2)  # the kernel's buffers are full
     assert app.data == b""
-    assert app.transport._held == b""
+    assert app.transport._unread_ciphertext == b""
     app.transport.resume_reading()
     await sending
     await asyncio.wait_for(app.eof.wait(), 20)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_server.ingress.admission import Admission
-from edge_server.ingress.tcp_ports import ACCEPTS_PER_TURN, TcpPorts, accept_from, try_listen
+from edge_server.ingress.tcp_ports import ACCEPTS_PER_ITERATION, TcpPorts, accept_from, try_listen
 from edge_server.resources import descriptor_budget
 from edge_server.resources.descriptor_budget import (
     LOG_INTERVAL,
@@ -193,7 +193,7 @@ async def test_loop_turn_accepts_few_connections():
         visitor.connect_ex(listening.getsockname())
     before = open_files()
     await soon(lambda: len(made) == 300)
-    assert open_at_first[0] - before <= 2 * (ACCEPTS_PER_TURN + 1)
+    assert open_at_first[0] - before <= 2 * (ACCEPTS_PER_ITERATION + 1)
     for transport in made:
         transport.abort()
     for visitor in visitors:

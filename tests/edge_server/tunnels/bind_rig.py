@@ -156,7 +156,7 @@ class Client:
 
     def __init__(self, services: EdgeServices, identity: Identity) -> None:
         self.session = FakeSession()
-        superseded = partial(self.session.close, SessionCode.REPLACED)
+        superseded = partial(self.session.close, SessionCode.LINK_REPLACED)
         self.bindings = Bindings(services.bind_context, self.session, superseded)  # type: ignore[arg-type]
         self.identity = identity
         made.append(self.bindings)

@@ -36,7 +36,7 @@ async def test_repeated_bind_does_not_take_a_newer_programs_name(services: EdgeS
     newer, older = Client(services, A), Client(services, A)
     got = newer.got(ticket=ticket, client_id=b"new")
     assert older.ask(ticket=ticket, client_id=b"old", again=True) is BindCode.STALE
-    assert SessionCode.REPLACED not in newer.session.sent
+    assert SessionCode.LINK_REPLACED not in newer.session.sent
     # The same client may, in a new session: the answer with the newest ticket was lost.
     assert Client(services, A).got(ticket=ticket, client_id=b"new", again=True).host == got.host
     # And one that was started again before it had kept the answer.
@@ -276,12 +276,12 @@ async def test_revoked_lease_is_reported_on_each_link(services: EdgeServices):
     first, second = Client(services, A), Client(services, A)
     first.got(name="shop")
     second.got(name="shop")
-    told = BindRefused(1, BindCode.REPLACED)
+    told = BindRefused(1, BindCode.NAME_TAKEN_OVER)
     assert first.session.sent.count(told) == 1
     first.bindings.session_resumed()  # the link with which that was said may have been lost
     assert first.session.sent.count(told) == 2
     # The client has not heard of its lease at all, and asks again: that takes it from nobody.
-    assert first.ask(name="shop") is BindCode.REPLACED
+    assert first.ask(name="shop") is BindCode.NAME_TAKEN_OVER
     assert second.bindings.is_held(1)
     first.bindings.unbind(1)
     first.bindings.session_resumed()

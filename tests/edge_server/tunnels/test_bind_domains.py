@@ -93,7 +93,7 @@ async def test_a_domain_may_be_shared_and_taken_over_like_a_name(services: EdgeS
     assert three.ask(domain="pool.example.org", passthrough=True) is BindCode.NOT_SHARED
     one.got(2, domain="solo.example.org", passthrough=True)
     two.got(2, domain="solo.example.org", passthrough=True)
-    assert one.session.sent[-1] == BindRefused(2, BindCode.REPLACED)
+    assert one.session.sent[-1] == BindRefused(2, BindCode.NAME_TAKEN_OVER)
 
 
 async def test_an_identity_has_so_many_domains_at_once(services: EdgeServices):

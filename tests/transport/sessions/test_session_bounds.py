@@ -151,7 +151,7 @@ async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: Se
 
 async def test_messages_in_the_batch_of_the_close_are_ignored(pair: SessionPair) -> None:
     """A client that was replaced must not bind again, which would take the name from the one that replaced it."""
-    pair.edge.close(SessionCode.REPLACED)
+    pair.edge.close(SessionCode.LINK_REPLACED)
     bind = Bind(lease=1, unencrypted=False, h2=False, ticket=b"")
     pair.edge.link.data(CONTROL_STREAM, [frame(bind)], end=False)
     await pair.edge_half.is_down.wait()
