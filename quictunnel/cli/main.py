@@ -73,12 +73,12 @@ COMMANDS: Final = {
 def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:
     if is_asked and not context.resilient_parsing:
         from quictunnel.config.client_config import ENGINE, ENGINES  # noqa: PLC0415 - no other option needs it
-        from quictunnel.transport.engines import describe_engine  # noqa: PLC0415 - the same
+        from quictunnel.transport.engines import installed_engine  # noqa: PLC0415 - the same
 
         engine = os.environ.get(ENGINE) or "auto"
         if engine not in ENGINES:
             raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {short_repr(engine)}.")
-        print(f"{PROGRAM} {VERSION}, engine {describe_engine(engine)}")
+        print(f"{PROGRAM} {VERSION}, engine {installed_engine(engine)}")
         context.exit()
 
 

@@ -24,7 +24,7 @@ from quictunnel.transport.engine import (
     Writable,
 )
 from quictunnel.transport.engines import create_engine
-from quictunnel.transport.engines.aioquic import AioquicEngine
+from quictunnel.transport.engines.aioquic.engine import AioquicEngine
 from quictunnel.transport.engines.aioquic.varint import encode
 
 if TYPE_CHECKING:

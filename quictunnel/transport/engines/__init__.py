@@ -13,6 +13,7 @@ from quictunnel.shared.lazy_imports import import_module
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
     from quictunnel.transport.engine import Address, Engine, EngineSettings, HandshakeReport
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _ADAPTERS = {
     "native": ("quictunnel.transport.engines.native", "NativeEngine"),
-    "aioquic": ("quictunnel.transport.engines.aioquic", "AioquicEngine"),
+    "aioquic": ("quictunnel.transport.engines.aioquic.engine", "AioquicEngine"),
 }
 CHOICES = ("auto", *_ADAPTERS)
 
@@ -41,6 +42,17 @@ def describe_engine(choice: str = "auto") -> str:
     likewise."""
     adapter = _adapter(choice)
     return f"{adapter.name} {adapter.version}"
+
+
+def installed_engine(choice: str = "auto") -> str:
+    """Return name and version of the engine that is installed, for ``--version``.
+
+    Unlike :func:`describe_engine`, it does not import aioquic whole, and so does not find that one of
+    its libraries is broken. Raises ConfigError if the chosen engine is not installed.
+    """
+    if choice == "auto":
+        choice = "native" if unavailable_reason("native") is None else "aioquic"
+    return f"aioquic {_aioquic_version()}" if choice == "aioquic" else describe_engine(choice)
 
 
 def unavailable_reason(name: str) -> str | None:
@@ -96,13 +108,23 @@ def _adapter(choice: str) -> _Adapter:
         return _load("aioquic")
 
 
+def _aioquic_version() -> str:
+    version = _import("aioquic", "quictunnel.transport.engines.aioquic.version").VERSION
+    assert isinstance(version, str)
+    return version
+
+
 def _load(name: str) -> _Adapter:
     module_name, class_name = _ADAPTERS[name]
+    return cast("_Adapter", getattr(_import(name, module_name), class_name))
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    """Import a module of an engine. Raises ConfigError, which names the engine."""
     try:
-        module = import_module(module_name)
+        return import_module(module_name)
     except ImportError as error:
         raise _MissingError(
             f"QUICTUNNEL_ENGINE selects the {name} engine, which cannot be imported ({error}). Install it, or set "
             "QUICTUNNEL_ENGINE=auto to use an installed engine."
         ) from error
-    return cast("_Adapter", getattr(module, class_name))

@@ -13,9 +13,8 @@ from aioquic import tls
 from aioquic.quic import connection, crypto, rangeset, recovery
 from aioquic.quic.configuration import QuicConfiguration
 
-from quictunnel.transport.engines import aioquic as engine
+from quictunnel.transport.engines.aioquic import engine, private_api
 from quictunnel.transport.engines.aioquic import keys as ours_keys
-from quictunnel.transport.engines.aioquic import private_api
 from quictunnel.transport.engines.aioquic import quic_connection as ours_connection
 from quictunnel.transport.engines.aioquic import recovery as ours_recovery
 

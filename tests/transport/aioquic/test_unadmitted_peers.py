@@ -8,7 +8,8 @@ import pytest
 from aioquic.quic.packet import QuicErrorCode
 
 from quictunnel.transport.engine import CloseCause, Closed
-from quictunnel.transport.engines.aioquic import AioquicEngine, stateless
+from quictunnel.transport.engines.aioquic import stateless
+from quictunnel.transport.engines.aioquic.engine import AioquicEngine
 from quictunnel.transport.engines.aioquic.stateless import ResetTokens, RetryTokens, parse_long_header
 from tests.transport.engine_pair import CLIENT, EDGE, settings_for
 from tests.transport.unknown_peers import VERSION_1, initial, say

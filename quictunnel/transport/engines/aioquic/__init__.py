@@ -1,8 +1,5 @@
 """The reference QUIC engine with aioquic: pure Python, part of every installation.
 
-This is the only package that imports aioquic. Module ``private_api`` lists the private names that it uses.
+This is the only package that imports aioquic. Module ``private_api`` lists the private names that it uses. Nothing
+is imported here, so that ``version`` can be read without the engine.
 """
-
-from quictunnel.transport.engines.aioquic.engine import AioquicEngine
-
-__all__ = ["AioquicEngine"]

@@ -15,7 +15,6 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import aioquic
 from aioquic.quic import events as quic_events
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicProtocolVersion
 
@@ -44,6 +43,7 @@ from quictunnel.transport.engines.aioquic.stateless import (
 )
 from quictunnel.transport.engines.aioquic.tls import configure
 from quictunnel.transport.engines.aioquic.unadmitted_peers import UnadmittedPeers
+from quictunnel.transport.engines.aioquic.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +72,7 @@ class AioquicEngine:
     """Reference implementation of :class:`quictunnel.transport.engine.Engine`."""
 
     name = "aioquic"
-    version = aioquic.__version__
+    version = VERSION
 
     def __init__(self, settings: EngineSettings, *, random: Callable[[int], bytes] = os.urandom) -> None:
         # aioquic logs unescaped text from peers.
