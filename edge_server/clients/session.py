@@ -141,7 +141,7 @@ class ClientSession:
         """End the session now, with or without a link."""
         self._discard_requests()
         if self.session.is_away:
-            self.session.end(Closed(CloseCause.LOCAL, code, ""))
+            self.session.end_if_away(Closed(CloseCause.LOCAL, code, ""))
         else:
             self.session.close(code)
 
@@ -155,7 +155,7 @@ class ClientSession:
         self._context.sessions.given_up += 1
         key = self.identity.key if self.identity else ""
         logger.info("the session of client %s is ended without a link: %s", key, reason)
-        self.session.end(Closed(CloseCause.TIMEOUT, 0, ""))
+        self.session.end_if_away(Closed(CloseCause.TIMEOUT, 0, ""))
 
     # From the session (transport.session.SessionHandler).
 

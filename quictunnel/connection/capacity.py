@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-MIN_RESERVE: Final = 32
+MIN_KEPT_FREE: Final = 32
 """Descriptors kept free however low the limit is: for an event loop, a log, some files and a subprocess."""
-MAX_RESERVE: Final = 1024
+MAX_KEPT_FREE: Final = 1024
 """Most descriptors kept free however high the limit is: the usual limit of a process that has not raised it."""
-RESERVE_DIVISOR: Final = 4
+KEPT_FREE_DIVISOR: Final = 4
 """Between those two, a quarter of the limit is kept free. A program that serves its visitors itself needs a
 descriptor for each as well, which it opens a moment after the visitor was counted here."""
 SHARE_FACTOR: Final = 8
@@ -113,9 +113,9 @@ def descriptor_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def reserve_of(limit: int) -> int:
+def kept_free(limit: int) -> int:
     """Return the number of descriptors, out of ``limit``, that are kept free for the program."""
-    return min(MAX_RESERVE, max(MIN_RESERVE, limit // RESERVE_DIVISOR))
+    return min(MAX_KEPT_FREE, max(MIN_KEPT_FREE, limit // KEPT_FREE_DIVISOR))
 
 
 def free_descriptors() -> int | None:
@@ -133,7 +133,7 @@ def free_descriptors() -> int | None:
         return 0
     if not lowest <= count <= limit:  # the size of this directory means something else on other systems
         count = max(lowest, _listing.count())
-    return limit - reserve_of(limit) - count
+    return limit - kept_free(limit) - count
 
 
 def _open_besides_one() -> int:

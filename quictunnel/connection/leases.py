@@ -199,7 +199,7 @@ class Leases:
         if session is not None:
             session.send(Unbind(lease.number))
 
-    def end(self, error: Exception) -> None:
+    def fail_pending(self, error: Exception) -> None:
         """Fail all leases that wait for an answer."""
         for lease in self:
             if not lease.answer.done():

@@ -169,7 +169,7 @@ class ConnectionManager:
         self._resumable.end_session()
         await self._draining.close()
         await self.visitors.close()
-        self.leases.end(RuntimeError(CLOSED))
+        self.leases.fail_pending(RuntimeError(CLOSED))
         for lease in self.leases:
             self.leases.remove(lease)
 
@@ -372,7 +372,7 @@ class ConnectionManager:
         self._resumable.end_session()
         is_refused = isinstance(error, AuthError)
         self._machine.enter(ConnectionState.REFUSED if is_refused else ConnectionState.FAILED, str(error))
-        self.leases.end(error)
+        self.leases.fail_pending(error)
 
     # The network.
 

@@ -138,4 +138,4 @@ class ResumableSession:
         self.forget_session()
         self._was_secret_sent = False
         if session is not None:
-            session.end(Closed(CloseCause.TIMEOUT, 0, ""))
+            session.end_if_away(Closed(CloseCause.TIMEOUT, 0, ""))

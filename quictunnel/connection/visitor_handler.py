@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.capacity import Capacity, descriptor_limit, reserve_of
+from quictunnel.connection.capacity import Capacity, descriptor_limit, kept_free
 from quictunnel.connection.leases import VisitorCounts
 from quictunnel.origin.bad_gateway import BadGateway
 from quictunnel.origin.dial import NO_DESCRIPTORS, OriginDialError
@@ -86,7 +86,7 @@ class VisitorHandler:
                 "warning",
                 f"Visitors are refused ({self._refused} since the last report): {self._capacity.reserved} have or "
                 f"wait for a connection, and of the {limit} file descriptors that this program may have (ulimit "
-                f"-n) {reserve_of(limit)} are kept free for the program itself.",
+                f"-n) {kept_free(limit)} are kept free for the program itself.",
             )
             self._reported_full_at = now
             self._refused = 0

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.config.client_config import ENGINE
-from quictunnel.connection.capacity import reserve_of
+from quictunnel.connection.capacity import kept_free
 from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import ConfigError
 from quictunnel.transport import sockopts
@@ -68,9 +68,9 @@ def check_open_files() -> Finding:
     if soft == resource.RLIM_INFINITY:
         return ok("open files", "unlimited")
     if soft >= MIN_OPEN_FILES:
-        return ok("open files", f"{soft}, enough for {soft - reserve_of(soft)} visitors at once")
+        return ok("open files", f"{soft}, enough for {soft - kept_free(soft)} visitors at once")
     most = "a higher one" if hard == resource.RLIM_INFINITY else str(hard)
-    kept = reserve_of(soft)
+    kept = kept_free(soft)
     message = f"{soft}, enough for fewer than {soft - kept} visitors at once; {kept} are kept free for the program"
     return warn("open files", message, f"ulimit -n {most}")
 

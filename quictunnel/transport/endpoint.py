@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.qlog import Trace, Tracer
     from quictunnel.transport.udp import DatagramSocket
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Batches read in one iteration of the loop. Under a flood the rest waits in the socket's buffer, and is dropped
 # there, while timers and the sockets of visitors are served.
@@ -418,4 +418,4 @@ class Endpoint:
         now = self._loop.time()
         if now >= self._next_log_at:
             self._next_log_at = now + FAULT_LOG_INTERVAL
-            log.error(what, exc_info=error)
+            logger.error(what, exc_info=error)

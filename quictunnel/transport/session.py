@@ -63,8 +63,8 @@ class SessionHandler(Protocol):
         """Handle the end of a resumption: both ends have exchanged the offsets of their streams."""
 
     def session_away(self, closed: Closed) -> bool:
-        """Handle a lost link. Return True to keep the streams; :meth:`Session.resume` or :meth:`Session.end` then
-        has to follow."""
+        """Handle a lost link. Return True to keep the streams; :meth:`Session.resume` or
+        :meth:`Session.end_if_away` then has to follow."""
 
     def session_down(self, closed: Closed) -> None:
         """Handle the end of the session and of all its streams."""
@@ -155,7 +155,7 @@ class Session:
         self._credit_sender.clear()
         self._exchange.begin()
 
-    def end(self, closed: Closed) -> None:
+    def end_if_away(self, closed: Closed) -> None:
         """End a session that is away; do nothing otherwise."""
         if self.is_away:
             self.is_away = False

@@ -11,7 +11,7 @@ import logging
 import socket
 import sys
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # At 100 Mbit/s this is 320 ms of traffic: what may pile up while the loop is busy elsewhere. It is also the
 # most that Linux distributions allow unprivileged programs after the usual tuning.
@@ -128,7 +128,7 @@ def buffers_remedy(requested: int) -> str:
 
 @functools.cache  # a client that redials makes many sockets; their owner needs to hear it once
 def _report_small_buffers(requested: int, received: int, sent: int) -> None:
-    log.info(
+    logger.info(
         "UDP socket buffers are %d KiB to receive and %d KiB to send, not %d KiB; fast tunnels may lose packets. "
         "To raise them: %s",
         received // 1024,

@@ -62,8 +62,8 @@ class Splice(asyncio.BaseProtocol):
         "_early",
         "_ended",
         "_finished",
+        "_is_writing_paused",
         "_on_connected",
-        "_paused",
         "_poll_timer",
         "_stream",
         "_transport",
@@ -102,7 +102,7 @@ class Splice(asyncio.BaseProtocol):
         self._early: list[bytes | memoryview] | None = None
         """Bytes read before the join, in one iteration of the loop."""
         self._poll_timer: asyncio.TimerHandle | None = None
-        self._paused = False
+        self._is_writing_paused = False
         """True while the transport's write buffer is above its high-water mark."""
         self._uncredited = 0
         """Bytes written to the transport, or dropped after it was lost, and not yet credited."""
@@ -198,10 +198,10 @@ class Splice(asyncio.BaseProtocol):
         return True  # keep the transport: the other direction continues
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self._is_writing_paused = True
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self._is_writing_paused = False
         self._credit()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -240,7 +240,7 @@ class Splice(asyncio.BaseProtocol):
 
     def writing_failed(self) -> None:
         """Handle a failed write: no more bytes are sent to the TCP peer; those that it has sent are still read."""
-        self._paused = False
+        self._is_writing_paused = False
         assert self._stream is not None, "wants_unread_bytes is True"
         self._stream.stop_receiving()
         if (
@@ -277,7 +277,7 @@ class Splice(asyncio.BaseProtocol):
             transport.writelines(chunks)
         if self.throttle is not None:
             self.throttle.sent(size, self._credit)
-        if not self._paused:
+        if not self._is_writing_paused:
             self._credit()
 
     def stream_end(self) -> None:
@@ -288,7 +288,7 @@ class Splice(asyncio.BaseProtocol):
         tcp.end_writing(transport)
         # The end counts as consumed when nothing before it is left in this process.
         transport.set_write_buffer_limits(0)
-        if not self._paused:
+        if not self._is_writing_paused:
             self._credit()
         self._close_if_done()
 
@@ -350,7 +350,9 @@ class Splice(asyncio.BaseProtocol):
 
     def _credit(self) -> None:
         stream = self._stream
-        if stream is None or (self.throttle is not None and (self.throttle.withholds_credit or self._paused)):
+        if stream is None or (
+            self.throttle is not None and (self.throttle.withholds_credit or self._is_writing_paused)
+        ):
             return
         if self._uncredited:
             size, self._uncredited = self._uncredited, 0
@@ -366,7 +368,7 @@ class Splice(asyncio.BaseProtocol):
     @property
     def _waits_for_throttle_alone(self) -> bool:
         """Return True if both directions ended and all bytes were sent: only their credit is still withheld."""
-        return self._ended and self._finished and not self._paused and self.throttle is not None
+        return self._ended and self._finished and not self._is_writing_paused and self.throttle is not None
 
     def _close_if_done(self) -> None:
         if self._ended and self._finished and self.lost is None and self._transport is not None:

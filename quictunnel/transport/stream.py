@@ -181,7 +181,7 @@ class Stream:
         """Number of bytes that :meth:`write` accepts now. At zero, the consumer pauses reading until
         ``stream_room``."""
         sender = self._sender
-        if sender.is_blocked or self.is_over:
+        if sender.is_writing_paused or self.is_over:
             return 0
         room = sender.room
         within_initial = INITIAL_WINDOW - sender.buffer.size
@@ -211,7 +211,7 @@ class Stream:
         sender.count_retained(session)
         self.active_at = session.now()
         self._awaits_answer = session.side is Side.EDGE
-        if not sender.is_blocked:
+        if not sender.is_writing_paused:
             self._push()
         self._awaits_room = not self.room
 
@@ -220,7 +220,7 @@ class Stream:
         sender = self._sender
         if not sender.is_finishing and not self.is_over:
             sender.is_finishing = True
-            if not sender.is_blocked and not self.is_stopped_by_peer:
+            if not sender.is_writing_paused and not self.is_stopped_by_peer:
                 self._push()
 
     def consume(self, size: int) -> None:
@@ -349,7 +349,7 @@ class Stream:
         """Continue to write: the engine accepts bytes again."""
         if self.is_stopped_by_peer:
             return
-        self._sender.is_blocked = False
+        self._sender.is_writing_paused = False
         self._push()
         if self._awaits_room:
             self._report_room()
@@ -384,7 +384,7 @@ class Stream:
     def detach_quic_stream(self) -> None:
         """Detach from a lost link. Bytes written meanwhile are retained, up to the window."""
         self._quic_stream = None
-        self._sender.is_blocked = False
+        self._sender.is_writing_paused = False
         if self._awaits_room:
             self._report_room()
 
@@ -439,7 +439,7 @@ class Stream:
             self._session.forget_if_ended(self)
             self._abort_if_delivered()
             return is_news
-        if not sender.is_blocked and sender.buffer.next_chunk is not None:
+        if not sender.is_writing_paused and sender.buffer.next_chunk is not None:
             self._push()
         if self._awaits_room:
             self._report_room()

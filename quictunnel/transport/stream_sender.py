@@ -31,12 +31,12 @@ class RetainedBytes(Protocol):
 class StreamSender(SendWindow):
     """Bytes of one stream that are sent to the peer."""
 
-    __slots__ = ("_excess", "buffer", "is_blocked", "is_done", "is_end_given", "is_finishing")
+    __slots__ = ("_excess", "buffer", "is_done", "is_end_given", "is_finishing", "is_writing_paused")
 
     def __init__(self, window: int) -> None:
         super().__init__(window)
         self.buffer = SendBuffer()
-        self.is_blocked = False
+        self.is_writing_paused = False
         """True after the engine accepted less than it was given, until it is writable again."""
         self.is_finishing = False
         """True once the last byte was written."""
@@ -64,7 +64,7 @@ class StreamSender(SendWindow):
             taken = connection.write(quic_stream, chunk)
             buffer.mark_sent(taken)
             if taken < len(chunk):
-                self.is_blocked = True
+                self.is_writing_paused = True
                 break
         else:
             if self.is_finishing and not self.is_end_given:
@@ -101,7 +101,7 @@ class StreamSender(SendWindow):
         """Drop all bytes, because the peer refuses them. Bytes written from now on are counted and dropped."""
         self.buffer.drop()
         self.limit = self.written + MAX_DISCARDED
-        self.is_blocked = False
+        self.is_writing_paused = False
 
     def count_retained(self, total: RetainedBytes) -> None:
         """Add the change since the last call to the session's count of retained bytes."""

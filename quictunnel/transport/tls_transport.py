@@ -62,7 +62,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     As a server it begins with the visitor's ClientHello, as a client with no bytes."""
 
     __slots__ = (
-        "_blocked",
+        "_is_writing_paused",
         "_close_with_alert",
         "_eof_due",
         "_factory",
@@ -72,7 +72,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_protocol",
         "_raw",
         "_raw_ended",
-        "_reading_paused",
+        "_is_reading_paused",
         "_records",
         "_server_name",
         "_unread_ciphertext",
@@ -116,8 +116,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """The error of TLS for which the handshake failed, if it was one."""
         self._protocol: asyncio.Protocol | None = None
         self._phase = _Phase.HANDSHAKE
-        self._reading_paused = False
-        self._blocked = False
+        self._is_reading_paused = False
+        self._is_writing_paused = False
         self._unsolicited = 0
         # Ciphertext that arrived while reading was paused: at most one read of the socket, because the raw
         # transport is paused as well.
@@ -134,7 +134,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Continue the handshake, or decrypt."""
         if self._phase is _Phase.OPEN:
-            if self._reading_paused:
+            if self._is_reading_paused:
                 self._unread_ciphertext += data
             else:
                 self._decrypt(data)
@@ -156,20 +156,20 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._loop.call_later(POLL_INTERVAL, self._raw.abort)
             return True
         self._raw_ended = True
-        if not self._unread_ciphertext and not self._reading_paused:
+        if not self._unread_ciphertext and not self._is_reading_paused:
             self._tcp_ended()
         return True
 
     def pause_writing(self) -> None:
         """Pass the back-pressure of the raw transport on."""
-        self._blocked = True
+        self._is_writing_paused = True
         self._unsolicited = 0
         if self._protocol is not None:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass the end of the back-pressure on."""
-        self._blocked = False
+        self._is_writing_paused = False
         if self._protocol is not None:
             self._protocol.resume_writing()
 
@@ -200,8 +200,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if rest is None:
             return False
         self._raw = rest
-        self._blocked = False
-        if not self._reading_paused:
+        self._is_writing_paused = False
+        if not self._is_reading_paused:
             rest.resume_reading()
         if splice is not None:
             splice.writing_failed()
@@ -223,7 +223,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._handshake_done(complete=True)
         protocol = self._protocol = self._factory()
         protocol.connection_made(self)
-        if self._blocked:
+        if self._is_writing_paused:
             protocol.pause_writing()
         if rest:
             # The application may have paused or closed in connection_made.
@@ -249,7 +249,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if plain and self._protocol is not None:
             self._protocol.data_received(plain)
         if ended and self._phase is _Phase.OPEN:
-            if self._reading_paused:
+            if self._is_reading_paused:
                 self._eof_due = True
             else:
                 self._deliver_eof()
@@ -257,7 +257,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def _answer(self, answer: bytes) -> bool:
         if self._records.finished or self._raw.is_closing():
             return True  # nothing may follow our close_notify
-        if self._blocked:
+        if self._is_writing_paused:
             self._unsolicited += len(answer)
             if self._unsolicited > MAX_UNSOLICITED:
                 self._fail(TlsProtocolError("too many key updates"))
@@ -283,19 +283,19 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def _resume(self) -> None:
         """Process the ciphertext that arrived while reading was paused, then resume the socket."""
-        if self._phase is not _Phase.OPEN or self._reading_paused:
+        if self._phase is not _Phase.OPEN or self._is_reading_paused:
             return
         ciphertext, self._unread_ciphertext = self._unread_ciphertext, b""
         if ciphertext:
             self._decrypt(ciphertext)
         elif self._eof_due:
             self._deliver_eof()
-        if self._raw_ended and not self._reading_paused:
+        if self._raw_ended and not self._is_reading_paused:
             self._tcp_ended()
         self._resume_raw()
 
     def _resume_raw(self) -> None:
-        if self._phase is _Phase.OPEN and not self._reading_paused:
+        if self._phase is _Phase.OPEN and not self._is_reading_paused:
             self._raw.resume_reading()
 
     # Ends.
@@ -311,7 +311,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._on_handshake_done is not None:
             self.handshake_error = error
         alert = error.alert if isinstance(error, TlsProtocolError) else b""
-        if not alert or self._blocked or self._records.finished or isinstance(self._raw, UnreadBytesTransport):
+        if not alert or self._is_writing_paused or self._records.finished or isinstance(self._raw, UnreadBytesTransport):
             reset(self._raw)  # a transport of unread bytes cannot be written to
         elif self._on_handshake_done is not None:
             LingeringClose(self._raw, alert, loop=self._loop, on_closed=self._on_closed)
@@ -354,15 +354,15 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading from the socket."""
-        if self._phase is _Phase.OPEN and not self._reading_paused:
-            self._reading_paused = True
+        if self._phase is _Phase.OPEN and not self._is_reading_paused:
+            self._is_reading_paused = True
             self._raw.pause_reading()
 
     def resume_reading(self) -> None:
         """Continue reading."""
-        if self._phase is not _Phase.OPEN or not self._reading_paused:
+        if self._phase is not _Phase.OPEN or not self._is_reading_paused:
             return
-        self._reading_paused = False
+        self._is_reading_paused = False
         if self._unread_ciphertext or self._eof_due or self._raw_ended:
             # Deferred: a direct call would re-enter the application.
             self._loop.call_soon(self._resume)
@@ -371,7 +371,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def is_reading(self) -> bool:
         """Return True while application data can be received."""
-        return self._phase is _Phase.OPEN and not self._reading_paused and not self._records.peer_finished
+        return self._phase is _Phase.OPEN and not self._is_reading_paused and not self._records.peer_finished
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set the limits of the raw transport."""

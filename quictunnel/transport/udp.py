@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from quictunnel.transport.engine import Address
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # A batch ends with the read that reaches this. A joined read brings at most 64, so a batch stays below 128
 # datagrams: 5 ms of the slowest engine's time, which timers and other sockets can wait.
@@ -288,7 +288,7 @@ class UdpSocket:
             # leaves on its own was the joining at fault. Otherwise any invalid source address would end it.
             if error.errno in _OFFLOAD_REFUSED and counters.sent - sent == count:
                 self._gso = False
-                log.info("UDP segmentation offload is off: the system refused it (%s)", error.strerror)
+                logger.info("UDP segmentation offload is off: the system refused it (%s)", error.strerror)
             return room
         counters.writes += 1
         counters.sent += count
@@ -319,7 +319,7 @@ class UdpSocket:
         """Count a datagram that was too large: usually a probe of the path MTU, some of which are expected to
         fail."""
         self.counters.dropped_oversize += 1
-        log.debug("a UDP datagram of %d bytes is too large for the network interface", size)
+        logger.debug("a UDP datagram of %d bytes is too large for the network interface", size)
 
 
 def _count(burst: Transmit) -> int:

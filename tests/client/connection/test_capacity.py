@@ -12,12 +12,12 @@ import pytest
 from quictunnel.connection import capacity
 from quictunnel.connection.capacity import (
     LISTING_REUSE_FACTOR,
-    MAX_RESERVE,
-    MIN_RESERVE,
+    MAX_KEPT_FREE,
+    MIN_KEPT_FREE,
     Capacity,
     free_descriptors,
+    kept_free,
     network_of,
-    reserve_of,
 )
 
 
@@ -98,11 +98,11 @@ def test_no_limit_admits_everybody(places):
 
 
 @pytest.mark.parametrize(
-    ("limit", "reserve"),
-    [(64, MIN_RESERVE), (256, 64), (1024, 256), (65_536, MAX_RESERVE), (1 << 30, MAX_RESERVE)],
+    ("limit", "kept"),
+    [(64, MIN_KEPT_FREE), (256, 64), (1024, 256), (65_536, MAX_KEPT_FREE), (1 << 30, MAX_KEPT_FREE)],
 )
-def test_the_reserve_is_a_part_of_the_limit(limit, reserve):
-    assert reserve_of(limit) == reserve
+def test_the_descriptors_kept_free_are_a_part_of_the_limit(limit, kept):
+    assert kept_free(limit) == kept
 
 
 def test_descriptors_of_the_program_count():
@@ -147,7 +147,7 @@ def test_descriptors_are_listed_where_the_system_has_no_count(silent_system):
     opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(100)]
     try:
         before = free_descriptors()
-        assert before == limit_now() - reserve_of(limit_now()) - (len(list(Path("/proc/self/fd").iterdir())) - 1)
+        assert before == limit_now() - kept_free(limit_now()) - (len(list(Path("/proc/self/fd").iterdir())) - 1)
         os.close(opened.pop(0))
         for _ in range(2 * LISTING_REUSE_FACTOR):
             next(silent_system)
@@ -175,7 +175,7 @@ def test_lowest_free_descriptor_is_the_last_resort(silent_system, monkeypatch, t
     monkeypatch.setattr(capacity, "DESCRIPTOR_DIRS", (tmp_path / "nothing",))
     lowest = os.dup(0)
     os.close(lowest)
-    assert free_descriptors() == limit_now() - reserve_of(limit_now()) - lowest
+    assert free_descriptors() == limit_now() - kept_free(limit_now()) - lowest
 
 
 @pytest.mark.parametrize(
