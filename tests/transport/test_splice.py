@@ -54,7 +54,7 @@ class CountingStream:
     def request_room(self) -> bool:
         return self.room > 0
 
-    def stop(self) -> None:
+    def stop_receiving(self) -> None:
         self.stops += 1
 
     def abort_after_delivery(self, code: StreamCode) -> None:

@@ -67,9 +67,9 @@ async def test_the_two_addresses_have_one_answer(monkeypatch, errors, wanted):
     async def dial(_origin: Origin, host: str, _stream: object) -> None:
         raise OSError(said[host], "")
 
-    monkeypatch.setattr(Origin, "_dial", dial)
+    monkeypatch.setattr(Origin, "_dial_address", dial)
     with pytest.raises(OriginDialError) as caught:
-        await Origin(8000).join(OverStream())
+        await Origin(8000).dial(OverStream())
     assert caught.value.failure == wanted
 
 
@@ -90,7 +90,7 @@ def full_listener():
 
 async def test_a_visitor_waits_for_a_busy_origin_until_it_takes_it(full_listener):
     loop = asyncio.get_running_loop()
-    dial = asyncio.create_task(Origin(full_listener.getsockname()[1]).join(OverStream()))
+    dial = asyncio.create_task(Origin(full_listener.getsockname()[1]).dial(OverStream()))
     done, _ = await asyncio.wait([dial], timeout=0.3)
     assert not done
     while not dial.done():  # the kernel asks again after a second
@@ -104,7 +104,7 @@ async def test_a_visitor_waits_for_a_busy_origin_until_it_takes_it(full_listener
 
 
 async def test_cancelled_dial_leaves_no_socket(full_listener):
-    dial = asyncio.create_task(Origin(full_listener.getsockname()[1]).join(OverStream()))
+    dial = asyncio.create_task(Origin(full_listener.getsockname()[1]).dial(OverStream()))
     await asyncio.wait([dial], timeout=0.1)
     dial.cancel()
     with pytest.raises(asyncio.CancelledError):
