@@ -62,17 +62,17 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     As a server it begins with the visitor's ClientHello, as a client with no bytes."""
 
     __slots__ = (
-        "_is_writing_paused",
         "_close_with_alert",
         "_eof_due",
         "_factory",
+        "_is_reading_paused",
+        "_is_writing_paused",
         "_loop",
         "_on_handshake_done",
         "_phase",
         "_protocol",
         "_raw",
         "_raw_ended",
-        "_is_reading_paused",
         "_records",
         "_server_name",
         "_unread_ciphertext",
@@ -311,8 +311,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._on_handshake_done is not None:
             self.handshake_error = error
         alert = error.alert if isinstance(error, TlsProtocolError) else b""
-        if not alert or self._is_writing_paused or self._records.finished or isinstance(self._raw, UnreadBytesTransport):
-            reset(self._raw)  # a transport of unread bytes cannot be written to
+        is_read_only = isinstance(self._raw, UnreadBytesTransport)
+        if not alert or is_read_only or self._is_writing_paused or self._records.finished:
+            reset(self._raw)
         elif self._on_handshake_done is not None:
             LingeringClose(self._raw, alert, loop=self._loop, on_closed=self._on_closed)
         else:
