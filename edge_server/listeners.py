@@ -106,14 +106,16 @@ async def bind_quic(address: tuple[str, int]) -> UdpSocket:
 def make_identity(config: EdgeConfig, directory: Path, authority: DevelopmentAuthority) -> tuple[Path, Path]:
     """Issue the certificate of the QUIC socket, and return its file and that of its key.
 
-    Clients trust it through ``ca.pem``; it is independent of the certificates for visitors, because clients need
-    no public authority.
+    Clients trust it through ``ca.pem`` or the fingerprint in a credential; it is independent of the certificates
+    for visitors, because clients need no public authority. The file has the authority's certificate as well, since
+    a client with a credential finds it in the handshake. Both together have about 1 KiB, which an edge may send
+    before it knows that the client's address is genuine (RFC 9000 section 8.1).
     """
     names = {"localhost", "127.0.0.1", "::1", config.quic[0], config.domain, config.public_host}
     # Clients must be able to connect even if the clock is wrong now, or the edge runs for years.
     chain, key = authority.issue(sorted(names - {"", "0.0.0.0", "::"}), as_long_as_the_authority=True)
     certificate, private_key = directory / "quic.pem", directory / "quic.key"
     # Not synced to disk, because each start creates them again.
-    replace_file(certificate, chain, mode=PUBLIC, durable=False)
+    replace_file(certificate, chain + authority.pem, mode=PUBLIC, durable=False)
     replace_file(private_key, key, durable=False)
     return certificate, private_key

@@ -45,6 +45,11 @@ class DevelopmentAuthority:
         self._authority = authority
         self.certificate = certificate
 
+    @property
+    def pem(self) -> bytes:
+        """Return the content of ``certificate``."""
+        return self._authority.cert_pem.bytes()
+
     @classmethod
     def load_or_create(cls, directory: Path) -> DevelopmentAuthority:
         """Return the authority of ``directory``, created if there is none. Concurrent processes all get the same

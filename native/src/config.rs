@@ -15,6 +15,7 @@ use rustls::RootCertStore;
 
 use crate::cid_generator::HmacCidGenerator;
 use crate::congestion::{Congestion, SendState, TrackedFactory};
+use crate::pinned_verifier::{PinnedVerifier, FINGERPRINT};
 use crate::sealing::{LateSealing, Sealing};
 
 /// Packets acknowledged after a packet before it counts as lost: so many that time alone decides.
@@ -54,6 +55,8 @@ pub struct Settings {
     pub private_key: Vec<u8>,
     /// DER certificates that a client trusts.
     pub authorities: Vec<Vec<u8>>,
+    /// SHA-256 of the authority that a client trusts instead of `authorities`; empty without one.
+    pub pin: Vec<u8>,
     pub idle_timeout: f64,
     pub handshake_timeout: f64,
     pub max_unadmitted: usize,
@@ -224,22 +227,36 @@ fn server(settings: &Settings) -> Result<(ServerConfig, Arc<QuicServerConfig>), 
 }
 
 fn client(settings: &Settings) -> Result<Arc<QuicClientConfig>, SettingsError> {
+    let provider = provider();
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?;
+    let mut tls = if settings.pin.is_empty() {
+        builder.with_root_certificates(roots(settings)?)
+    } else {
+        let pin: [u8; FINGERPRINT] = settings.pin[..]
+            .try_into()
+            .map_err(|_| format!("the fingerprint must have {FINGERPRINT} bytes"))?;
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(PinnedVerifier::new(pin, provider)))
+    }
+    .with_no_client_auth();
+    tls.alpn_protocols = vec![settings.alpn.clone()];
+    tls.enable_early_data = false;
+    tls.resumption = rustls::client::Resumption::disabled();
+    let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
+    Ok(Arc::new(crypto))
+}
+
+fn roots(settings: &Settings) -> Result<RootCertStore, SettingsError> {
     let mut roots = RootCertStore::empty();
     let (usable, _) =
         roots.add_parsable_certificates(settings.authorities.iter().cloned().map(Into::into));
     if usable == 0 {
         return Err("there is no usable certificate in it".into());
     }
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![settings.alpn.clone()];
-    tls.enable_early_data = false;
-    tls.resumption = rustls::client::Resumption::disabled();
-    let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
-    Ok(Arc::new(crypto))
+    Ok(roots)
 }
 
 /// Return the certificates of a PEM file, as DER.

@@ -20,6 +20,7 @@ mod frames;
 mod liveness;
 mod mtu_probe;
 mod panic;
+mod pinned_verifier;
 #[cfg(feature = "python")]
 mod python;
 mod sealing;

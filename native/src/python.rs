@@ -375,6 +375,10 @@ fn settings_of(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
         certificate: item("certificate")?.extract()?,
         private_key: item("private_key")?.extract()?,
         authorities: item("authorities")?.extract()?,
+        // Optional, so that this extension works with a package that does not know it.
+        pin: dict
+            .get_item("pin")?
+            .map_or_else(|| Ok(Vec::new()), |pin| pin.extract())?,
         idle_timeout: item("idle_timeout")?.extract()?,
         handshake_timeout: item("handshake_timeout")?.extract()?,
         max_unadmitted: item("max_strangers")?.extract()?,
@@ -410,6 +414,8 @@ fn read_certificates<'py>(py: Python<'py>, pem: &[u8]) -> PyResult<Vec<Bound<'py
 fn quictunnel_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("QUINN_PROTO_VERSION", env!("QUINN_PROTO_VERSION"))?;
+    // Extensions without it would ignore a pin.
+    module.add("PINS_AUTHORITIES", true)?;
     module.add_class::<PyEngine>()?;
     module.add_function(wrap_pyfunction!(read_certificates, module)?)?;
     Ok(())

@@ -187,6 +187,9 @@ class EngineSettings:
     """PEM key; required of a server."""
     authority: Path | None = None
     """PEM bundle that a client trusts; None means the system's store."""
+    pin: bytes = b""
+    """SHA-256 of the DER of the one authority that a client trusts instead; the server sends its certificate in
+    the handshake. Empty: ``authority`` counts."""
     idle_timeout: float = 30.0
     """Seconds without hearing from the peer after which a connection is over."""
     handshake_timeout: float = 5.0

@@ -72,7 +72,9 @@ class HandshakeProbe(Protocol):
         """Do a handshake without verification and return what the server sent."""
 
     @staticmethod
-    def trust_error(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None:
+    def trust_error(
+        chain: tuple[bytes, ...], server_name: str, authority: Path | None, pin: bytes = b""
+    ) -> str | None:
         """Return the reason why a certificate chain is not trusted, or None."""
 
 

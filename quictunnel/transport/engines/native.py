@@ -262,14 +262,21 @@ def _translated(settings: EngineSettings, random: Callable[[int], bytes]) -> dic
             private_key = settings.private_key.read_bytes()
         except OSError as error:
             raise ConfigError(_read_error(settings, error)) from error
-    else:
+    elif not settings.pin:
         authorities = _authorities(settings)
+    elif not getattr(quictunnel_native, "PINS_AUTHORITIES", False):
+        # It would ignore the pin.
+        raise ConfigError(
+            f"quictunnel-native {quictunnel_native.__version__} is too old for a credential: install the newest "
+            "one, or set QUICTUNNEL_ENGINE=aioquic."
+        )
     return {
         "is_server": settings.is_server,
         "alpn": settings.alpn.encode(),
         "certificate": certificate,
         "private_key": private_key,
         "authorities": authorities,
+        "pin": settings.pin,
         "idle_timeout": settings.idle_timeout,
         "handshake_timeout": settings.handshake_timeout,
         "max_strangers": settings.max_unadmitted,
@@ -323,5 +330,7 @@ def _read_error(settings: EngineSettings, error: Exception) -> str:
             f"The certificate {settings.certificate} or its key {settings.private_key} cannot be read: "
             f"{error}. Both must be PEM files, the key without a passphrase."
         )
+    if settings.pin:
+        return f"The fingerprint of the certificate authority cannot be used: {error}."
     authority = settings.authority or "of this system"
     return f"The certificate authority {authority} cannot be read: {error}. It must be a PEM file."

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from quictunnel.transport.engine import HandshakeReport
+from quictunnel.transport.engines.aioquic.tls import pinned_authority
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,18 +69,23 @@ def probe(address: Address, server_name: str, alpn: str, timeout: float) -> Hand
     return HandshakeReport(chain, "", seconds, ended.error_code, ended.reason_phrase)
 
 
-def trust_error(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None:
-    """Return the reason why aioquic does not trust a certificate chain, or None. Dates are not checked."""
+def trust_error(
+    chain: tuple[bytes, ...], server_name: str, authority: Path | None, pin: bytes = b""
+) -> str | None:
+    """Return the reason why aioquic does not trust a certificate chain, or None. With a pin, ``authority`` does
+    not count."""
     certificates = [x509.load_der_x509_certificate(each) for each in chain]
     paths = ssl.get_default_verify_paths()
+    has_own = bool(pin) or authority is not None
     try:
+        cadata = None if authority is None else authority.read_bytes()
         tls.verify_certificate(
             certificate=certificates[0],
             chain=certificates[1:],
             server_name=server_name,
-            cadata=None if authority is None else authority.read_bytes(),
-            cafile=paths.cafile if authority is None else None,
-            capath=paths.capath if authority is None else None,
+            cadata=pinned_authority(certificates[1:], pin) if pin else cadata,
+            cafile=None if has_own else paths.cafile,
+            capath=None if has_own else paths.capath,
         )
     except tls.Alert as alert:
         return str(alert)

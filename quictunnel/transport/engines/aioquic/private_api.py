@@ -100,7 +100,13 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "_iv",
     ),
     "HeaderProtection": ("_mask",),
-    "tls.Context": ("_max_early_data", "_peer_certificate", "_peer_certificate_chain"),
+    "tls.Context": (
+        "_cadata",
+        "_max_early_data",
+        "_peer_certificate",
+        "_peer_certificate_chain",
+        "_set_peer_certificate",
+    ),
     "RangeSet": ("_RangeSet__ranges",),
 }
 """Private attributes by class."""

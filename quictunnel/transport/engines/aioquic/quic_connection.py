@@ -35,6 +35,7 @@ from quictunnel.transport.engines.aioquic.mtu import MtuSearch
 from quictunnel.transport.engines.aioquic.packet_sender import Sender, is_open
 from quictunnel.transport.engines.aioquic.recovery import ReceivedNumbers, Recovery, WideWindow
 from quictunnel.transport.engines.aioquic.stream_table import StreamTable
+from quictunnel.transport.engines.aioquic.tls import trust_pinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -398,6 +399,8 @@ class TunnelConnection(ConnectionBase):
         # The TLS engine's callback uses it, so it must be set before the first message.
         self._cryptos[ONE_RTT] = self.one_rtt
         self.tls._max_early_data = None
+        if self._is_client and self._settings.pin:
+            trust_pinned(self.tls, self._settings.pin)
         space = self._spaces[ONE_RTT]
         space.ack_queue = ReceivedNumbers()
         space.received_packets = WideWindow()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicProtocolVersion
-from aioquic.tls import CipherSuite
+from aioquic.tls import Alert, AlertDescription, CipherSuite
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioquic.tls import Certificate, Context
+    from cryptography import x509
+
     from quictunnel.transport.engine import EngineSettings
 
 # AES with the shorter key first: it is the cheapest with AES in hardware, and the machines of this engine have
@@ -21,6 +28,42 @@ CIPHERS = [
     CipherSuite.AES_256_GCM_SHA384,
     CipherSuite.CHACHA20_POLY1305_SHA256,
 ]
+
+
+FINGERPRINT_BYTES: Final = 32
+"""Bytes of a SHA-256 fingerprint."""
+MAX_CHAIN: Final = 8
+"""Certificates of a chain that are compared with a pin. An edge sends two."""
+
+
+class UnknownAuthorityAlert(Alert):
+    """The chain does not have the pinned authority (RFC 8446 section 6.2)."""
+
+    description = AlertDescription.unknown_ca
+
+
+def pinned_authority(chain: Sequence[x509.Certificate], pin: bytes) -> bytes:
+    """Return the certificate of a chain, without its leaf, that has the SHA-256 fingerprint ``pin``, in PEM.
+
+    The fingerprint alone proves nothing, because certificates are public: the leaf has to be verified with the
+    result as the only authority. Raises UnknownAuthorityAlert if there is none.
+    """
+    for each in chain[:MAX_CHAIN]:
+        if hashlib.sha256(each.public_bytes(Encoding.DER)).digest() == pin:
+            return each.public_bytes(Encoding.PEM)
+    raise UnknownAuthorityAlert("the certificate authority is not the expected one")
+
+
+def trust_pinned(context: Context, pin: bytes) -> None:
+    """Let a client's TLS trust the certificate with this fingerprint in the server's chain, and no other."""
+    take_certificates = context._set_peer_certificate
+
+    def take_and_trust(certificate: Certificate) -> None:
+        take_certificates(certificate)
+        context._cadata = pinned_authority(context._peer_certificate_chain, pin)
+
+    # aioquic calls it through the object, when the server's certificates have arrived and before it verifies them.
+    context._set_peer_certificate = take_and_trust  # type: ignore[method-assign]  # of this object
 
 
 def configure(settings: EngineSettings, server_name: str | None = None) -> QuicConfiguration:
@@ -61,6 +104,11 @@ def _load_certificate(configuration: QuicConfiguration, settings: EngineSettings
 
 
 def _load_authority(configuration: QuicConfiguration, settings: EngineSettings) -> None:
+    if settings.pin:
+        if len(settings.pin) != FINGERPRINT_BYTES:
+            raise ConfigError(f"The fingerprint of an authority must have {FINGERPRINT_BYTES} bytes.")
+        configuration.cadata = b""  # trusts nobody; the connection takes the pinned certificate from the chain
+        return
     if settings.authority is None:
         # aioquic would use its own bundle instead of the system's store.
         paths = ssl.get_default_verify_paths()
