@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.bodies import Body, BodyError, UntilClose
+from quictunnel.inspect.event_stream import EventParser
 from quictunnel.inspect.exchange_store import Direction, Exchange, ExchangeKind, ExchangeState, Frame
 from quictunnel.inspect.heads import end_of_head, guess_protocol, proxy_header
 from quictunnel.inspect.http1 import (
     ParseError,
+    has_events,
     has_token,
     read_request,
     read_response,
@@ -59,6 +61,8 @@ class _HttpDirection:
     """Body of the current message, after its head."""
     exchange: Exchange | None = None
     """Exchange of the current message."""
+    events: EventParser | None = None
+    """Parser of the current body, if it has server-sent events."""
     began: float | None = None
     has_ended: bool = False
 
@@ -104,7 +108,9 @@ class ConnectionParser:
             frames = self._frames[direction]
             return frames.skippable if frames.is_full else 0
         http = self._directions[direction]
-        if http.body is None or http.exchange is None or http.exchange.message(direction).body.room:
+        if http.body is None or http.exchange is None or http.events is not None:
+            return 0
+        if http.exchange.message(direction).body.room:
             return 0
         return http.body.skippable
 
@@ -137,6 +143,8 @@ class ConnectionParser:
                 return
         elif http.body is not None and exchange is not None and http.body.skip(size):
             exchange.message(direction).body.size += size
+            if http.events is not None:
+                http.events.lost()
             self._on_body_progress(http, when)
         else:
             self._to_raw(OVERLOADED.format(size), when)
@@ -222,11 +230,19 @@ class ConnectionParser:
         self._unread = data
         if http.body is None:
             return self._read_head(http, data, when)
-        exchange = http.exchange
-        assert exchange is not None
-        used = http.body.feed(data, lambda piece: self._store.store_body(exchange, http.direction, piece))
+        used = http.body.feed(data, lambda piece: self._store_content(http, piece, when))
         self._on_body_progress(http, when)
         return data[used:]
+
+    def _store_content(self, http: _HttpDirection, piece: memoryview, when: float) -> None:
+        """Store bytes of a body, and the server-sent events that they complete."""
+        exchange = http.exchange
+        assert exchange is not None
+        self._store.store_body(exchange, http.direction, piece)
+        if http.events is not None:
+            for event in http.events.feed(piece):
+                frame = Frame(http.direction, when, event.kind, event.data, event.size, event.note)
+                self._store.add_frame(exchange, frame)
 
     def _on_body_progress(self, http: _HttpDirection, when: float) -> None:
         assert http.exchange is not None
@@ -237,7 +253,7 @@ class ConnectionParser:
 
     def _finish(self, http: _HttpDirection, when: float) -> None:
         """Complete the current message."""
-        exchange, http.exchange, http.body = http.exchange, None, None
+        exchange, http.exchange, http.body, http.events = http.exchange, None, None, None
         assert exchange is not None
         exchange.message(http.direction).ended = when
         if http.direction is Direction.REQUEST:
@@ -357,6 +373,7 @@ class ConnectionParser:
             self._switch(exchange, response, when)
             return
         http.body = response_body(response, method)
+        http.events = EventParser() if has_events(response) else None
         was_upgrade, exchange.is_upgrade = exchange.is_upgrade, False
         self._on_body_progress(http, when)
         if was_upgrade:
@@ -378,7 +395,7 @@ class ConnectionParser:
         buffered = bytes(request.head)
         self._release(request)
         for http in self._directions.values():
-            http.exchange = http.body = None
+            http.exchange = http.body = http.events = None
         self._socket = exchange
         if response.status_code == 101 and has_token(response.headers, b"upgrade", b"websocket"):
             exchange.kind = ExchangeKind.WEBSOCKET
@@ -421,7 +438,7 @@ class ConnectionParser:
                 self._end_exchange(exchange, f"Continued as raw bytes in #{raw.number}. {why}")
         self._waiting.clear()
         for http in self._directions.values():
-            http.exchange = http.body = None
+            http.exchange = http.body = http.events = None
             buffered = bytes(http.head)
             self._release(http)
             if buffered:

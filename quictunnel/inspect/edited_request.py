@@ -10,6 +10,8 @@ import msgspec
 from quictunnel.inspect import limits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from quictunnel.inspect.exchange_store import Exchange
 
 FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"trailer", b"expect"})
@@ -95,10 +97,10 @@ def _headers(edited: EditedRequest, *, has_new_body: bool) -> list[bytes]:
 
 def changes(edited: EditedRequest, recorded: Exchange) -> str:
     """Return a note that says what was edited."""
-    before = [_pair(*header) for header in recorded.request.headers]
-    after = [
-        _pair(name.encode("utf-8", "replace"), value.encode("utf-8", "replace")) for name, value in edited.headers
-    ]
+    before = _comparable(recorded.request.headers)
+    after = _comparable(
+        (name.encode("utf-8", "replace"), value.encode("utf-8", "replace")) for name, value in edited.headers
+    )
     found: dict[str, Any] = {
         "method": edited.method != recorded.method,
         "path": edited.target != recorded.target,
@@ -109,5 +111,7 @@ def changes(edited: EditedRequest, recorded: Exchange) -> str:
     return f"Edited before it was sent: {', '.join(names)}." if names else ""
 
 
-def _pair(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    return name.strip(), value.strip()
+def _comparable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return headers without those that are computed."""
+    stripped = [(name.strip(), value.strip()) for name, value in headers]
+    return [(name, value) for name, value in stripped if name.lower() not in FRAMING]

@@ -8,6 +8,7 @@ import h11
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.bodies import Chunked, Length, UntilClose
+from quictunnel.inspect.event_stream import MEDIA_TYPE
 
 if TYPE_CHECKING:
     from quictunnel.inspect.bodies import Body
@@ -84,6 +85,13 @@ def has_token(headers: h11._headers.Headers, name: bytes, wanted: bytes) -> bool
     return any(
         wanted in [word.strip().lower() for word in value.split(b",")] for key, value in headers if key == name
     )
+
+
+def has_events(response: AnyResponse) -> bool:
+    """Return True if the body of a response has server-sent events in plain text."""
+    found = dict(response.headers)
+    media = found.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return media == MEDIA_TYPE and found.get(b"content-encoding", b"identity").lower() == b"identity"
 
 
 def _request_context(method: bytes, *, is_upgrade: bool) -> h11.Request:

@@ -150,6 +150,7 @@ def _field(field: FormField) -> dict[str, Any]:
 def _frame(frame: Frame, exchange: Exchange) -> dict[str, Any]:
     began = exchange.request.began or frame.when
     is_cut = frame.size > len(frame.data)
+    is_close = frame.kind == "close" and exchange.kind is ExchangeKind.WEBSOCKET
     return {
         "way": frame.direction.value,
         "kind": frame.kind,
@@ -157,7 +158,7 @@ def _frame(frame: Frame, exchange: Exchange) -> dict[str, Any]:
         "size": frame.size,
         "is_cut": is_cut,
         "note": frame.note,
-        **(_close(frame.data) if frame.kind == "close" else text_or_base64(frame.data, is_cut=is_cut)),
+        **(_close(frame.data) if is_close else text_or_base64(frame.data, is_cut=is_cut)),
     }
 
 

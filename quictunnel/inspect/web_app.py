@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/inspector.css": ("inspector.css", "text/css; charset=utf-8"),
-    "/inspector.js": ("inspector.js", "text/javascript; charset=utf-8"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
+        for name in ("inspector", "api", "content", "detail", "editor", "search", "timeline", "tree", "words")
+    },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 

@@ -55,18 +55,17 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-IMAGES = {
-    "/png": lambda: Response(png(300, 200), media_type="text/html"),
-    "/wide": lambda: Response(png(60_000, 60_000), media_type="image/png"),
-    "/svg": lambda: Response(SVG, media_type="image/svg+xml"),
-}
-
-
 class Origin:
     """A web application of which it is known what it answers, and that remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes]] = []
+        self.served: dict[str, tuple[bytes, dict[str, str]]] = {
+            "/png": (png(300, 200), {"content-type": "text/html"}),
+            "/wide": (png(60_000, 60_000), {"content-type": "image/png"}),
+            "/svg": (SVG, {"content-type": "image/svg+xml"}),
+        }
+        """Content and headers of the responses at some paths, besides those below."""
         self.more = threading.Event()
         """Set: the stream of events goes on to its end."""
         app = Starlette(
@@ -97,6 +96,9 @@ class Origin:
             body = (body + chunk)[:1000]
         path = request.url.path
         self.asked.append((request.method, path, body))
+        if path in self.served:
+            content, headers = self.served[path]
+            return Response(content, headers=headers)
         match path:
             case "/json":
                 return Response(b'{"name": "tea", "price": 3}', media_type="application/json")
@@ -108,8 +110,6 @@ class Origin:
                 return Response(
                     pack(b"told in full " * 100), headers={"content-encoding": path[1:]}, media_type="text/plain"
                 )
-            case "/png" | "/wide" | "/svg":
-                return IMAGES[path]()
             case "/nothing":
                 return Response(status_code=204)
             case "/digest":

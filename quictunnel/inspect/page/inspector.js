@@ -1,13 +1,15 @@
-// The inspector's page. What visitors and the origin said is shown by textContent alone, never as markup.
-"use strict";
+// The inspector's page: the list of exchanges, and what a person does. What visitors and the origin said is shown by
+// textContent alone, never as markup.
+import { ask, download, errorOf, hasToken, request, unlock } from "./api.js";
+import { clearDetail, showDetail } from "./detail.js";
+import { closeEditor, isEditing, openEditor, sendEdited } from "./editor.js";
+import { foundIn, isFound, onFound, searchSoon } from "./search.js";
+import { byId, clock, element, seconds, size } from "./words.js";
 
 const RETRY = 1000; // ms between tries to follow again
 const REFRESH = 500; // ms between updates of an exchange that is not complete
-const DUMPED = 16 * 1024; // bytes of a hex dump that are put on the page at once; a click brings all
 const METHODS = 30; // methods offered in the filter: anybody may invent more
 
-const byId = (id) => document.getElementById(id);
-const token = takeToken();
 const exchanges = new Map(); // number -> summary, oldest first
 const rows = new Map(); // number -> <tr>
 let most = 500;
@@ -18,36 +20,20 @@ let held = []; // news that came while paused
 let isDrawn = true;
 let detailTimer = 0;
 let detailWanted = false;
-
-function takeToken() {
-  const given = location.hash.slice(1);
-  if (given) {
-    sessionStorage.setItem("token", given);
-    history.replaceState(null, "", location.pathname); // not for whoever looks over a shoulder
-  }
-  return given || sessionStorage.getItem("token") || "";
-}
-
-async function ask(path, method = "GET") {
-  const response = await fetch(path, { method, headers: { authorization: `Bearer ${token}` } });
-  const isJson = (response.headers.get("content-type") || "").startsWith("application/json");
-  const value = isJson ? await response.json() : { error: (await response.text()).trim() };
-  if (!response.ok) throw new Error(value.error || `The inspector answered ${response.status}.`);
-  return value;
-}
+let shown = null; // the exchange in the details
 
 // Following.
 
 async function follow() {
   for (;;) {
     try {
-      const response = await fetch("/api/events", { headers: { authorization: `Bearer ${token}` } });
+      const response = await request("/api/events");
+      if (response.status === 401) {
+        lock();
+        return;
+      }
       if (!response.ok) {
-        const said = await response.text();
-        let why = said.trim();
-        try { why = JSON.parse(said).error; } catch { /* it is plain text */ }
-        show("lost", why);
-        if (response.status === 401) return;
+        show("lost", await errorOf(response));
       } else {
         show("live", "Live");
         await read(response.body.getReader());
@@ -58,6 +44,21 @@ async function follow() {
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY));
   }
+}
+
+// Say what to do without the token, instead of an empty list.
+function lock() {
+  show("lost", "No access");
+  byId("refused").textContent = hasToken()
+    ? "The token is not the one of this tunnel. Each tunnel has a new token when it is opened."
+    : "The address was opened without its token, which is the part after #.";
+  setLocked(true);
+  byId("address").focus();
+}
+
+function setLocked(isLocked) {
+  byId("locked").hidden = !isLocked;
+  for (const id of ["tools", "exchanges", "keys"]) byId(id).hidden = isLocked;
 }
 
 function show(state, text) {
@@ -119,6 +120,7 @@ function take(kind, news) {
   }
   while (exchanges.size > most) exchanges.delete(exchanges.keys().next().value);
   if (chosen && (kind === "all" || news.changed.some((each) => each.id === chosen))) refresh();
+  searchSoon(false);
 }
 
 // The list.
@@ -151,7 +153,7 @@ function drawNow() {
   }
   offerMethods();
   byId("empty").hidden = exchanges.size > 0;
-  const unseen = about.unseen ? ` · ${about.unseen} connections not looked into` : "";
+  const unseen = about.unseen ? ` · ${about.unseen} connections not recorded` : "";
   byId("count").textContent = (shown === exchanges.size ? `${shown}` : `${shown} of ${exchanges.size}`) + unseen;
 }
 
@@ -174,9 +176,8 @@ function fill(row, each) {
   path.textContent = each.kind === "raw" ? each.note : each.target;
   path.title = path.textContent;
   if (each.replay_of) {
-    const tag = document.createElement("span");
-    tag.className = "tag";
-    tag.textContent = `replay of #${each.replay_of}`;
+    const tag = element("span", undefined, "tag");
+    tag.textContent = `${each.is_edited ? "edited replay" : "replay"} of #${each.replay_of}`;
     path.prepend(tag, " ");
   }
   status.textContent = statusText(each);
@@ -205,7 +206,7 @@ function filter() {
     if (method && each.method !== method) return false;
     if (status && !(each.kind === status || each.state === status || String(each.status)[0] === status)) return false;
     const text = `${each.method} ${each.target} ${each.status} ${each.type} ${each.note}`.toLowerCase();
-    return words.every((word) => text.includes(word));
+    return isFound(each.id) || words.every((word) => text.includes(word));
   };
 }
 
@@ -233,9 +234,13 @@ function choose(number) {
     row.scrollIntoView({ block: "nearest" });
   }
   byId("right").hidden = !number;
-  document.querySelector("main").classList.toggle("split", Boolean(number));
+  byId("exchanges").classList.toggle("split", Boolean(number));
+  if (isOther) {
+    closeEditor();
+    clearDetail();
+    shown = null;
+  }
   if (number && isOther) {
-    byId("parts").replaceChildren();
     byId("command").hidden = true;
     byId("said").textContent = "";
     detailWanted = false;
@@ -267,153 +272,13 @@ function refresh() {
 async function load(number) {
   try {
     const each = await ask(`/api/exchanges/${number}`);
-    if (number === chosen) detail(each);
+    if (number !== chosen) return;
+    shown = each;
+    showDetail(each);
+    byId("found").textContent = foundIn(number);
   } catch (error) {
     if (number === chosen) byId("said").textContent = error.message;
   }
-}
-
-function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
-
-function detail(each) {
-  const isRaw = each.kind === "raw";
-  byId("title").textContent = isRaw ? `#${each.id} bytes` : `#${each.id} ${each.method} ${each.target}`;
-  byId("replay").disabled = each.no_replay !== "";
-  byId("replay").title = each.no_replay || "Send this request to the local server again";
-  byId("curl").disabled = !each.has_request;
-  byId("notes").replaceChildren(...each.notes.map((note) => element("li", note)));
-  const facts = [
-    ["Status", each.status ? `${each.status} ${each.reason}` : each.state],
-    ["State", each.state],
-    ["Interim", each.interim.join(", ")],
-    ["Time", new Date(each.began * 1000).toLocaleString()],
-    ["First byte after", each.waited === null ? "" : seconds(each.waited)],
-    ["Duration", each.duration === null ? "" : seconds(each.duration)],
-    ["Visitor", each.visitor],
-    ["Connection", each.connection ? `${each.connection}` : ""],
-    ["Replay of", each.replay_of ? `#${each.replay_of}` : ""],
-  ];
-  byId("facts").replaceChildren(
-    ...facts.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
-  const parts = [...message(isRaw ? "From the visitor" : "Request", each.request),
-                 ...message(isRaw ? "From the origin" : "Response", each.response)];
-  if (each.kind === "websocket") parts.push(...messages(each));
-  replaceKeepingPlace(parts);
-}
-
-function replaceKeepingPlace(parts) {
-  const place = byId("right").scrollTop;
-  byId("parts").replaceChildren(...parts);
-  byId("right").scrollTop = place;
-}
-
-function message(name, said) {
-  const parts = [element("h3", `${name} · ${size(said.body.size)}`)];
-  if (said.start) parts.push(element("pre", said.start, "start"));
-  if (said.headers.length) {
-    const table = element("table", undefined, "headers");
-    for (const [key, value] of said.headers) {
-      const row = element("tr");
-      row.append(element("td", key), element("td", value));
-      table.append(row);
-    }
-    parts.push(table);
-  }
-  if (said.body.size > said.body.kept) {
-    parts.push(element("p", `Only ${size(said.body.kept)} of ${size(said.body.size)} are kept.`, "quiet"));
-  }
-  if (said.body.note) parts.push(element("p", said.body.note, "quiet"));
-  if (said.body.size) parts.push(...content(said.body));
-  return parts;
-}
-
-function content(body) {
-  if (body.base64 !== undefined) {
-    const bytes = Uint8Array.from(atob(body.base64), (character) => character.charCodeAt(0));
-    const pre = element("pre", dump(bytes.subarray(0, DUMPED)), "bytes body");
-    if (bytes.length <= DUMPED) return [pre];
-    const more = element("button", `Show all ${size(bytes.length)}`);
-    more.addEventListener("click", () => { pre.textContent = dump(bytes); more.remove(); });
-    return [pre, more];
-  }
-  const pretty = indented(body.text);
-  const pre = element("pre", pretty ?? body.text, "body");
-  if (pretty === null || pretty === body.text) return [pre];
-  const toggle = element("button", "As it came");
-  toggle.addEventListener("click", () => {
-    const isPretty = pre.textContent === pretty;
-    pre.textContent = isPretty ? body.text : pretty;
-    toggle.textContent = isPretty ? "Indented" : "As it came";
-  });
-  return [pre, toggle];
-}
-
-function indented(text) {
-  if (!/^\s*[[{]/.test(text)) return null;
-  try {
-    return JSON.stringify(JSON.parse(text), null, 2);
-  } catch {
-    return null;
-  }
-}
-
-function dump(bytes) {
-  const lines = [];
-  for (let at = 0; at < bytes.length; at += 16) {
-    const row = bytes.subarray(at, at + 16);
-    const hex = [...row].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
-    const text = [...row].map((byte) => (byte > 31 && byte < 127 ? String.fromCharCode(byte) : "·")).join("");
-    lines.push(`${at.toString(16).padStart(8, "0")}  ${hex.padEnd(47)}  ${text}`);
-  }
-  return lines.join("\n");
-}
-
-function messages(each) {
-  const parts = [element("h3", `Messages · ${each.frames}`)];
-  if (each.messages_dropped) {
-    parts.push(element("p", `The first ${each.messages_dropped} are not kept any more.`, "quiet"));
-  }
-  const list = element("ul", undefined, "messages");
-  for (const said of each.messages) {
-    const item = element("li");
-    const cut = said.is_cut ? " …" : "";
-    const arrow = said.way === "request" ? "→" : "←";
-    item.append(
-      element("span", `${arrow} ${said.kind}`), element("span", seconds(said.at)),
-      element("span", size(said.size) + (said.note ? ` · ${said.note}` : "")),
-      said.base64 !== undefined
-        ? element("pre", dump(Uint8Array.from(atob(said.base64), (character) => character.charCodeAt(0)).subarray(0, 256)),
-                  "bytes")
-        : element("pre", said.text.slice(0, 4096) + cut));
-    list.append(item);
-  }
-  parts.push(list);
-  return parts;
-}
-
-// Words.
-
-function size(count) {
-  if (count < 1000) return `${count} B`;
-  for (const unit of ["kB", "MB", "GB", "TB"]) {
-    count /= 1000;
-    if (count < 999.5) return `${count.toFixed(count < 99.95 ? 1 : 0)} ${unit}`;
-  }
-  return "a lot";
-}
-
-function seconds(value) {
-  if (value < 1) return `${(value * 1000).toFixed(value < 0.1 ? 1 : 0)} ms`;
-  return value < 100 ? `${value.toFixed(1)} s` : `${Math.round(value)} s`;
-}
-
-function clock(time) {
-  return new Date(time * 1000).toTimeString().slice(0, 8);
 }
 
 // What a person does.
@@ -421,7 +286,7 @@ function clock(time) {
 async function replay() {
   if (!chosen || byId("replay").disabled) return;
   try {
-    const { id } = await ask(`/api/exchanges/${chosen}/replay`, "POST");
+    const { id } = await ask(`/api/exchanges/${chosen}/replay`, { method: "POST" });
     choose(id);
     byId("said").textContent = "Sent to the local server.";
   } catch (error) {
@@ -446,9 +311,30 @@ async function copyAsCurl() {
   }
 }
 
+function edit() {
+  if (shown && !byId("edit").disabled) openEditor(shown, about.port);
+}
+
+async function send() {
+  const number = await sendEdited();
+  if (!number) return;
+  choose(number);
+  byId("said").textContent = "Sent to the local server.";
+  byId("title").focus();
+}
+
+async function exportHar(path, name) {
+  try {
+    await download(path, name);
+    byId("said").textContent = `${name} is downloaded.`;
+  } catch (error) {
+    byId("said").textContent = error.message;
+  }
+}
+
 async function clear() {
   try {
-    await ask("/api/clear", "POST");
+    await ask("/api/clear", { method: "POST" });
     choose(0);
   } catch (error) {
     show("lost", error.message);
@@ -477,18 +363,24 @@ const KEYS = {
   ArrowRight: () => byId("title").focus(),
   Escape: () => { choose(0); byId("rows").focus(); },
   r: replay,
+  e: edit,
   c: copyAsCurl,
   "/": () => byId("text").focus(),
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
   const at = event.target;
-  if (at.matches("input, select")) {
+  if (isEditing() && byId("editor").contains(at)) {
+    if (event.key === "Escape") { closeEditor(); byId("edit").focus(); }
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
+    return;
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey || !byId("locked").hidden) return;
+  if (at.matches("input, select, textarea")) {
     if (event.key === "Escape") byId("rows").focus();
     return;
   }
-  if (at.matches("button") && event.key === "Enter") return;
+  if (at.matches("button, summary") && event.key === "Enter") return;
   const isInDetail = byId("right").contains(at);
   if (isInDetail && event.key !== "Escape" && event.key.length > 1) return; // arrows scroll it
   const action = KEYS[event.key];
@@ -500,10 +392,25 @@ byId("rows").addEventListener("click", (event) => {
 });
 byId("tools").addEventListener("submit", (event) => event.preventDefault());
 for (const id of ["text", "method", "status"]) byId(id).addEventListener("input", draw);
+for (const id of ["text", "everywhere"]) byId(id).addEventListener("input", () => { searchSoon(true); draw(); });
+onFound(() => { draw(); byId("found").textContent = chosen ? foundIn(chosen) : ""; });
 byId("pause").addEventListener("click", pause);
 byId("clear").addEventListener("click", clear);
 byId("replay").addEventListener("click", replay);
 byId("curl").addEventListener("click", copyAsCurl);
+byId("edit").addEventListener("click", edit);
+byId("editor").addEventListener("submit", (event) => { event.preventDefault(); send(); });
+byId("edit-cancel").addEventListener("click", () => { closeEditor(); byId("edit").focus(); });
+byId("har").addEventListener("click", () => exportHar(`/api/exchanges/${chosen}/har`, `quictunnel-${chosen}.har`));
+byId("har-all").addEventListener("click", () => exportHar("/api/har", "quictunnel.har"));
+byId("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  unlock(byId("address").value);
+  byId("address").value = "";
+  setLocked(false);
+  byId("rows").focus();
+  follow();
+});
 byId("close").addEventListener("click", () => { choose(0); byId("rows").focus(); });
 byId("rows").focus();
 follow();

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 
 import quictunnel
-from quictunnel.inspect import limits, web_app
-from quictunnel.inspect.inspector import DEFAULT_PORTS
+from quictunnel.inspect import inspector, limits, web_app
 from quictunnel.inspect.replay import Replays
 from tests.harness.edge_process import children_environment, resident_memory
 from tests.harness.inspected_tunnel import MIB, InspectedTunnel, Origin
@@ -216,24 +215,23 @@ def test_without_the_extra(edge) -> None:
     assert "ConfigError: The inspector needs packages" in ended.stderr
 
 
-def test_default_address_is_the_first_free_port_from_4040(edge, client, origin: Origin) -> None:
-    """Other programs may have some of the ports, so the test takes those that are free."""
-    with contextlib.ExitStack() as stack:
-        for port in DEFAULT_PORTS[:3]:
-            with contextlib.suppress(OSError):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-        with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
-            first = InspectedTunnel(edge, tunnel)
-            assert first.base.startswith("http://127.0.0.1:")
-            assert first.listed() == []
-            port = int(first.base.rsplit(":", 1)[1].strip("/"))
-        assert port not in DEFAULT_PORTS[:3]
-        for taken in DEFAULT_PORTS[3:]:
-            with contextlib.suppress(OSError):
-                stack.enter_context(socket.create_server(("127.0.0.1", taken)))
+def test_default_address_is_the_first_free_port(
+    edge, client, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test has ports of its own, because others use the default ones at the same time."""
+
+    def port_of_the_page() -> int:
         with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
             assert InspectedTunnel(edge, tunnel).listed() == []
-            assert int(tunnel.inspector_url.split(":")[2].split("/")[0]) not in DEFAULT_PORTS
+            assert tunnel.inspector_url.startswith("http://127.0.0.1:")
+            return int(tunnel.inspector_url.split(":")[2].split("/")[0])
+
+    assert inspector.DEFAULT_PORTS[0] == 4040
+    ports = [origin.port, free_port()]
+    monkeypatch.setattr(inspector, "DEFAULT_PORTS", ports)
+    assert port_of_the_page() == ports[1]
+    with socket.create_server(("127.0.0.1", ports[1])):
+        assert port_of_the_page() not in ports
 
 
 def test_edited_replay(inspected: InspectedTunnel, origin: Origin) -> None:

@@ -10,13 +10,11 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-import pytest
 from playwright.sync_api import expect
 from websockets.sync.client import connect
 
 import quictunnel
 from quictunnel.inspect import limits
-from tests.harness import browser
 from tests.harness.inspected_tunnel import (
     HOSTILE,
     InspectedTunnel,
@@ -24,60 +22,11 @@ from tests.harness.inspected_tunnel import (
     Quiet,
     serving,
 )
+from tests.harness.inspector_page import PageErrors, cells, open_page, row
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from playwright.sync_api import Browser, Locator, Page
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory) -> Iterator[Browser]:
-    with browser.driven(tmp_path_factory.mktemp("chromium"), "MAP rebound.example 127.0.0.1") as launched:
-        yield launched
-
-
-class PageErrors(list[str]):
-    """Console messages of a page and the dialogs that it opened; a test fails if any are left."""
-
-    def take(self) -> list[str]:
-        found = list(self)
-        self.clear()
-        return found
-
-
-@pytest.fixture
-def complaints() -> Iterator[PageErrors]:
-    complaints = PageErrors()
-    yield complaints
-    assert complaints == []
-
-
-@pytest.fixture
-def page(chromium: Browser, complaints: PageErrors) -> Iterator[Page]:
-    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-    yield page
-    context.close()
-
-
-def open_page(page: Page, inspected: InspectedTunnel) -> Page:
-    page.goto(inspected.page_url)
-    expect(page.locator("#link")).to_have_text("Live")
-    return page
-
-
-def row(page: Page, number: int) -> Locator:
-    return page.locator(f'#rows tr[data-number="{number}"]')
-
-
-def cells(page: Page, number: int) -> list[str]:
-    return row(page, number).locator("td").all_text_contents()
+    from playwright.sync_api import Browser, Page
 
 
 def send_known_requests(inspected: InspectedTunnel) -> list[tuple[str, str, int, int, int]]:
@@ -134,7 +83,11 @@ def test_a_known_set_of_requests(inspected: InspectedTunnel, page: Page) -> None
         assert cells(page, number)[1:4] == [method, target, str(status)]
     row(page, 2).click()
     expect(page.locator("#title")).to_have_text("#2 POST /post")
+    expect(page.locator("#parts .json").first).to_contain_text("tea: 2")
+    page.get_by_role("button", name="Indented").click()
     expect(page.locator("#parts .body").first).to_have_text('{\n  "tea": 2\n}')
+    page.get_by_role("button", name="As it came").click()
+    expect(page.locator("#parts .body").first).to_have_text('{"tea": 2}')
     expect(page.locator("#parts .headers").first).to_contain_text("application/json")
     expect(page.locator("#facts")).to_contain_text("201 Created")
     row(page, 3).click()
@@ -283,8 +236,29 @@ def test_requests_of_others_are_refused(inspected: InspectedTunnel) -> None:
 def test_a_page_without_the_token(inspected: InspectedTunnel, page: Page, complaints: PageErrors) -> None:
     inspected.curl(inspected.url("/json"))
     page.goto(inspected.base)
-    expect(page.locator("#link")).to_contain_text("The token is missing or wrong")
+    expect(page.locator("#locked")).to_contain_text("opened without its token")
+    expect(page.locator("#locked")).to_contain_text("print(tunnel.inspector_url)")
+    expect(page.locator("#address")).to_be_focused()
     assert page.locator("#rows tr").count() == 0
+    page.keyboard.type("guess")
+    page.keyboard.press("Enter")
+    expect(page.locator("#locked")).to_contain_text("not the one of this tunnel")
+    page.locator("#address").fill(inspected.page_url)
+    page.get_by_role("button", name="Open").click()
+    expect(page.locator("#link")).to_have_text("Live")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("#locked")).to_be_hidden()
+    assert all("401" in said for said in complaints.take())
+
+
+def test_an_address_with_another_token_in_the_same_tab(
+    inspected: InspectedTunnel, page: Page, complaints: PageErrors
+) -> None:
+    """The next tunnel has the same port, so its address differs after the # alone."""
+    page.goto(inspected.base + "#" + "old")
+    expect(page.locator("#locked")).to_contain_text("not the one of this tunnel")
+    page.goto(inspected.page_url)
+    expect(page.locator("#link")).to_have_text("Live")
     assert all("401" in said for said in complaints.take())
 
 
