@@ -290,8 +290,8 @@ class TunnelHandle:
 
     async def _bind(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
         if self._wait:
-            await wait_until_listening(self._options.port, self._wait)
-        origin = TappedOrigin(self._options.port, self._taps) if self._taps else None
+            await wait_until_listening(self._options.target, self._wait)
+        origin = TappedOrigin(self._options.target, self._taps) if self._taps else None
         lease = await manager.bind(self._options, self._ticket, origin)
         bound.append(lease)
         self._stats = stats = StatsReader(lease, manager)
@@ -315,6 +315,7 @@ class TunnelHandle:
         self._open = (loop_thread, manager, lease)
         assert self._stats is not None, "set by _bind"
         tunnel = Tunnel(*lease.answer.result()).with_stats(self._stats.read)
+        tunnel.set_target(self._options.target.text)
         if self._inspector is not None:
             self._inspector.set_tunnel_url(tunnel.url)
             tunnel.set_inspector_url(self._inspector.url)
@@ -362,7 +363,7 @@ def tunnel_status(edge: str, lease: ClientLease, reader: StatsReader) -> TunnelS
     return TunnelStatus(
         url=tunnel.url,
         tcp="{}:{}".format(*tunnel.tcp_socket) if tunnel.unencrypted_host else "",
-        port=lease.origin.port,
+        port=lease.options.target.port,
         edge=edge,
         state=stats.state,
         engine=stats.engine,
@@ -372,6 +373,7 @@ def tunnel_status(edge: str, lease: ClientLease, reader: StatsReader) -> TunnelS
         bytes_in=stats.bytes_in,
         bytes_out=stats.bytes_out,
         since=stats.since,
+        target=lease.options.target.text,
     )
 
 

@@ -37,7 +37,11 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
     closed at once; active visitors get a few seconds to finish.
 
     Args:
-        port: the local TCP port, dialled on 127.0.0.1 and ::1 for each visitor.
+        port: the local service, dialled for each visitor: a TCP port of this machine (127.0.0.1 and ::1), or a
+        text
+            with another address. ``"web:8000"`` is a port of another machine or container,
+            ``"http://localhost:3000"`` the same as 3000, ``"https://localhost:8443"`` a service with TLS and
+            ``"unix:/run/app.sock"`` a Unix socket.
         unencrypted: also expose the port over plain TCP, on a separate public port.
         h2_enabled: offer HTTP/2 to TLS visitors; the local service must then speak HTTP/2 without TLS.
         name: the label below the edge's domain for the public name, such as ``"my-app"``. It is reserved for the
@@ -68,6 +72,10 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         on_request: called with a :class:`RequestSummary` for each finished request of HTTP/1, and for each
             connection of another protocol. It runs on the client's background thread and must return at once;
             a ``quictunnel.RequestQueue()`` collects the summaries for another thread.
+        verify_origin: False: accept any certificate of an ``https://`` service, such as a self-signed one.
+        Otherwise
+            it has to be valid for the host in the URL.
+        origin_ca: PEM file with the authorities that may have signed that certificate; None: the system's.
         client: the connection to use; None means ``Client.from_env()``, shared by the whole process.
 
     Yields a :class:`Tunnel`. Raises InvalidError (arguments, a port that is forwarded already), ConfigError
@@ -78,7 +86,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
 
     def __init__(
         self,
-        port: int,
+        port: int | str,
         *,
         unencrypted: bool = False,
         h2_enabled: bool = False,
@@ -95,6 +103,8 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         inspect: bool = False,
         inspect_address: str | None = None,
         on_request: Callable[[RequestSummary], object] | None = None,
+        verify_origin: bool = True,
+        origin_ca: str | os.PathLike[str] | None = None,
         client: Client | None = None,
     ) -> None:
         self._options = ForwardOptions(
@@ -109,6 +119,8 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             proxy_protocol=proxy_protocol,
             allow=allow,
             deny=deny,
+            verify_origin=verify_origin,
+            origin_ca=origin_ca,
         )
         self._ticket = None if ticket is None else TicketFile(ticket)
         self._wait = wait_seconds(wait)
@@ -126,7 +138,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             raise InvalidError("This forward() is in use already; call forward() again for another tunnel.")
         client = self._client or Client.from_env()
         if self._inspects:
-            self._inspector = open_inspector(self._inspect_address, self._options.port)
+            self._inspector = open_inspector(self._inspect_address, self._options.target)
         self._handle = TunnelHandle(
             client,
             self._options,

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 
 class _WithStats:
-    """Statistics and inspector page of a tunnel.
+    """Statistics, inspector page and local service of a tunnel.
 
     They are not dataclass fields: two tunnels with the same addresses are equal, whatever their statistics, and a
     copy or pickle contains the addresses only."""
 
-    __slots__ = ("_inspector_url", "_read")
+    __slots__ = ("_inspector_url", "_read", "_target")
 
     _inspector_url: str
+    _target: str
     _read: Callable[[], TunnelStats]
 
     def with_stats(self, read: Callable[[], TunnelStats]) -> Self:
@@ -36,6 +37,16 @@ class _WithStats:
     def set_inspector_url(self, url: str) -> None:
         """Set the address of the inspector's page. For the code that opens tunnels."""
         object.__setattr__(self, "_inspector_url", url)
+
+    def set_target(self, target: str) -> None:
+        """Set the address of the local service. For the code that opens tunnels."""
+        object.__setattr__(self, "_target", target)
+
+    @property
+    def target(self) -> str:
+        """Address of the local service, such as ``localhost:8000`` or ``unix:/run/app.sock``; empty for a Tunnel
+        that ``forward()`` did not return."""
+        return getattr(self, "_target", "")
 
     @property
     def inspector_url(self) -> str:

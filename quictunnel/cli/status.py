@@ -97,7 +97,7 @@ def lines_of_text(passing: Rate | None, report: Report, tunnel: TunnelStatus) ->
     link = [tunnel.state, *([milliseconds(tunnel.rtt)] if tunnel.rtt is not None else []), tunnel.engine]
     passed = f"{size(tunnel.bytes_in)} in at {rate(rate_in)}, {size(tunnel.bytes_out)} out at {rate(rate_out)}"
     lines = [
-        f"{tunnel.url}{also} -> localhost:{tunnel.port}",
+        f"{tunnel.url}{also} -> {tunnel.target or f'localhost:{tunnel.port}'}",
         f"  {', '.join(link)}; up {span(time.time() - tunnel.since)}; by {report.program}, process {report.pid}",
         f"  visitors {tunnel.visitors_now} now, {tunnel.visitors_total} in total; {passed}",
     ]

@@ -136,7 +136,7 @@ class Leases:
     def add(
         self, options: ForwardOptions, ticket: bytes, file: TicketFile | None, origin: Origin | None = None
     ) -> ClientLease:
-        """Add a lease that is not requested yet. Raises InvalidError if its port is forwarded already.
+        """Add a lease that is not requested yet. Raises InvalidError if its target is forwarded already.
 
         Args:
             options: the options of the tunnel.
@@ -144,15 +144,15 @@ class Leases:
             file: stores the newest ticket.
             origin: the local service, if it is not a plain Origin.
         """
-        if any(lease.origin.port == options.port for lease in self):
+        if any(lease.options.target == options.target for lease in self):
             raise InvalidError(
-                f"Port {options.port} is already forwarded by this client. Use the tunnel that exists, or another "
-                "Client."
+                options.target.format("{origin} is already forwarded by this client.")
+                + " Use the tunnel that exists, or another Client."
             )
         answer = asyncio.get_running_loop().create_future()
         writer = None if file is None else TicketWriter(file, self._publish, self._supervisor)
         lease = ClientLease(
-            self._next_number, options, origin or Origin(options.port), answer, ticket=ticket, writer=writer
+            self._next_number, options, origin or Origin(options.target), answer, ticket=ticket, writer=writer
         )
         self._next_number += 1
         self._by_number[lease.number] = lease
@@ -256,5 +256,5 @@ class Leases:
             lease.is_wanted = lease.is_wanted and not is_final
             self._publish(
                 "lost" if is_final else "warning",
-                f"The edge no longer serves port {lease.origin.port}: {BIND_SENTENCES[code]}",
+                f"The edge no longer serves {lease.options.target.noun}: {BIND_SENTENCES[code]}",
             )

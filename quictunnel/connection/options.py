@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import InvalidError
-from quictunnel.shared.address import MAX_PORT, short_repr
+from quictunnel.origin.target import Target, check_port, parse_target
+from quictunnel.shared.address import short_repr
 from quictunnel.wire import labels
 from quictunnel.wire.messages import MAX_NETWORKS, BindV2
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
 PROXY_PROTOCOLS: Final = {None: 0, "v1": 1, "v2": 2}
@@ -22,7 +24,8 @@ TLS_CHOICES: Final = ("edge", "passthrough")
 class ForwardOptions:
     """Options of a tunnel; the arguments of ``forward()``. Raises InvalidError for invalid ones."""
 
-    port: int
+    port: int | str
+    """A local port, or another form of :func:`~quictunnel.origin.target.parse_target`."""
     unencrypted: bool = False
     h2: bool = False
     name: str | None = None
@@ -33,9 +36,14 @@ class ForwardOptions:
     allow: Sequence[str] = ()
     deny: Sequence[str] = ()
     domain: str | None = None
+    verify_origin: bool = True
+    origin_ca: str | os.PathLike[str] | None = None
+    target: Target = field(init=False)
+    """The address of the local service."""
 
     def __post_init__(self) -> None:
-        _check_port(self.port)
+        target = parse_target(self.port, verify=self.verify_origin, authority=self.origin_ca)
+        object.__setattr__(self, "target", target)
         if self.h2 and self.unencrypted:
             raise InvalidError(
                 "H2 can only be used with encrypted ports, because it is negotiated by TLS. "
@@ -47,7 +55,7 @@ class ForwardOptions:
         if self.pool and self.name is None and self.domain is None:
             raise InvalidError("A pool shares a name: give name= as well, the same in all of its clients.")
         if self.tcp_port is not None:
-            _check_port(self.tcp_port)
+            check_port(self.tcp_port)
             if not self.unencrypted:
                 raise InvalidError("tcp_port is the port of unencrypted TCP: give unencrypted=True as well.")
         self._check_tls()
@@ -69,8 +77,29 @@ class ForwardOptions:
             raise InvalidError(
                 "With tls='passthrough' the local service offers HTTP/2 itself; leave h2_enabled out."
             )
+        if self.target.tls is not None:
+            self._check_origin_tls()
         if self.proxy_protocol not in PROXY_PROTOCOLS:
             raise InvalidError(f"proxy_protocol should be v1 or v2, not {short_repr(str(self.proxy_protocol))}.")
+
+    def _check_origin_tls(self) -> None:
+        if self.tls == "passthrough":
+            raise InvalidError(
+                "With tls='passthrough' (--passthrough) visitors speak TLS with the local service themselves: "
+                "give "
+                f"{self.target.text.removeprefix('https://')} without https://."
+            )
+        if self.h2:
+            raise InvalidError(
+                "h2_enabled (--h2) needs a local service that speaks HTTP/2 without TLS; with https:// visitors "
+                "get "
+                "HTTP/1.1. For HTTP/2 from end to end use tls='passthrough' (--passthrough)."
+            )
+        if self.proxy_protocol is not None:
+            raise InvalidError(
+                "The header of the PROXY protocol would be sent within TLS, where no server expects it: leave out "
+                "https:// or proxy_protocol (--proxy-protocol)."
+            )
 
     def bind_message(self, lease: int, ticket: bytes, client_id: bytes, *, again: bool) -> BindV2:
         """Return the message that requests these options; the arguments are as in ``messages.BindV2``."""
@@ -90,15 +119,6 @@ class ForwardOptions:
             deny=list(self.deny),
             domain=self.domain or "",
         )
-
-
-def _check_port(port: object) -> None:
-    if not isinstance(port, int) or isinstance(port, bool):
-        raise InvalidError(
-            f"The port argument should be an int, not {type(port).__name__}: the number of the local port."
-        )
-    if not 1 <= port <= MAX_PORT:
-        raise InvalidError(f"Invalid port number {port}. A port lies between 1 and {MAX_PORT}.")
 
 
 def _networks(what: str, networks: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.connection.capacity import Capacity, descriptor_limit, kept_free
 from quictunnel.connection.leases import VisitorCounts
 from quictunnel.origin.bad_gateway import BadGateway
-from quictunnel.origin.dial import NO_DESCRIPTORS, OriginDialError
+from quictunnel.origin.dial import OriginDialError
+from quictunnel.origin.dial_failure import NO_DESCRIPTORS
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from quictunnel.connection.capacity import Reservation
     from quictunnel.connection.leases import ClientLease, Leases
-    from quictunnel.origin.dial import DialFailure
+    from quictunnel.origin.dial_failure import DialFailure
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.stream import Stream
 
@@ -63,7 +64,7 @@ class VisitorHandler:
         lease.counts.visitors += 1
         lease.streams.add(stream)
         stream.on_over = partial(self._over, lease)
-        self._publish("visitor", f"{stream.preface.host} connected to port {lease.origin.port}.")
+        self._publish("visitor", f"{stream.preface.host} connected to {lease.origin.target.noun}.")
         reservation = self._capacity.reserve(lease.number, stream.preface.host)
         if reservation is None:
             self._report_full()
@@ -96,7 +97,7 @@ class VisitorHandler:
         if lease.options.pool:
             stream.abort(failure.code)  # the edge tries another client of the pool
         elif not stream.is_over:
-            BadGateway(stream, lease.origin.port, failure)
+            BadGateway(stream, lease.origin.target, failure)
 
     async def close(self) -> None:
         """Stop dialling, and reset the visitors who wait for it."""
@@ -112,7 +113,6 @@ class VisitorHandler:
             await asyncio.wait(tuple(self._dialling.values()))
 
     async def _dial(self, stream: Stream, lease: ClientLease, reservation: Reservation) -> None:
-        port = lease.origin.port
         try:
             splice = await lease.origin.dial(stream)
         except BaseException as error:
@@ -128,11 +128,11 @@ class VisitorHandler:
                 reservation.release()
             if lease.origin_warning:
                 lease.origin_warning = ""
-                self._publish("origin", f"Port {port} answers again.")
+                self._publish("origin", lease.origin.target.format("{origin} answers again."))
 
     def _dial_failed(self, stream: Stream, lease: ClientLease, error: BaseException) -> None:
         if isinstance(error, OriginDialError):
-            event = error.failure.event.format(port=lease.origin.port)
+            event = error.failure.event_for(lease.origin.target)
             if lease.origin_warning != event:
                 lease.origin_warning = event
                 self._publish("origin", event)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import Exchange
+    from quictunnel.origin.target import Target
 
 MAX_ARGUMENT: Final = 64 * 1024
 """Bytes of a body on the command line; Linux limits an argument to 128 KiB. A longer body comes from ``printf``, a
@@ -19,7 +20,7 @@ _PLAIN_TARGET = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
 _UNQUOTED = re.compile(rb"[A-Za-z0-9 ,./:;=_+-]")
 
 
-def curl_of(exchange: Exchange, port: int) -> tuple[str, str]:
+def curl_of(exchange: Exchange, origin: Target) -> tuple[str, str]:
     """Return a curl command for the local origin, and a note about its differences from the request ("" if
     none)."""
     method, body = exchange.method, bytes(exchange.request.body.data)
@@ -32,7 +33,7 @@ def curl_of(exchange: Exchange, port: int) -> tuple[str, str]:
         arguments.append("--head")
     elif method != ("POST" if has_body else "GET"):
         arguments += ["--request", shlex.quote(method)]
-    arguments += _url(exchange.target, port)
+    arguments += [*origin.curl_options, *_url(exchange.target, origin.base_url)]
     for name, value in exchange.request.headers:
         if name.lower() == b"content-length":
             continue  # curl computes it
@@ -54,8 +55,7 @@ def curl_of(exchange: Exchange, port: int) -> tuple[str, str]:
     return before + " ".join(arguments), missing
 
 
-def _url(target: str, port: int) -> list[str]:
-    origin = f"http://127.0.0.1:{port}"
+def _url(target: str, origin: str) -> list[str]:
     if _PLAIN_TARGET.fullmatch(target) is None:
         # Sent unchanged, because curl would interpret it: "*", a whole URL, a fragment, brackets.
         return [f"{origin}/", "--request-target", shlex.quote(target)]

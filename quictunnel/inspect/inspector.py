@@ -28,6 +28,7 @@ from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
     from quictunnel.inspect.tap import TapSource
+    from quictunnel.origin.target import Target
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +44,12 @@ DRAIN_TIMEOUT: Final = 1.0
 class Inspector:
     """Traffic inspector with its own thread. Create and close it on any other thread."""
 
-    def __init__(self, address: tuple[str, int] | None, port: int) -> None:
+    def __init__(self, address: tuple[str, int] | None, target: Target) -> None:
         """Start the thread and the page's server.
 
         Args:
             address: host and port of the page; port 0: any. None: loopback, the first free port from 4040.
-            port: the local port of the tunnel.
+            target: the local service of the tunnel.
 
         Raises:
             ConfigError: the address cannot be bound.
@@ -67,7 +68,7 @@ class Inspector:
         self._recorder = Recorder(self._store, self._wake)
         self._background = EventLoopThread("quictunnel-inspector")
         try:
-            self._background.call(self._start(port))
+            self._background.call(self._start(target))
         except BaseException:
             descriptors.clear_close_on_fork(self._socket)
             self._socket.close()
@@ -97,10 +98,10 @@ class Inspector:
         self._background.call(self._stop())
         self._background.stop()
 
-    async def _start(self, port: int) -> None:
+    async def _start(self, target: Target) -> None:
         supervisor = Supervisor()
-        self._replays = Replays(self._store, self._recorder.head_budget, port, supervisor)
-        self._site = Site(self._store, self._recorder, self._replays, port)
+        self._replays = Replays(self._store, self._recorder.head_budget, target, supervisor)
+        self._site = Site(self._store, self._recorder, self._replays, target)
         guarded = InspectorGuard(self._site.app, token=self._token, names=[name_of(self._host)])
         self._http = HttpServer(guarded, max_head=limits.MAX_PAGE_HEAD)
         self._server = await start_server(self._socket, self._http.connection, backlog=BACKLOG)

@@ -11,12 +11,13 @@ from quictunnel.inspect import limits
 from quictunnel.inspect.connection_parser import ConnectionParser
 from quictunnel.inspect.edited_request import changes, encode_request
 from quictunnel.inspect.exchange_store import Direction
-from quictunnel.origin.dial import LOOPBACKS, PROBE_TIMEOUT
+from quictunnel.origin.dial import open_streams
 
 if TYPE_CHECKING:
     from quictunnel.inspect.connection_parser import HeadBudget
     from quictunnel.inspect.edited_request import EditedRequest
     from quictunnel.inspect.exchange_store import Exchange, ExchangeStore
+    from quictunnel.origin.target import Target
     from quictunnel.shared.supervision import Supervisor
 
 VISITOR: Final = "replay"
@@ -26,10 +27,12 @@ READ: Final = 64 * 1024
 class Replays:
     """The running replays. Used only on the store's thread."""
 
-    def __init__(self, store: ExchangeStore, head_budget: HeadBudget, port: int, supervisor: Supervisor) -> None:
+    def __init__(
+        self, store: ExchangeStore, head_budget: HeadBudget, target: Target, supervisor: Supervisor
+    ) -> None:
         self._store = store
         self._head_budget = head_budget
-        self._port = port
+        self._target = target
         self._supervisor = supervisor
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -79,14 +82,14 @@ class Replays:
         except TimeoutError:
             why = f"Cut off after {limits.REPLAY_TIMEOUT:.0f} seconds."
         except OSError as error:
-            why = f"Port {self._port} did not accept the connection: {error.strerror or type(error).__name__}."
+            why = f"{self._target.text} did not accept the connection: {error.strerror or type(error).__name__}."
         finally:
             parser.closed(time.monotonic(), why)
 
     async def _exchange(self, parser: ConnectionParser, request: bytes) -> str:
         """Send the request and read the response. Return the reason why it was cut off, or "" if it is
         complete."""
-        reader, writer = await self._connect()
+        reader, writer = await open_streams(self._target)
         try:
             writer.write(request)
             received = 0
@@ -104,17 +107,6 @@ class Replays:
             writer.close()
             with contextlib.suppress(OSError):  # the connection is closed either direction
                 await writer.wait_closed()
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to the origin. Raises OSError or TimeoutError."""
-        refused: OSError = ConnectionRefusedError()
-        for host in LOOPBACKS:
-            try:
-                async with asyncio.timeout(PROBE_TIMEOUT):
-                    return await asyncio.open_connection(host, self._port)
-            except OSError as error:
-                refused = error
-        raise refused
 
 
 def _request(recorded: Exchange) -> bytes:

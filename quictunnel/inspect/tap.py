@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.origin.dial import Origin, OriginDialError
-from quictunnel.transport.splice import TcpSplice
+from quictunnel.transport.splice import Splice, TcpSplice, TlsSplice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from quictunnel.transport.splice import Splice
+    from quictunnel.origin.target import Target
     from quictunnel.transport.stream import Stream
     from quictunnel.wire.codes import StreamCode
 
@@ -56,21 +56,22 @@ class TapSource(Protocol):
 class TappedOrigin(Origin):
     """Origin whose connections report to taps."""
 
-    def __init__(self, port: int, sources: Sequence[TapSource]) -> None:
-        super().__init__(port)
+    def __init__(self, target: Target | int, sources: Sequence[TapSource]) -> None:
+        super().__init__(target)
         self._sources = sources
 
-    async def dial(self, stream: Stream) -> TcpSplice:
+    async def dial(self, stream: Stream) -> Splice:
         """Dial the origin and splice it with a stream, as ``Origin`` does. Record a failure."""
         try:
             return await super().dial(stream)
         except OriginDialError as error:
-            self._tap(stream).closed(error.failure.event.format(port=self.port))
+            self._tap(stream).closed(error.failure.event_for(self.target))
             raise
 
-    def splice(self, stream: Stream) -> TcpSplice:
+    def splice(self, stream: Stream) -> Splice:
         """Return a splice that reports to a new tap."""
-        return TappedSplice(lambda splice: splice.join(stream), self._tap(stream))
+        kind = TappedTcpSplice if self.target.tls is None else TappedTlsSplice
+        return kind(lambda splice: splice.join(stream), self._tap(stream))
 
     def _tap(self, stream: Stream) -> ConnectionTap:
         preface = stream.preface
@@ -107,8 +108,8 @@ class _TapGroup:
             tap.closed(why)
 
 
-class TappedSplice(TcpSplice):
-    """Splice that reports its bytes and ends to a tap."""
+class TappedSplice(Splice):
+    """Base of the two splices that report their bytes and ends to a tap."""
 
     __slots__ = ("_request", "_response", "_tap")
 
@@ -153,3 +154,15 @@ class TappedSplice(TcpSplice):
         """Report the reset of the stream."""
         self._tap.closed(f"The visitor's connection was reset ({code.name.lower()}).")
         super().stream_lost(code, unconsumed)
+
+
+class TappedTcpSplice(TappedSplice, TcpSplice):
+    """Splice of a plain connection that reports to a tap."""
+
+    __slots__ = ()
+
+
+class TappedTlsSplice(TappedSplice, TlsSplice):
+    """Splice of an origin with TLS that reports to a tap."""
+
+    __slots__ = ()

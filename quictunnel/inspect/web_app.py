@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import Exchange, ExchangeStore
     from quictunnel.inspect.recorder import Recorder
     from quictunnel.inspect.replay import Replays
+    from quictunnel.origin.target import Target
 
 FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -42,12 +43,12 @@ FILES: Final = {
 class Site:
     """Page and API of one tunnel's inspector."""
 
-    def __init__(self, store: ExchangeStore, recorder: Recorder, replays: Replays, port: int) -> None:
+    def __init__(self, store: ExchangeStore, recorder: Recorder, replays: Replays, target: Target) -> None:
         self._store = store
         self._recorder = recorder
         self._replays = replays
         self._searches = Searches(store)
-        self._port = port
+        self._target = target
         self._is_closing = False
         self._change_events: set[asyncio.Event] = set()
         self.public = ""
@@ -90,7 +91,7 @@ class Site:
             return _not_found()
         if not exchange.request.head:
             return _error(409, "There is no HTTP/1 request to copy.")
-        command, missing = curl_of(exchange, self._port)
+        command, missing = curl_of(exchange, self._target)
         return JSONResponse({"command": command, "note": missing})
 
     async def _get_image(self, request: Request) -> Response:
@@ -114,7 +115,7 @@ class Site:
         return self._export(list(self._store))
 
     def _export(self, exchanges: list[Exchange]) -> Response:
-        base = self.public or f"http://localhost:{self._port}"
+        base = self.public or self._target.base_url.replace("127.0.0.1", "localhost")
 
         async def pieces() -> AsyncIterator[str]:
             for piece in har_pieces(exchanges, base):
@@ -213,7 +214,8 @@ class Site:
 
     def _snapshot(self) -> dict[str, Any]:
         return {
-            "port": self._port,
+            "port": self._target.port,
+            "target": self._target.text,
             "public": self.public,
             "most": limits.MAX_EXCHANGES,
             "unseen": self._recorder.unseen_connections,

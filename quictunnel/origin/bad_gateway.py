@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
-    from quictunnel.origin.dial import DialFailure
+    from quictunnel.origin.dial_failure import DialFailure
+    from quictunnel.origin.target import Target
     from quictunnel.transport.stream import Stream
 
 FIRST_BYTES_TIMEOUT: Final = 5.0
@@ -38,9 +39,9 @@ def method_of(head: bytes) -> str | None:
     return "" if undecided else None
 
 
-def error_response(failure: DialFailure, port: int, method: str) -> bytes:
+def error_response(failure: DialFailure, target: Target, method: str) -> bytes:
     """Return the HTTP/1.1 response for a dial failure; without a body for HEAD."""
-    body = f"{failure.status}: {failure.visitor_text.format(port=port)}.\n".encode()
+    body = f"{failure.status}: {failure.body_for(target)}.\n".encode()
     head = (
         f"HTTP/1.1 {failure.status}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
@@ -54,9 +55,9 @@ def error_response(failure: DialFailure, port: int, method: str) -> bytes:
 class BadGateway:
     """StreamConsumer that replaces the connection to an origin that cannot be reached."""
 
-    def __init__(self, stream: Stream, port: int, failure: DialFailure) -> None:
+    def __init__(self, stream: Stream, target: Target, failure: DialFailure) -> None:
         self._stream = stream
-        self._port = port
+        self._target = target
         self._failure = failure
         self._head = b""
         self._answered = False
@@ -78,7 +79,7 @@ class BadGateway:
             self._give_up()
         elif method:
             self._answered = True
-            self._stream.write(error_response(self._failure, self._port, method))
+            self._stream.write(error_response(self._failure, self._target, method))
             self._stream.finish()
             self._restart(LINGER_TIMEOUT)
 

@@ -21,6 +21,10 @@ _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _DIGITS = re.compile(r"[0-9]{1,5}")
 
 
+class AddressError(ValueError):
+    """Reason why a text is not ``host:port``, as the end of a sentence."""
+
+
 def parse_address(text: str, *, what: str, any_port: bool = False) -> tuple[str, int]:
     """Parse ``host:port``. An IPv6 address needs brackets; the returned host has none.
 
@@ -32,19 +36,33 @@ def parse_address(text: str, *, what: str, any_port: bool = False) -> tuple[str,
     Raises:
         ConfigError: the text is not a valid address.
     """
+    try:
+        return split_address(text, lowest=0 if any_port else 1)
+    except AddressError as error:
+        raise ConfigError(
+            f"{what} should be host:port, such as edge.example.com:4433, not {short_repr(text)}: {error}."
+        ) from None
+
+
+def split_address(text: str, *, lowest: int) -> tuple[str, int]:
+    """Parse ``host:port`` with a port of at least ``lowest``, as :func:`parse_address` does.
+
+    Raises:
+        AddressError: the text is not a valid address.
+    """
     if "://" in text:
-        raise _wrong(what, text, "leave out the scheme")
+        raise AddressError("leave out the scheme")
     bracketed = text.startswith("[")
     host, separator, port_text = text.rpartition(":")
     if not separator or (bracketed and not host.endswith("]")):
-        raise _wrong(what, text, "the port is missing")
+        raise AddressError("the port is missing")
     if bracketed:
-        host = _ipv6(host[1:-1], what, text)
+        host = _ipv6(host[1:-1])
     elif ":" in host:
-        raise _wrong(what, text, "an IPv6 address needs brackets, [::1]:4433")
+        raise AddressError("an IPv6 address needs brackets, [::1]:4433")
     else:
-        _check_name(host, what, text)
-    return host, _port(port_text, what, text, lowest=0 if any_port else 1)
+        _check_name(host)
+    return host, _port(port_text, lowest)
 
 
 def parse_ports(text: str, *, what: str) -> range:
@@ -97,35 +115,29 @@ def short_repr(text: str) -> str:
     return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
 
 
-def _wrong(what: str, text: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"{what} should be host:port, such as edge.example.com:4433, not {short_repr(text)}: {why}."
-    )
-
-
-def _ipv6(host: str, what: str, text: str) -> str:
+def _ipv6(host: str) -> str:
     try:
         ipaddress.IPv6Address(host)
     except ValueError:
-        raise _wrong(what, text, "the text in the brackets is not an IPv6 address") from None
+        raise AddressError("the text in the brackets is not an IPv6 address") from None
     return host
 
 
-def _check_name(host: str, what: str, text: str) -> None:
+def _check_name(host: str) -> None:
     if not host:
-        raise _wrong(what, text, "the host is missing")
+        raise AddressError("the host is missing")
     labels = host.removesuffix(".").split(".")
     if len(host) > MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
-        raise _wrong(what, text, "this is not a host name (international names are written as xn--...)")
+        raise AddressError("this is not a host name (international names are written as xn--...)")
     if labels[-1].isdigit():
         # No top-level domain is numeric (RFC 3696 section 2), so an IPv4 address was meant.
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
-            raise _wrong(what, text, "this is not an IPv4 address") from None
+            raise AddressError("this is not an IPv4 address") from None
 
 
-def _port(port_text: str, what: str, text: str, *, lowest: int) -> int:
+def _port(port_text: str, lowest: int) -> int:
     if not _DIGITS.fullmatch(port_text) or not lowest <= int(port_text) <= MAX_PORT:
-        raise _wrong(what, text, f"the port should be a number from {lowest} to {MAX_PORT}")
+        raise AddressError(f"the port should be a number from {lowest} to {MAX_PORT}")
     return int(port_text)

@@ -18,7 +18,7 @@ class TunnelStatus(msgspec.Struct, frozen=True):
     tcp: str
     """``host:port`` of the plain TCP port; empty without one."""
     port: int
-    """The local port."""
+    """The local port; 0 for a Unix socket."""
     edge: str
     state: str
     engine: str
@@ -28,6 +28,8 @@ class TunnelStatus(msgspec.Struct, frozen=True):
     bytes_in: int
     bytes_out: int
     since: float
+    target: str = ""
+    """The local service, such as ``localhost:8000``; empty from a program of an earlier version."""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ import pytest
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.curl import MAX_ARGUMENT, curl_of
+from quictunnel.origin.target import Target
 from tests.inspect.recorded_connection import Recording
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
 @pytest.mark.parametrize("case", REQUESTS)
 def test_the_same_request(case: str, listener: Listener) -> None:
     first = exchange_of(REQUESTS[case])
-    command, note = curl_of(first, listener.port)
+    command, note = curl_of(first, Target(listener.port))
     assert note == ""
     again = run(command, listener, "bash" if case == "nasty" else "sh")
     assert (again.method, again.target, again.version) == (first.method, first.target, first.version)
@@ -134,12 +135,12 @@ def test_the_same_request(case: str, listener: Listener) -> None:
 
 
 def test_long_body_is_piped_into_curl() -> None:
-    assert "printf" not in curl_of(exchange_of(with_body(b"a" * MAX_ARGUMENT)), 1)[0]
-    assert curl_of(exchange_of(with_body(b"a" * (MAX_ARGUMENT + 1))), 1)[0].startswith("printf 'aaa")
+    assert "printf" not in curl_of(exchange_of(with_body(b"a" * MAX_ARGUMENT)), Target(1))[0]
+    assert curl_of(exchange_of(with_body(b"a" * (MAX_ARGUMENT + 1))), Target(1))[0].startswith("printf 'aaa")
 
 
 def test_truncated_body_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BODY", 3)
-    command, note = curl_of(exchange_of(with_body(b"abcdef")), 1)
+    command, note = curl_of(exchange_of(with_body(b"abcdef")), Target(1))
     assert command.endswith("--data-raw abc")
     assert "incomplete" in note

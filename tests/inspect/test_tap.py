@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quictunnel.inspect.exchange_store import ExchangeState
-from quictunnel.inspect.tap import ORIGIN_RESET, TappedSplice
+from quictunnel.inspect.tap import ORIGIN_RESET, TappedTcpSplice
 from quictunnel.transport import splice as splices
 from tests.inspect.recorded_connection import Recording
 from tests.transport.test_splice import ListeningStream
@@ -25,7 +25,7 @@ class TappedOrigin:
     """An origin's connection that is looked at, and the origin."""
 
     def __init__(
-        self, stream: ListeningStream, splice: TappedSplice, origin: socket.socket, recording: Recording
+        self, stream: ListeningStream, splice: TappedTcpSplice, origin: socket.socket, recording: Recording
     ) -> None:
         self.stream = stream
         self.splice = splice
@@ -56,7 +56,7 @@ async def tapped() -> AsyncIterator[TappedOrigin]:
         origin.connect(listener.getsockname())
         accepted, _ = listener.accept()
         _, splice = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: TappedSplice(lambda made: made.join(stream), recording.tap),  # type: ignore[arg-type]  # as one
+            lambda: TappedTcpSplice(lambda made: made.join(stream), recording.tap),  # type: ignore[arg-type]  # as one
             accepted,
         )
         made = TappedOrigin(stream, splice, origin, recording)

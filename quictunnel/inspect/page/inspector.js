@@ -13,7 +13,7 @@ const METHODS = 30; // methods offered in the filter: anybody may invent more
 const exchanges = new Map(); // number -> summary, oldest first
 const rows = new Map(); // number -> <tr>
 let most = 500;
-let about = { port: 0, public: "", unseen: 0 };
+let about = { port: 0, target: "", public: "", unseen: 0 };
 let chosen = 0;
 let isPaused = false;
 let held = []; // news that came while paused
@@ -132,7 +132,7 @@ function draw() {
 }
 
 function drawNow() {
-  byId("about").textContent = about.public ? `${about.public} → localhost:${about.port}` : `localhost:${about.port}`;
+  byId("about").textContent = about.public ? `${about.public} → ${about.target}` : about.target;
   const body = byId("rows");
   for (const [number, row] of rows) {
     if (!exchanges.has(number)) { row.remove(); rows.delete(number); }
