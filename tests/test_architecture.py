@@ -152,10 +152,11 @@ CLIENT_FOLDERS: Final = {
     ),
     "doctor": Folder(
         "each check tries one part of the way from this machine to the edge",
-        (ROOT_FOLDER, "connection", "config", "shared", "transport", "wire"),
+        (ROOT_FOLDER, "connection", "origin", "config", "shared", "transport", "wire"),
     ),
     "integrations": Folder(
-        "notebooks and test suites use the public API as any program does", (ROOT_FOLDER, "config", "shared")
+        "notebooks and test suites use the public API as any program does",
+        (ROOT_FOLDER, "origin", "config", "shared"),
     ),
     ROOT_FOLDER: Folder(
         "the public API: a client and its tunnels, put together from the folders below",

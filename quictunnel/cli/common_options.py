@@ -8,6 +8,7 @@ import click
 
 from quictunnel.cli.stderr_log import set_up_logging
 from quictunnel.errors import InvalidError
+from quictunnel.origin.target import parse_target
 from quictunnel.origin.wait_option import MAX_WAIT, wait_seconds
 from quictunnel.shared.address import MAX_PORT, short_repr
 from quictunnel.shared.command_line import FilePath, combine_options
@@ -21,6 +22,17 @@ def port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 5 or not 1 <= int(text) <= MAX_PORT:
         raise click.BadParameter(f"should be a port from 1 to {MAX_PORT}, not {short_repr(text)}.")
     return int(text)
+
+
+def target(text: str) -> int | str:
+    """Return the local service that a user names: a port number, or a text for ``forward()``."""
+    if text.isascii() and text.isdigit():
+        return port(text)
+    try:
+        parse_target(text)
+    except InvalidError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
 
 
 def seconds(text: str) -> float:
@@ -68,6 +80,19 @@ Choice of the edge, first match wins:
   The token is never an argument, because all users of a machine can read arguments.
 """
 """End of the help of commands that use an edge."""
+ORIGIN: Final = combine_options(
+    click.option(
+        "--insecure-origin",
+        is_flag=True,
+        help="accept any certificate of an https:// service, such as a self-signed one",
+    ),
+    click.option(
+        "--origin-ca",
+        type=FILE,
+        help="PEM file of the authority that signed the certificate of an https:// service",
+    ),
+)
+"""Options about the certificate of a local service with TLS."""
 DOMAIN: Final = click.option(
     "--domain", metavar="DOMAIN", help="own domain whose DNS points to the edge, such as app.example.com"
 )
@@ -112,4 +137,6 @@ TUNNEL: Final = combine_options(
 def forward_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of ``forward()`` that a command line gives."""
     given = {name: value for name, value in options.items() if value}
+    if given.pop("insecure_origin", False):
+        given["verify_origin"] = False
     return given | {"inspect": True} if "inspect_address" in given else given

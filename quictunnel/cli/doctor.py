@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from quictunnel.cli.common_options import EDGE, EDGE_LOOKUP, JSON, port
+from quictunnel.cli.common_options import EDGE, EDGE_LOOKUP, JSON, target
 from quictunnel.cli.reporter import one_line
 from quictunnel.shared import output
 from quictunnel.shared.command_line import Command
@@ -51,10 +51,12 @@ Exit status:
   2  only your configuration is wrong: no edge, a wrong address, token or authority
 {EDGE_LOOKUP}""",
 )
-@click.argument("port", type=port, required=False, help="the local port to check")
+@click.argument("port", type=target, required=False, help="the local service to check, as for `quictunnel http`")
 @EDGE
 @JSON
-def doctor(port: int | None, edge: str | None, ca: Path | None, token_file: Path | None, *, as_json: bool) -> int:
+def doctor(
+    port: int | str | None, edge: str | None, ca: Path | None, token_file: Path | None, *, as_json: bool
+) -> int:
     """Run ``quictunnel doctor`` and return its exit status. Warnings do not change it."""
     from quictunnel.doctor.runner import examine  # noqa: PLC0415  # loads all installed engines
 

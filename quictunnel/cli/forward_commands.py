@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from quictunnel.cli.common_options import DOMAIN, EDGE_LOOKUP, TUNNEL, forward_arguments, port
+from quictunnel.cli.common_options import DOMAIN, EDGE_LOOKUP, ORIGIN, TUNNEL, forward_arguments, port, target
 from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, choose_reporter, new_client, serve
 from quictunnel.config.client_config import load as load_config
 from quictunnel.shared.command_line import Command
@@ -14,7 +14,11 @@ from quictunnel.shared.command_line import Command
 if TYPE_CHECKING:
     from pathlib import Path
 
-PORT: Final = click.argument("port", type=port, help="the local port to expose, 1 to 65535")
+PORT: Final = click.argument(
+    "port",
+    type=target,
+    help="the local service: a port, host:port, an http:// or https:// URL, or unix:PATH",
+)
 
 
 @click.command(
@@ -24,6 +28,10 @@ PORT: Final = click.argument("port", type=port, help="the local port to expose, 
     epilog=f"""\
 Examples:
   quictunnel http 8000                    a web app on port 8000
+  quictunnel http localhost:3000          the same as 3000; http://localhost:3000 as well
+  quictunnel http web:8000                port 8000 of another machine or container
+  quictunnel http unix:/run/app.sock      a Unix socket
+  quictunnel http https://localhost:8443 --insecure-origin     a service with TLS, self-signed
   quictunnel http 50051 --h2              gRPC, or another server with HTTP/2 without TLS
   quictunnel http 8000 --name my-app      the same public address each time
   quictunnel http 8000 --domain app.example.com     your own domain
@@ -46,6 +54,7 @@ Examples:
     help="forward TLS to the local server, which must have a certificate for the public name",
 )
 @DOMAIN
+@ORIGIN
 @TUNNEL
 def http(**options: Any) -> None:
     """Run ``quictunnel http``."""
@@ -65,6 +74,7 @@ Examples:
 )
 @PORT
 @click.option("--tcp-port", type=port, help="the public TCP port to request")
+@ORIGIN
 @TUNNEL
 def tcp(**options: Any) -> None:
     """Run ``quictunnel tcp``."""
@@ -72,7 +82,7 @@ def tcp(**options: Any) -> None:
 
 
 def open_tunnel(
-    port: int, edge: str | None, ca: Path | None, token_file: Path | None, *, as_json: bool, **options: Any
+    port: int | str, edge: str | None, ca: Path | None, token_file: Path | None, *, as_json: bool, **options: Any
 ) -> None:
     """Open a tunnel and serve until a signal arrives. ``options``: arguments of ``forward()``."""
     config = load_config(edge=edge, ca=ca, token_file=token_file)

@@ -3,7 +3,7 @@
 ::
 
     {"event": "ready", "url": "https://...", "tls_socket": ["h", 8443], "tcp_socket": ["h", 20001] | null}
-        and "inspector_url": "http://..." with --inspect
+        and "target": "localhost:8000", the local service, and "inspector_url": "http://..." with --inspect
     {"event": "state", "state": "reconnecting", "message": "...", "time": 1700000000.0}
     {"event": "visitor" | "origin" | "warning" | "resumed" | "lost", "message": "...", "time": 1700000000.0}
     {"event": "fetched", ...}                     of the demo
@@ -52,6 +52,7 @@ class JsonReporter:
             url=tunnel.url,
             tls_socket=list(tunnel.tls_socket),
             tcp_socket=list(tunnel.tcp_socket) if opened.has_tcp else None,
+            target=opened.target,
             **({"inspector_url": tunnel.inspector_url} if tunnel.inspector_url else {}),
         )
 

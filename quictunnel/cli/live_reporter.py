@@ -123,7 +123,7 @@ def render(
     facts.add_row("Public", Text(opened.tunnel.url, style="bold cyan"))
     if opened.has_tcp:
         facts.add_row("TCP", Text(opened.tcp, style="bold cyan"))
-    facts.add_row("Forwards", Text(f"localhost:{opened.port}"))
+    facts.add_row("Forwards", Text(opened.target))
     if opened.tunnel.inspector_url:
         facts.add_row("Inspector", Text(opened.tunnel.inspector_url, style="cyan"))
     facts.add_row("Visitors", Text(f"{snapshot.visitors_now} now · {snapshot.visitors_total} in total"))

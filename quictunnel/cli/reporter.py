@@ -24,8 +24,14 @@ class OpenedTunnel:
     """Tunnel that was opened, with what a reporter shows of it."""
 
     tunnel: Tunnel
-    port: int
+    port: int | str
+    """First argument of ``forward()``."""
     has_tcp: bool
+
+    @property
+    def target(self) -> str:
+        """Address of the local service, such as ``localhost:8000``."""
+        return self.tunnel.target or f"localhost:{self.port}"
 
     @property
     def tcp(self) -> str:
@@ -68,7 +74,7 @@ class TextReporter:
         self._line(f"Public address: {opened.tunnel.url}")
         if opened.has_tcp:
             self._line(f"TCP address:    {opened.tcp}")
-        self._line(f"Forwards to:    localhost:{opened.port}")
+        self._line(f"Forwards to:    {opened.target}")
         if opened.tunnel.inspector_url:
             self._line(f"Inspector:      {opened.tunnel.inspector_url}")
         self._line("Press Ctrl-C to stop.")

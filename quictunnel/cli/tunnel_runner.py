@@ -170,9 +170,10 @@ class Interrupts:
 
 @dataclass(frozen=True, slots=True)
 class TunnelRequest:
-    """Port to expose, with its options."""
+    """Local service to expose, with its options."""
 
-    port: int
+    port: int | str
+    """First argument of ``forward()``."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of ``forward()``."""
 

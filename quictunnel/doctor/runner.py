@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.config.client_config import load
 from quictunnel.doctor import certificate, edge, machine, public
+from quictunnel.doctor.origin import check_origin
 from quictunnel.doctor.result import Finding, fail, ok, skip
 from quictunnel.errors import ConfigError
+from quictunnel.origin.target import parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ EDGE_CHECKS: Final = ("name", "udp", "datagrams", "handshake", "certificate", "t
 
 
 def examine(
-    port: int | None = None,
+    port: int | str | None = None,
     *,
     environ: Mapping[str, str] | None = None,
     edge_address: str | None = None,
@@ -32,7 +34,7 @@ def examine(
     """Run the checks one by one and yield each finding at once. A failed check does not raise.
 
     Args:
-        port: the local port to check; None: skip that check.
+        port: the local service to check, as in ``forward()``; None: skip that check.
         environ: environment variables; None: those of this process.
         edge_address: ``host:port`` from the command line.
         ca: file of the certificate authority, from the command line.
@@ -44,7 +46,7 @@ def examine(
     yield machine.check_open_files()
     yield machine.check_proxies(environ)
     if port is not None:
-        yield machine.check_local_port(port)
+        yield check_origin(parse_target(port))
     try:
         config = load(environ, edge=edge_address, ca=ca, token_file=token_file)
     except ConfigError as error:

@@ -4,6 +4,7 @@
 
     %load_ext quictunnel
     %quictunnel 8000                    a public link to local port 8000
+    %quictunnel web:8000                the same for another local service, as in ``forward()``
     %quictunnel 8000 --name my-app      the same public address each time
     %quictunnel 5432 --tcp              with a plain TCP address
     %quictunnel                         list open tunnels
@@ -30,6 +31,7 @@ from IPython.display import display
 from quictunnel.client import Client
 from quictunnel.errors import Error
 from quictunnel.forwarding import forward
+from quictunnel.origin.target import parse_target
 from quictunnel.shared.address import MAX_PORT
 
 if TYPE_CHECKING:
@@ -51,16 +53,16 @@ USAGE: Final = (
 class TunnelDisplay:
     """Display of a tunnel in a notebook and in a terminal."""
 
-    port: int
+    port: int | str
     tunnel: Tunnel
 
     def _repr_html_(self) -> str:
         url = html.escape(self.tunnel.url, quote=True)
         link = f'<a href="{url}" target="_blank" rel="noopener">{url}</a>'
-        return f"<div>{link} &rarr; port {self.port}{html.escape(self._tcp())}</div>"
+        return f"<div>{link} &rarr; {html.escape(noun(self.port))}{html.escape(self._tcp())}</div>"
 
     def __repr__(self) -> str:
-        return f"{self.tunnel.url} -> port {self.port}{self._tcp()}"
+        return f"{self.tunnel.url} -> {noun(self.port)}{self._tcp()}"
 
     def _tcp(self) -> str:
         if not self.tunnel.unencrypted_host:
@@ -81,7 +83,7 @@ class Tunnels:
     """The open tunnels of this kernel, by local port."""
 
     def __init__(self) -> None:
-        self._open: dict[int, _NotebookTunnel] = {}
+        self._open: dict[int | str, _NotebookTunnel] = {}
 
     def displays(self) -> list[TunnelDisplay]:
         """Return the open tunnels in the order of their opening."""
@@ -89,7 +91,7 @@ class Tunnels:
             self.stop(port)
         return [tunnel.display for tunnel in self._open.values()]
 
-    def open(self, port: int, options: Mapping[str, Any]) -> TunnelDisplay:
+    def open(self, port: int | str, options: Mapping[str, Any]) -> TunnelDisplay:
         """Open a tunnel to a local port, or return the open one with the same options.
 
         A tunnel with other options is closed first. Raises the errors of ``forward()``.
@@ -105,7 +107,7 @@ class Tunnels:
             self._open[port] = _NotebookTunnel(options, client, shown, stack.pop_all())
         return shown
 
-    def stop(self, port: int) -> bool:
+    def stop(self, port: int | str) -> bool:
         """Close a tunnel; open streams get a few seconds to finish. Return False if the port has none."""
         tunnel = self._open.pop(port, None)
         if tunnel is not None:
@@ -140,8 +142,8 @@ class QuictunnelMagics(Magics):
             print(f"{self.tunnels.stop_all()} closed")  # noqa: T201 - a cell's output
         elif arguments.stop:
             if not self.tunnels.stop(arguments.port):
-                raise UsageError(f"No tunnel is open for port {arguments.port}; %quictunnel lists open tunnels.")
-            print(f"port {arguments.port} closed")  # noqa: T201 - as above
+                raise UsageError(f"No tunnel is open for {noun(arguments.port)}; %quictunnel lists open tunnels.")
+            print(f"{noun(arguments.port)} closed")  # noqa: T201 - as above
         elif arguments.port is None:
             found = self.tunnels.displays()
             for each in found:
@@ -177,10 +179,21 @@ def _parse(line: str) -> argparse.Namespace:
     return arguments
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT):
-        raise argparse.ArgumentTypeError(f"a port is a number from 1 to {MAX_PORT}")
-    return int(text)
+def _port(text: str) -> int | str:
+    if text.isdigit():
+        if not (text.isascii() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT):
+            raise argparse.ArgumentTypeError(f"a port is a number from 1 to {MAX_PORT}")
+        return int(text)
+    try:
+        parse_target(text)
+    except Error as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def noun(port: int | str) -> str:
+    """Return a local service within a sentence: ``port 8000`` or ``web:8000``."""
+    return port if isinstance(port, str) else f"port {port}"
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -65,14 +65,14 @@ class LocalEdge:
 class OpenTunnel(Protocol):
     """Type of the fixture ``public_tunnel``."""
 
-    def __call__(self, port: int, **options: Any) -> Tunnel:
+    def __call__(self, port: int | str, **options: Any) -> Tunnel:
         """Open a tunnel to a local port with options of ``forward()``."""
 
 
 class OpenUrl(Protocol):
     """Type of the fixture ``public_url``."""
 
-    def __call__(self, port: int, **options: Any) -> str:
+    def __call__(self, port: int | str, **options: Any) -> str:
         """Open a tunnel and return its URL."""
 
 
@@ -152,9 +152,10 @@ def public_tunnel(
     quictunnel_edge: LocalEdge,
     quictunnel_trust: Path,  # noqa: ARG001 - for its effect
 ) -> Iterator[OpenTunnel]:
-    """Function ``public_tunnel(port, **options)`` that forwards a local port until the test ends.
+    """Function ``public_tunnel(port, **options)`` that forwards a local port, or another local service, until
+    the test ends.
 
-    The options are those of ``quictunnel.forward()``. It returns a :class:`quictunnel.Tunnel`, the same one for
+    The arguments are those of ``quictunnel.forward()``. It returns a :class:`quictunnel.Tunnel`, the same one for
     the same port and options, and raises InvalidError for a port that has a tunnel with other options in this
     test.
     """
@@ -165,14 +166,15 @@ def public_tunnel(
     with ExitStack() as opened, Client.from_config(quictunnel_edge.config) as client:
         # The client closes first, so that the end of a test does not wait for keep-alive connections.
 
-        tunnels: dict[int, tuple[dict[str, Any], Tunnel]] = {}
+        tunnels: dict[int | str, tuple[dict[str, Any], Tunnel]] = {}
 
-        def open_tunnel(port: int, **options: Any) -> Tunnel:
+        def open_tunnel(port: int | str, **options: Any) -> Tunnel:
             if port in tunnels:
                 given, tunnel = tunnels[port]
                 if given != options:
                     raise InvalidError(
-                        f"Port {port} already has a tunnel with other options ({given}) in this test. Use the "
+                        f"{port if isinstance(port, str) else f'Port {port}'} already has a tunnel with other "
+                        f"options ({given}) in this test. Use the "
                         f"same options, or serve on another port."
                     )
                 return tunnel
@@ -191,7 +193,7 @@ def public_url(public_tunnel: OpenTunnel) -> OpenUrl:
     resolves, and no packet leaves the machine.
     """
 
-    def open_url(port: int, **options: Any) -> str:
+    def open_url(port: int | str, **options: Any) -> str:
         return public_tunnel(port, **options).url
 
     return open_url

@@ -31,7 +31,7 @@ def test_ready_and_closed_exactly() -> None:
     ready, closed = lines()
     assert ready == (
         '{"event": "ready", "url": "https://h.example.com:8443", '
-        '"tls_socket": ["h.example.com", 8443], "tcp_socket": null}'
+        '"tls_socket": ["h.example.com", 8443], "tcp_socket": null, "target": "localhost:8000"}'
     )
     assert closed == '{"event": "closed"}'
 
@@ -39,7 +39,8 @@ def test_ready_and_closed_exactly() -> None:
 def test_ready_with_tcp_exactly() -> None:
     assert lines(tcp=True)[0] == (
         '{"event": "ready", "url": "https://h.example.com", '
-        '"tls_socket": ["h.example.com", 443], "tcp_socket": ["edge.example.com", 20001]}'
+        '"tls_socket": ["h.example.com", 443], "tcp_socket": ["edge.example.com", 20001], '
+        '"target": "localhost:8000"}'
     )
 
 

@@ -88,7 +88,7 @@ def test_events(message, kind):
     plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
     TextReporter(plain).event(event)
     JsonReporter(lines).event(event)
-    tunnel = SimpleNamespace(url="https://app.example.com", inspector_url="")
+    tunnel = SimpleNamespace(url="https://app.example.com", inspector_url="", target="localhost:1")
     events = ((time_of_day(event.time), one_line(event.message)),)
     Console(file=screen, force_terminal=True, width=300).print(
         render(OpenedTunnel(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel

@@ -15,7 +15,7 @@ from quictunnel.inspect import limits
 from quictunnel.inspect.connection_parser import ConnectionParser
 from quictunnel.inspect.exchange_store import ExchangeKind, ExchangeState, ExchangeStore, Watcher
 from quictunnel.inspect.recorder import FAILED, Recorder, Tap
-from quictunnel.inspect.tap import TappedSplice
+from quictunnel.inspect.tap import TappedTcpSplice
 from quictunnel.origin.dial import Origin
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
@@ -109,7 +109,7 @@ def log_of(splice: TcpSplice, soup: list[tuple[str, bytes, int]]) -> list[Any]:
 
 def make_splice(tap: Tap | None) -> TcpSplice:
     """``__slots__`` of its own class keep a splice from being told to keep still; a subclass is not."""
-    base = TcpSplice if tap is None else TappedSplice
+    base = TcpSplice if tap is None else TappedTcpSplice
 
     class Still(base):  # type: ignore[misc, valid-type]
         pass

@@ -8,9 +8,11 @@ import socket
 
 import pytest
 
-from quictunnel.origin import dial as origin_module
+from quictunnel.origin import dial_failure as failures
 from quictunnel.origin.bad_gateway import error_response
-from quictunnel.origin.dial import Origin, OriginDialError, dial_failure
+from quictunnel.origin.dial import Origin, OriginDialError
+from quictunnel.origin.dial_failure import dial_failure
+from quictunnel.origin.target import Target
 from quictunnel.wire.codes import StreamCode
 
 WORDS = {
@@ -37,27 +39,27 @@ class OverStream:
 @pytest.mark.parametrize("number", WORDS, ids=errno.errorcode.get)
 def test_dial_errors_have_distinct_messages(number):
     failure = dial_failure(OSError(number, "strange {thing}"))
-    assert WORDS[number] in failure.event.format(port=8000)
+    assert WORDS[number] in failure.event_for(Target(8000))
     assert ("Nobody listens" in failure.event) is (number == errno.ECONNREFUSED)
     assert (failure.code is StreamCode.REFUSED) is (number == errno.ECONNREFUSED)
-    assert str(failure.status).encode() in error_response(failure, 8000, "GET")
+    assert str(failure.status).encode() in error_response(failure, Target(8000), "GET")
 
 
 def test_a_timeout_is_a_504_and_a_refusal_a_502():
-    assert error_response(origin_module.BUSY, 8000, "GET").startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
-    assert error_response(origin_module.REFUSED, 8000, "GET").startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
-    assert b"8000" in error_response(origin_module.BUSY, 8000, "GET")
-    assert error_response(origin_module.BUSY, 8000, "HEAD").endswith(b"\r\n\r\n")
+    assert error_response(failures.BUSY, Target(8000), "GET").startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    assert error_response(failures.REFUSED, Target(8000), "GET").startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"8000" in error_response(failures.BUSY, Target(8000), "GET")
+    assert error_response(failures.BUSY, Target(8000), "HEAD").endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(
     ("errors", "wanted"),
     [
-        ((errno.ECONNREFUSED, errno.EADDRNOTAVAIL), origin_module.REFUSED),
-        ((errno.ECONNREFUSED, errno.ECONNREFUSED), origin_module.REFUSED),
-        ((errno.ETIMEDOUT, errno.ECONNREFUSED), origin_module.BUSY),
-        ((errno.ECONNREFUSED, errno.ETIMEDOUT), origin_module.BUSY),
-        ((errno.EMFILE, errno.EMFILE), origin_module.NO_DESCRIPTORS),
+        ((errno.ECONNREFUSED, errno.EADDRNOTAVAIL), failures.REFUSED),
+        ((errno.ECONNREFUSED, errno.ECONNREFUSED), failures.REFUSED),
+        ((errno.ETIMEDOUT, errno.ECONNREFUSED), failures.BUSY),
+        ((errno.ECONNREFUSED, errno.ETIMEDOUT), failures.BUSY),
+        ((errno.EMFILE, errno.EMFILE), failures.NO_DESCRIPTORS),
     ],
 )
 async def test_the_two_addresses_have_one_answer(monkeypatch, errors, wanted):
