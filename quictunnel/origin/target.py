@@ -176,6 +176,8 @@ def _url(text: str) -> tuple[Target, bool]:
         )
     if "@" in authority:
         raise InvalidError("Leave out the user and password: visitors send their own to the local service.")
+    if not authority:
+        raise InvalidError(f"The local service should be {FORMS}, not {short_repr(text)}: the host is missing.")
     has_port = re.search(r":[^\]]*\Z", authority) is not None
     return _tcp(authority if has_port else f"{authority}:{default}", text), scheme.lower() == "https"
 
