@@ -12,6 +12,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,8 +25,13 @@ from edge_server.embedded import EmbeddedEdge
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from playwright.sync_api import Page
+
 IMAGES: Final = Path(__file__).parent / "images"
 TEAS: Final = [{"name": "Sencha", "price": 9.5}, {"name": "Assam", "price": 7.25}]
+PRICES: Final = [{"tea": "Sencha", "price": 9.5}, {"tea": "Assam", "price": 7.4}, {"tea": "Sencha", "price": 9.25}]
+ORDER: Final = 6
+"""Number of the request that most pictures show."""
 
 
 class Shop(http.server.BaseHTTPRequestHandler):
@@ -35,6 +41,9 @@ class Shop(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if path == "/prices":
+            self._send_prices()
+            return
         known: Mapping[str, tuple[int, object]] = {
             "/": (200, "<h1>Tea</h1>"),
             "/api/teas": (200, TEAS),
@@ -46,6 +55,17 @@ class Shop(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self._answer(201, {"order": 1042, "total": 28.5, **order})
+
+    def _send_prices(self) -> None:
+        events = "".join(f"event: price\ndata: {json.dumps(each)}\n\n" for each in PRICES).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Length", str(len(events)))
+        self.end_headers()
+        for event in events.splitlines(keepends=True):
+            self.wfile.write(event)
+            if event == b"\n":
+                time.sleep(0.4)
 
     def _answer(self, status: int, content: object) -> None:
         is_page = isinstance(content, str)
@@ -84,6 +104,7 @@ def main(directory: Path) -> None:
             ("GET", "/report", None),
             ("POST", "/api/orders", order),
             ("GET", "/api/teas?page=2", None),
+            ("GET", "/prices", None),
         ):
             kind = {"Content-Type": "application/json"} if body else {}
             visitor.request(method, path, body, {"Host": tunnel.host, "User-Agent": "Mozilla/5.0", **kind})
@@ -91,19 +112,52 @@ def main(directory: Path) -> None:
         browser = stack.enter_context(sync_playwright()).chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
         )
-        for number, scheme in enumerate(("light", "dark")):
+        for scheme in ("light", "dark"):
             page = browser.new_page(viewport={"width": 1180, "height": 760}, color_scheme=scheme)
-            page.goto(tunnel.inspector_url)
-            page.locator("#link.live").wait_for()
-            page.locator('#rows tr[data-number="6"]').click()
-            if number == 0:
-                page.locator("#replay").click()
-                page.locator('#rows tr[data-number="8"] .s2').wait_for()
-                page.locator('#rows tr[data-number="6"]').click()
-            page.locator("#parts .body").nth(1).wait_for()
-            page.screenshot(path=directory / f"inspector-{scheme}.png")
+            take_wide(page, tunnel.inspector_url, directory, scheme)
             page.close()
+        narrow = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="light")
+        take_narrow(narrow, tunnel.inspector_url, directory)
         browser.close()
+
+
+def choose(page: Page, number: int) -> None:
+    """Open the details of an exchange."""
+    page.locator(f'#rows tr[data-number="{number}"]').click()
+    page.locator("#parts .body").last.wait_for()
+
+
+def take_wide(page: Page, url: str, directory: Path, scheme: str) -> None:
+    """Write the pictures of a large screen."""
+    page.goto(url)
+    page.locator("#link.live").wait_for()
+    choose(page, ORDER)
+    if scheme == "light":
+        page.locator("#replay").click()
+        page.locator('#rows tr[data-number="9"] .s2').wait_for()
+        choose(page, ORDER)
+    page.screenshot(path=directory / f"inspector-{scheme}.png")
+    if scheme == "light":
+        page.locator("#edit").click()
+        page.locator("#edit-body").fill('{"tea": "Sencha", "grams": 3000}')
+        page.screenshot(path=directory / "inspector-edit.png")
+    else:
+        choose(page, 8)
+        page.screenshot(path=directory / "inspector-events.png")
+
+
+def take_narrow(page: Page, url: str, directory: Path) -> None:
+    """Write the pictures of a telephone: the list, a request, and the page without its token."""
+    page.goto(url)
+    page.locator("#link.live").wait_for()
+    page.locator("#rows tr").first.wait_for()
+    page.screenshot(path=directory / "inspector-390.png")
+    choose(page, ORDER)
+    page.screenshot(path=directory / "inspector-request-390.png")
+    page.evaluate("sessionStorage.clear()")
+    page.goto(url.partition("#")[0])
+    page.locator("#locked").wait_for()
+    page.screenshot(path=directory / "inspector-locked-390.png")
 
 
 if __name__ == "__main__":
