@@ -1,11 +1,13 @@
 """Take the screenshots of the operator's page: ``python docs/screenshots.py [DIRECTORY]``, else ``docs/images``.
 
-A real edge with three tunnels, real visitors, and Chromium (Debian's ``chromium``; playwright of the extra
-``dev``). So that a minute gives as much to see as an hour does, the history is sampled each tenth of a second.
+A real edge with three tokens and their tunnels, real visitors, and Chromium (Debian's ``chromium``; playwright of
+the extra ``dev``). So that a minute gives as much to see as an hour does, the history is sampled each tenth of a
+second.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import socket
@@ -21,10 +23,30 @@ from playwright.sync_api import sync_playwright
 
 import quictunnel
 from edge_server.admin import history
+from edge_server.auth.permissions import Permissions
+from edge_server.auth.token_store import TokenStore
 from edge_server.embedded import EmbeddedEdge
 
 IMAGES: Final = Path(__file__).parent / "images"
 SECONDS: Final = 40
+TOKENS: Final = (
+    ("Shop team", ("shop", "orders"), Permissions(names=("shop", "orders", "shop-*"), tunnels=5, domains=())),
+    ("Data science", ("notebook",), Permissions(bandwidth=10_000_000, domains=(), tcp_ports=range(0))),
+    (
+        "Ada's laptop",
+        ("ada",),
+        Permissions(names=("ada",), tunnels=1, domains=(), expires=2_000_000_000),
+    ),
+)
+"""Note, names of the tunnels, and permissions of each token."""
+SHOTS: Final = (
+    ("admin-light", "#/", (1180, 860), "light"),
+    ("admin-dark", "#/", (1180, 860), "dark"),
+    ("admin-phone", "#/", (390, 844), "light"),
+    ("admin-tunnel", "#/tunnels/shop", (1180, 860), "light"),
+    ("admin-tokens", "#/tokens", (1180, 420), "dark"),
+)
+"""Name, view, size and colours of each picture."""
 CHUNK: Final = bytes(16 * 1024)
 
 
@@ -70,12 +92,30 @@ def come_and_go(tunnels: list[quictunnel.Tunnel], ca: Path) -> None:
     while (now := time.monotonic()) < end:
         if threading.active_count() < 12 + 9 * math.sin(now / 5):
             stay = now + random.uniform(1, 15)  # noqa: S311 - for looks
-            tunnel = random.choices(tunnels, (6, 3, 1))[0]  # noqa: S311 - for looks
+            tunnel = random.choices(tunnels, (6, 3, 2, 1))[0]  # noqa: S311 - for looks
             threading.Thread(target=visit, args=(tunnel, ca, stay), daemon=True).start()
         time.sleep(0.05)
-    for number in range(6):
-        threading.Thread(target=visit, args=(tunnels[number % 3], ca, end + 60), daemon=True).start()
+    for number in range(8):
+        threading.Thread(target=visit, args=(tunnels[number % 4], ca, end + 90), daemon=True).start()
         time.sleep(0.3)
+
+
+def open_tunnels(stack: ExitStack, edge: EmbeddedEdge) -> list[quictunnel.Tunnel]:
+    """Create the tokens of :data:`TOKENS`, and a client with the tunnels of each."""
+    store = TokenStore(edge.server.config.state_dir)
+    stack.callback(store.close)
+    tunnels = []
+    for note, names, permissions in TOKENS:
+        token, _ = store.create(permissions, note, int(time.time()))
+        config = edge.client_config
+        client = stack.enter_context(quictunnel.Client(config.edge, token=token, ca=config.ca))
+        for name in names:
+            origin = Origin()
+            stack.callback(origin.listener.close)
+            forward = quictunnel.forward(origin.port, name=name, unencrypted=name == "orders", client=client)
+            tunnels.append(stack.enter_context(forward))
+    logging.getLogger("edge_server.demo").warning("visitors of notebook wait: its client has lost its connection")
+    return tunnels
 
 
 def main(directory: Path) -> None:
@@ -86,24 +126,18 @@ def main(directory: Path) -> None:
         edge = stack.enter_context(EmbeddedEdge(admin=True))
         admin = edge.server.admin
         assert admin is not None
-        tunnels = []
-        for names in (("shop", "orders"), ("notebook",)):
-            client = stack.enter_context(quictunnel.Client.from_config(edge.client_config))
-            for name in names:
-                origin = Origin()
-                stack.callback(origin.listener.close)
-                wish = quictunnel.forward(origin.port, name=name, unencrypted=name == "orders", client=client)
-                tunnels.append(stack.enter_context(wish))
+        tunnels = open_tunnels(stack, edge)
         browser = stack.enter_context(sync_playwright()).chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
         )
         come_and_go(tunnels, edge.server.ca)
-        for scheme in ("light", "dark"):
-            page = browser.new_page(viewport={"width": 1180, "height": 860}, color_scheme=scheme)
+        for name, view, (width, height), scheme in SHOTS:
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(f"{admin.url}#token={admin.token}")
             page.locator("#state[data-state=live]").wait_for()
+            page.evaluate("(view) => { location.hash = view; }", view)
             page.wait_for_timeout(2500)
-            page.screenshot(path=directory / f"admin-{scheme}.png")
+            page.screenshot(path=directory / f"{name}.png")
             page.close()
         browser.close()
 

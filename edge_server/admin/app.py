@@ -33,14 +33,17 @@ if TYPE_CHECKING:
 
     from edge_server.observability.introspection import Introspection
 
+SCRIPTS: Final = (
+    "attention", "charts", "columns", "confirm", "dom", "errors", "feed", "format", "hold", "list", "names",
+    "overview", "page", "sessions", "tables", "tokens", "tunnel", "visits",
+)  # fmt: skip
+"""Modules of the page."""
 PAGE_FILES: Final = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
+    "/views.css": ("views.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
-    **{
-        f"/{name}.js": (f"{name}.js", "text/javascript")
-        for name in ("page", "charts", "confirm", "dom", "feed", "format", "tables")
-    },
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
 }
 """Static files of the page, which contain nothing of this edge."""
 OPEN_PATHS: Final = frozenset((*PAGE_FILES, openapi.PATH)) | MONITORING_PATHS

@@ -27,19 +27,25 @@ export class Refused extends Error {
   }
 }
 
-function asked(path, options = {}) {
+function asked(path, { body, ...options } = {}) {
+  const headers = { Authorization: `Bearer ${token.get()}` };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
   return fetch(API + path, {
     ...options,
-    headers: { Authorization: `Bearer ${token.get()}` },
+    headers,
+    body: body === undefined ? undefined : JSON.stringify(body),
     credentials: "omit",
     cache: "no-store",
     redirect: "error",
   });
 }
 
-/** Return the response as JSON. Throws Refused with the edge's message, or TypeError when it cannot be reached. */
-export async function ask(path, method = "GET") {
-  const response = await asked(path, { method });
+/**
+ * Return the response as JSON. `body` is sent as JSON. Throws Refused with the edge's message, or TypeError when it
+ * cannot be reached.
+ */
+export async function ask(path, method = "GET", body = undefined) {
+  const response = await asked(path, { method, body });
   const answer = await response.json();
   if (!response.ok) throw new Refused(response.status, answer.message);
   return answer;

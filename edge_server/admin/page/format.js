@@ -39,3 +39,20 @@ export function until(moment, now) {
 export const clock = (moment) => new Date(moment * 1000).toLocaleTimeString("en-GB");
 
 export const percent = (part) => (part === null ? "–" : `${(part * 100).toFixed(part && part < 0.1 ? 2 : 1)} %`);
+
+export const day = (moment) => new Date(moment * 1000).toISOString().slice(0, 10);
+
+export const moment = (at) => `${day(at)} ${new Date(at * 1000).toISOString().slice(11, 16)}`;
+
+/** The owner of something: the note of its token, or else the key. */
+export const owner = (one) => one.owner_name || one.owner || "–";
+
+export const host = (address) => (address.includes(":") ? `[${address}]` : address);
+
+/** A list of names, or null for all. */
+export const names = (list) => (list === null ? "all" : list.join(", ") || "none");
+
+export const limit = (value) => (value === null ? "all" : number(value));
+
+/** A duration that may be short. */
+export const elapsed = (seconds) => (seconds < 1 ? milliseconds(seconds) : seconds < 10 ? `${seconds.toFixed(1)} s` : duration(seconds));

@@ -7,7 +7,7 @@ import http.server
 import logging
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -16,21 +16,23 @@ from playwright.sync_api import expect
 import quictunnel
 from edge_server.admin import history
 from quictunnel.connection import edge_connection
-from tests.harness.admin_client import AdminClient
+from tests.harness.admin_page import (
+    CONTRASTS,
+    HOSTILE,
+    PATIENCE,
+    AdminPageRig,
+    cells,
+    focused_element,
+    tab_to,
+)
 from tests.harness.browser import driven
 from tests.harness.sockets import is_reset, receive_exactly
-from tests.harness.tunnel_fixture import EmbeddedTunnel
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, BrowserContext, Page
-
-PATIENCE = 15_000
-"""Milliseconds."""
-HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert>"
-"""As long as what a client may call itself."""
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="module")
@@ -38,35 +40,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     # A name that is not ours leads here, as one that was rebound would.
     with driven(tmp_path_factory.mktemp("chromium"), "MAP evil.example 127.0.0.1") as browser:
         yield browser
-
-
-class AdminPageRig(EmbeddedTunnel):
-    """An edge with a page, a tunnel, and a browser in front of it."""
-
-    def __init__(self, browser: Browser, **options: Any) -> None:
-        super().__init__(admin=True)
-        admin = self.edge.server.admin
-        assert admin is not None
-        self.url, self.token = admin.url, admin.token
-        self.operator = self.stack.enter_context(AdminClient(self.url, self.token))
-        self.context: BrowserContext = browser.new_context(**options)
-        self.stack.callback(self.context.close)
-        self.complaints: list[str] = []
-        """Everything in the browser's console, and exceptions that nobody caught."""
-
-    def page(self) -> Page:
-        page = self.context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        return page
-
-    def open_page(self) -> Page:
-        """The page, let in."""
-        page = self.page()
-        page.goto(f"{self.url}#token={self.token}")
-        expect(page.locator("#state")).to_have_text("live", timeout=PATIENCE)
-        return page
 
 
 @pytest.fixture
@@ -92,10 +65,6 @@ def shared_page(module_page: AdminPageRig) -> Iterator[AdminPageRig]:
     eventually(lambda: module_page.edge.server.visitors == 0, "visitors were left")
 
 
-def cells(page: Page, table: str) -> list[list[str]]:
-    return [row.locator("td").all_inner_texts() for row in page.locator(f"#{table} tbody tr").all()]
-
-
 def test_page_shows_the_load(browser: Browser, engines, monkeypatch: pytest.MonkeyPatch):
     """Seven visitors, so many bytes each way, in every part of it; and the browser has nothing to complain of."""
     monkeypatch.setattr(history, "SAMPLE_INTERVAL", 0.5)
@@ -113,13 +82,18 @@ def test_page_shows_the_load(browser: Browser, engines, monkeypatch: pytest.Monk
         expect(page.locator("#visitors-count")).to_have_text("7")
         visitors = cells(page, "visitors")
         assert len(visitors) == 7
-        assert {tuple(row[1:2] + row[3:6]) for row in visitors} == {(name, "in", "100 kB", "300 kB")}
-        assert [row[2] for row in visitors] == ["TLS 1.3"] * 4 + ["tcp"] * 3
+        own = "this edge's own token"
+        assert {tuple(row[1:3] + row[4:7]) for row in visitors} == {(name, own, "in", "100 kB", "300 kB")}
+        assert [row[3] for row in visitors] == ["TLS 1.3"] * 4 + ["tcp"] * 3
         assert {row[0] for row in visitors} == {f"127.0.0.1:{v.sock.getsockname()[1]}" for v, _ in pairs}
         (tunnel,) = cells(page, "tunnels")
         owner = tunnel[2]
         assert tunnel[:2] + tunnel[3:7] == [name, str(rig.tunnel.unencrypted_port), "1", "7", "700 kB", "2.1 MB"]
-        assert page.get_by_role("link", name=name).get_attribute("href") == rig.tunnel.url
+        assert page.get_by_role("link", name=f"Open {rig.tunnel.url}").get_attribute("href") == rig.tunnel.url
+        assert (
+            page.locator("#tunnels").get_by_role("link", name=name, exact=True).get_attribute("href")
+            == f"#/tunnels/{name}"
+        )
         (session,) = cells(page, "sessions")
         whose, _, software, engine, state, rtt, loss, flight, window, streams, held, *_ = session
         assert (whose, state, streams, held) == (owner, "linked", "7", "1")
@@ -178,11 +152,11 @@ def test_page_without_the_token_is_only_a_form(shared_page: AdminPageRig):
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     assert not any(path.startswith("api/") for path in asked)
     assert page.locator("#view").is_hidden()
-    page.get_by_label("Token").fill("not the token")
+    page.get_by_label("Token", exact=True).fill("not the token")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_contain_text("token is missing or wrong")
     assert page.locator("#view").is_hidden()
-    page.get_by_label("Token").fill(shared_page.token)
+    page.get_by_label("Token", exact=True).fill(shared_page.token)
     page.keyboard.press("Enter")
     expect(page.locator("#state")).to_have_text("live")
     page.get_by_role("button", name="Sign out").click()
@@ -278,21 +252,6 @@ def test_a_name_that_was_rebound_leads_to_nothing(shared_page: AdminPageRig):
         kind, status, text = page.evaluate(FETCH, [path, {"headers": headers}])
         assert (kind, status) == ("basic", 421)
         assert "tunnel.localhost" not in text
-
-
-def focused_element(page: Page) -> str:
-    return page.evaluate(
-        "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent.trim()"
-    )
-
-
-def tab_to(page: Page, label: str) -> None:
-    """With the keyboard, as far as it takes."""
-    for _ in range(60):
-        if focused_element(page) == label:
-            return
-        page.keyboard.press("Tab")
-    raise AssertionError(f"{label} is not reached")
 
 
 def test_a_visitor_is_ended_with_the_keyboard_alone(rig: AdminPageRig):
@@ -407,28 +366,3 @@ def test_page_fits_screens_and_has_contrast(shared_page: AdminPageRig):
         assert min(contrasts.values()) >= 4.5, {what: of for what, of in contrasts.items() if of < 4.5}
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == (scheme == "dark")
-
-
-# The contrast of each text that is seen with what is behind it (WCAG 2.2, 1.4.3).
-CONTRASTS = """() => {
-  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => {
-    const [x, y, z] = [r, g, b].map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const behind = (element) => {
-    for (; element; element = element.parentElement) {
-      const color = parts(getComputedStyle(element).backgroundColor);
-      if (color.length === 3 || color[3] === 1) return color;
-    }
-    return [255, 255, 255];
-  };
-  const found = {};
-  for (const element of document.querySelectorAll("body *")) {
-    const text = [...element.childNodes].filter((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!text.length || !element.checkVisibility() || element.matches(":disabled")) continue;
-    const [a, b] = [luminance(parts(getComputedStyle(element).color)), luminance(behind(element))];
-    found[text[0].textContent.trim()] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  }
-  return found;
-}"""
