@@ -9,7 +9,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from edge_server.cli.commands import COMMANDS
 from edge_server.cli.commands import main as run_command
 from edge_server.config.program_name import error_name
 from quictunnel.errors import ConfigError
@@ -46,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    if words and words[0] in COMMANDS:
-        return run_command(words)
+    if words and not words[0].startswith("-"):
+        return run_command(words)  # also a wrong one: the error has a suggestion
     from edge_server.config.edge_config import read  # noqa: PLC0415 - the commands do not need the options
 
     def read_again() -> Reading:

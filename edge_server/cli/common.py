@@ -40,7 +40,7 @@ STATE_DIR: Final = click.option(
     show_default="that of an edge started without it",
     help="the edge's state directory",
 )
-QUERY: Final = combine_options(STATE_DIR, click.option("--json", "as_json", is_flag=True, help="print JSON"))
+QUERY: Final = combine_options(STATE_DIR, click.option("-j", "--json", "as_json", is_flag=True, help="print JSON"))
 """Options of the commands that print something of the state."""
 
 

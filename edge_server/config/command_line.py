@@ -28,7 +28,13 @@ A public edge, with *.tunnel.example.com pointing to it:
       --https 0.0.0.0:443 --cert fullchain.pem --key privkey.pem
 
 Commands for the operator, each with --help:
-  {program} token|name|admin|health|backup
+  token      create, list, show and revoke tokens
+  name       list the owners of names and ports, withdraw and ban them
+  admin      print a link to the operator's page
+  health     check that the edge is ready
+  backup     write the state of the edge into one file
+  help       show the help of the edge or of a command
+  version    show the version
 
 Signals:
   SIGTERM    drain: active visitors may finish; a second SIGTERM ends at once
@@ -75,7 +81,9 @@ def _command(options: Sequence[Option]) -> click.Command:
     params.append(click.Option(["--config"], metavar="FILE", help=file_help))
     params.append(click.Option(["--check-config"], is_flag=True, default=None, help=check_help))
     command = _EdgeCommand({option.field: option.group for option in options}, params)
-    version = click.version_option(VERSION, message="quictunnel %(version)s", help="print the version and exit")
+    version = click.version_option(
+        VERSION, "-V", "--version", message="quictunnel %(version)s", help="print the version and exit"
+    )
     return version(command)
 
 

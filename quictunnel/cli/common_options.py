@@ -55,7 +55,7 @@ def _log_level(context: click.Context, _: click.Parameter, level: str) -> None:
         set_up_logging(level)
 
 
-JSON: Final = click.option("--json", "as_json", is_flag=True, help="print events as JSON, one object a line")
+JSON: Final = click.option("-j", "--json", "as_json", is_flag=True, help="print events as JSON, one object a line")
 LOG_LEVEL: Final = click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS),
@@ -97,7 +97,7 @@ DOMAIN: Final = click.option(
     "--domain", metavar="DOMAIN", help="own domain whose DNS points to the edge, such as app.example.com"
 )
 TUNNEL: Final = combine_options(
-    click.option("--name", metavar="NAME", help="public name below the edge's domain, such as my-app"),
+    click.option("-n", "--name", metavar="NAME", help="public name below the edge's domain, such as my-app"),
     click.option(
         "--pool",
         is_flag=True,
@@ -121,7 +121,9 @@ TUNNEL: Final = combine_options(
         help="file for the tunnel's ticket: a restart with it gets the same public address",
     ),
     click.option("--wait", type=seconds, help="wait up to this many seconds until the local server listens"),
-    click.option("--inspect", is_flag=True, help="open a page on this machine that shows requests and responses"),
+    click.option(
+        "-i", "--inspect", is_flag=True, help="open a page on this machine that shows requests and responses"
+    ),
     click.option(
         "--inspect-address",
         metavar="HOST:PORT",

@@ -9,8 +9,11 @@
     {"event": "fetched", ...}                     of the demo
     {"event": "closed"}
 
-``ready`` comes first and ``closed`` last. If the tunnel never opened, there is no line; the exit status and stderr
-have the reason.
+    {"event": "error", "kind": "auth", "message": "...", "hint": "...", "exit_status": 2}
+        of ``cli.main``
+
+``ready`` comes first and ``closed`` last; ``error`` follows if the tunnel has failed. If it never opened, ``error``
+is the only line.
 """
 
 from __future__ import annotations

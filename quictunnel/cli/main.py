@@ -20,10 +20,8 @@ from quictunnel.errors import (
     ProtocolError,
 )
 from quictunnel.shared import output
-from quictunnel.shared.address import short_repr
-from quictunnel.shared.command_line import LazyGroup, run, usage_hint
+from quictunnel.shared.command_line import LazyGroup, error_event, error_kind, is_json_requested, run, usage_hint
 from quictunnel.shared.malloc import keep_pages
-from quictunnel.shared.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,19 +64,17 @@ COMMANDS: Final = {
     "doctor": ("quictunnel.cli.doctor", "find out why a tunnel does not work, or is slow"),
     "demo": ("quictunnel.cli.demo", "run an edge, an app and a tunnel in one process, without configuration"),
     "completion": ("quictunnel.cli.completion", "print a completion script for your shell"),
+    "help": ("quictunnel.cli.help_commands", "show the help of a command"),
+    "version": ("quictunnel.cli.help_commands", "show the version and the QUIC engine in use"),
 }
 """Module and summary of each command."""
 
 
 def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:
     if is_asked and not context.resilient_parsing:
-        from quictunnel.config.client_config import ENGINE, ENGINES  # noqa: PLC0415 - no other option needs it
-        from quictunnel.transport.engines import installed_engine  # noqa: PLC0415 - the same
+        from quictunnel.cli.help_commands import version_line  # noqa: PLC0415 - no other option needs it
 
-        engine = os.environ.get(ENGINE) or "auto"
-        if engine not in ENGINES:
-            raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {short_repr(engine)}.")
-        print(f"{PROGRAM} {VERSION}, engine {installed_engine(engine)}")
+        print(version_line())
         context.exit()
 
 
@@ -103,12 +99,16 @@ Exit status:
   3    the edge cannot be reached
   141  the reader of the output has closed it, as in `quictunnel doctor | head`
 
-`quictunnel COMMAND --help` shows the help of a command.
+With --json, an error is also printed as one JSON object on stdout:
+  {"event": "error", "kind": "auth", "message": "...", "hint": "...", "exit_status": 2}
+
+`quictunnel help COMMAND` or `quictunnel COMMAND --help` shows the help of a command.
 """,
     invoke_without_command=True,
     subcommand_metavar="COMMAND ...",
 )
 @click.option(
+    "-V",
     "--version",
     is_flag=True,
     is_eager=True,
@@ -135,23 +135,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    """Run one command and return its exit status. Print the package's errors on one line of stderr."""
+    """Run one command and return its exit status. Print the package's errors on stderr."""
     try:
         if request := os.environ.get(VARIABLE):
             return shell_complete(commands, {}, PROGRAM, VARIABLE, request)
         return run(commands, words, PROGRAM)
     except click.UsageError as error:
-        return _fail(MISCONFIGURED, error.format_message(), usage_hint(error))
+        status, hint, message = MISCONFIGURED, usage_hint(error), error.format_message()
+        kind = error_kind(error)
     except Error as error:
         status, hint = next((status, hint) for kind, status, hint in OUTCOMES if isinstance(error, kind))
-        return _fail(status, str(error), hint)
+        message, kind = str(error), error_kind(error)
     except KeyboardInterrupt:
         return DONE  # stopped before the tunnel was open: nothing to drain
-
-
-def _fail(status: int, message: str, hint: str) -> int:
-    print(f"quictunnel: error: {output.escape_unprintable(' '.join(message.split()))}", file=sys.stderr)
-    print(f"  {hint}", file=sys.stderr)
+    message = output.escape_unprintable(" ".join(message.split()))
+    if is_json_requested(words):
+        print(error_event(kind, message, hint, status), flush=True)
+    print(f"quictunnel: error: {message}\n  {hint}", file=sys.stderr)
     return status
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import short_repr
+from quictunnel.shared.help_pages import HelpContext, HelpFormatter
 from quictunnel.shared.lazy_imports import import_module
 from quictunnel.shared.paths import expand_home
 
@@ -18,15 +21,19 @@ if TYPE_CHECKING:
 
     Decorated = TypeVar("Decorated")
 
-SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 102}
-"""Settings of a command. The lines of a help page have at most 100 columns, and fewer on a narrow terminal."""
+SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+"""Settings of a command."""
 
+_JSON_FLAGS: Final = re.compile("-[ijqV]*j[ijqV]*")
+"""``-j``, perhaps together with other short options that have no value."""
 MAX_SUMMARY: Final = 200
 """Characters of a command's summary in a list: more than the longest has."""
 
 
 class Command(click.Command):
     """Command whose epilog is printed as written, so that examples keep their lines."""
+
+    context_class = HelpContext
 
     def __init__(self, name: str | None, **attributes: Any) -> None:
         """Create the command. ``attributes``: arguments of ``click.Command``."""
@@ -52,9 +59,11 @@ class Command(click.Command):
         return super().get_short_help_str(max(limit, MAX_SUMMARY))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """Write the epilog without wrapping its lines."""
+        """Write the epilog. Only lines that are too long for the terminal are wrapped."""
         if self.epilog:
-            formatter.write(f"\n{self.epilog}")
+            assert isinstance(formatter, HelpFormatter), "made by a HelpContext"
+            formatter.write("\n")
+            formatter.write_lines(self.epilog.removesuffix("\n"))
 
 
 class Group(Command, click.Group):
@@ -134,6 +143,41 @@ def run(group: click.Group, words: Sequence[str], program: str) -> int:
             return int(group.invoke(context) or 0)
     except click.exceptions.Exit as end:
         return end.exit_code
+
+
+def show_help(context: click.Context, words: Sequence[str]) -> int:
+    """Print the help of the command that ``words`` name, or of the program. Return the exit status.
+
+    Raises:
+        click.UsageError: there is no such command.
+    """
+    root = context.find_root()
+    assert isinstance(root.command, click.Group), "only a group has commands"
+    return run(root.command, [*words, "--help"], str(root.info_name))
+
+
+def is_json_requested(words: Sequence[str]) -> bool:
+    """Return True if a command line has ``--json`` or ``-j`` before ``--``.
+
+    The words may be wrong otherwise, so they cannot be parsed.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    return any(word == "--json" or _JSON_FLAGS.fullmatch(word) for word in words[:end])
+
+
+def error_event(kind: str, message: str, hint: str, exit_status: int) -> str:
+    """Return an error as a JSON object on one line, for a program that has asked for JSON."""
+    return json.dumps(
+        {"event": "error", "kind": kind, "message": message, "hint": hint, "exit_status": exit_status}
+    )
+
+
+def error_kind(error: Exception) -> str:
+    """Return the kind of an error for :func:`error_event`: ``edge_unavailable`` for EdgeUnavailableError."""
+    if isinstance(error, click.UsageError):
+        return "usage"
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() or "other"
 
 
 def usage_hint(error: click.UsageError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from typing import Any
 import click
 import pytest
 
+from quictunnel import errors
 from quictunnel.cli.main import COMMANDS, commands, main
+from quictunnel.shared.command_line import error_kind
 from tests.cli.fake_client import FakeApi, run_with
 
 
@@ -88,7 +91,7 @@ def test_command_line_becomes_forward_arguments(line: str, arguments: dict[str, 
         ("http 65536", "should be a port"),
         ("http ٨٠", "should be a port"),
         ("http 80x", "should be a port"),
-        ("http --json -1", "No such option '-1'."),
+        ("http --pool -1", "No such option '-1'."),
         ("http 80 81", "unexpected extra argument (81)"),
         ("http 80 --nonsense", "No such option '--nonsense'."),
         ("http 80 --token secret", "'--token-file'"),
@@ -142,16 +145,82 @@ def test_help_of_each_command_has_examples_and_fits(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     text = help_of(f"{name} --help", capsys)
+    assert help_of(f"help {name}", capsys) == text
     assert f"quictunnel {name} " in text.partition("Examples:")[2]
     for parameter in commands.load(name).params:
         assert parameter.help or name == "run"
         if isinstance(parameter, click.Option):
             assert parameter.opts[0] in text
-    assert max(map(len, text.splitlines())) <= 102
+    assert max(map(len, text.splitlines())) <= 100
     if name in ("http", "tcp", "run"):
         assert "quictunnel-edge" in text
         assert "The token is never an argument" in text
     assert help_of(f"{name} -h", capsys) == text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_help_is_as_wide_as_the_terminal(
+    name: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    whole = help_of(f"{name} --help", capsys)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = help_of(f"{name} --help", capsys)
+    for line in text.splitlines():
+        # Only what cannot be broken is longer: a list of choices, a path.
+        assert len(line) <= columns or " " not in line.strip().partition(" ")[2], line
+    assert sorted(text.split()) == sorted(whole.split()), "no word is lost"
+
+
+def test_help_and_version_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert help_of("help", capsys) == help_of("--help", capsys) == help_of("-h", capsys)
+    assert help_of("version", capsys) == help_of("--version", capsys) == help_of("-V", capsys)
+    assert main(["help", "htpp"]) == 2
+    assert "No such command 'htpp'. Did you mean 'http'?" in capsys.readouterr().err
+
+
+def test_short_options() -> None:
+    assert parse("http 80 -n app -ij") == parse("http 80 --name app --inspect --json")
+
+
+@pytest.mark.usefixtures("edge_configured")
+@pytest.mark.parametrize(
+    ("line", "kind", "status", "words"),
+    [
+        ("http x --json", "usage", 2, "should be a port"),
+        ("http --jsn -j", "usage", 2, "No such option '--jsn'. Did you mean '--json'?"),
+        ("http 80 -ij --name app", "auth", 2, "A AuthError. On two lines."),
+    ],
+)
+def test_an_error_is_an_event_under_json(
+    line: str, kind: str, status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with(FakeApi("AuthError"), *line.split()) == status
+    out, err = capsys.readouterr()
+    event = json.loads(out)
+    assert (event["event"], event["kind"], event["exit_status"]) == ("error", kind, status)
+    assert words in event["message"]
+    assert err == f"quictunnel: error: {event['message']}\n  {event['hint']}\n"
+
+
+@pytest.mark.usefixtures("edge_configured")
+@pytest.mark.parametrize("line", ["http 80", "http 80 -n json", "run -- ls --json", "help --help x"])
+def test_no_event_without_json(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_with(FakeApi("AuthError"), *line.split())
+    assert '"event"' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (errors.EdgeUnavailableError(""), "edge_unavailable"),
+        (errors.Error(""), "other"),
+        (errors.AuthError(""), "auth"),
+    ],
+)
+def test_kinds_of_errors(error: Exception, kind: str) -> None:
+    assert error_kind(error) == kind
 
 
 def test_the_list_of_commands_and_each_command_agree() -> None:

@@ -7,7 +7,7 @@ from itertools import chain
 
 import pytest
 
-from edge_server.__main__ import COMMANDS as EDGE_COMMANDS
+from edge_server.cli.commands import COMMANDS as EDGE_COMMANDS
 from quictunnel.cli.main import COMMANDS
 from quictunnel.shared.output import EXIT_STATUS
 from tests.harness.edge_process import children_environment
@@ -23,6 +23,8 @@ CLIENT = {
     "doctor": ["doctor", "doctor --json", "doctor PORT"],
     "demo": ["demo --once"],
     "completion": ["completion bash"],
+    "help": ["help", "help run"],
+    "version": ["version"],
 }
 EDGE = {
     "token": ["token create", "token list", "token list --json"],
@@ -30,6 +32,8 @@ EDGE = {
     "admin": ["admin --help", "admin url"],
     "health": ["health"],
     "backup": ["backup -"],
+    "help": ["help", "help token"],
+    "version": ["version"],
 }
 LINES = {
     "quictunnel": ["", "--help", "--version", "run --help", *chain(*CLIENT.values())],
