@@ -12,8 +12,8 @@
     {"event": "error", "kind": "auth", "message": "...", "hint": "...", "exit_status": 2}
         of ``cli.main``
 
-``ready`` comes first and ``closed`` last; ``error`` follows if the tunnel has failed. If it never opened, ``error``
-is the only line.
+``ready`` comes first and ``closed`` last; ``error`` follows if the tunnel has failed. If it never opened,
+``error`` is the only line.
 """
 
 from __future__ import annotations
