@@ -25,7 +25,7 @@ from quictunnel.inspect.http1 import (
     response_body,
 )
 from quictunnel.inspect.websocket import FrameError, FrameParser, negotiated_deflate
-from quictunnel.origin.bad_gateway import method_of
+from quictunnel.shared.error_page import method_of
 
 if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import ExchangeStore

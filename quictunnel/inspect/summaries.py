@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from quictunnel.inspect.bodies import Body, BodyError, Chunked, Length, UntilClose
 from quictunnel.inspect.heads import end_of_head, guess_protocol, proxy_header
-from quictunnel.origin.bad_gateway import method_of
+from quictunnel.shared.error_page import method_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

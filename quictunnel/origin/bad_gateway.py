@@ -1,4 +1,4 @@
-"""Response to a visitor whose origin cannot be reached: a reset, or for an HTTP/1 request a plain 502, 503 or 504.
+"""Response to a visitor whose origin cannot be reached: a reset, or a page for an HTTP/1 request.
 
 This response is the only content that the client ever adds to a visitor's stream. It exists because "nobody
 listens on port 8000" is the most common mistake, and a browser's "connection reset" does not show it.
@@ -7,9 +7,9 @@ listens on port 8000" is the most common mistake, and a browser's "connection re
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.shared.error_page import ErrorPage, NotHttpError, RequestHead, RequestHeadReader, http_response
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -18,38 +18,25 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
 
 FIRST_BYTES_TIMEOUT: Final = 5.0
-"""Seconds to wait for the first bytes of a TLS visitor before its stream is reset without a response."""
+"""Seconds to wait for the request of a TLS visitor. Without any request its stream is then reset."""
 LINGER_TIMEOUT: Final = 5.0
 """Seconds in which a visitor may still send after the response, such as the body of an upload. A reset at once
 could destroy the response before it is read (RFC 9112 section 9.6)."""
-MAX_METHOD: Final = 24
-"""Bytes after which text without a space is not an HTTP method."""
 
-_METHOD = re.compile(rb"([A-Z][A-Z-]{0,22}) [!-~]")
-
-
-def method_of(head: bytes) -> str | None:
-    """Return the method of an HTTP/1 request from its first bytes; '' while undecided; None for other
-    protocols."""
-    match = _METHOD.match(head)
-    if match:
-        # The HTTP/2 preface looks like a request with the method PRI (RFC 9113 section 3.4).
-        return None if match[1] == b"PRI" else match[1].decode()
-    undecided = len(head) < MAX_METHOD and re.fullmatch(rb"([A-Z][A-Z-]*( )?)?", head)
-    return "" if undecided else None
+_TITLES: Final = {
+    "503": "The program behind this tunnel is busy",
+    "504": "The local service does not answer in time",
+}
+_HINT: Final = "If this is your tunnel: start the service, or correct the port, and load this page again."
+_HINT_BUSY: Final = "Try again in a moment. If this is your tunnel, the program that opened it reports the reason."
 
 
-def error_response(failure: DialFailure, target: Target, method: str) -> bytes:
+def error_response(failure: DialFailure, target: Target, request: RequestHead) -> bytes:
     """Return the HTTP/1.1 response for a dial failure; without a body for HEAD."""
-    body = f"{failure.status}: {failure.body_for(target)}.\n".encode()
-    head = (
-        f"HTTP/1.1 {failure.status}\r\n"
-        "Content-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "Cache-Control: no-store\r\n"
-        "Connection: close\r\n\r\n"
-    ).encode()
-    return head if method == "HEAD" else head + body
+    number = failure.status[:3]
+    title = _TITLES.get(number, "The local service does not answer")
+    hint = _HINT if number == "502" else _HINT_BUSY
+    return http_response(ErrorPage(failure.status, title, failure.body_for(target), hint), request)
 
 
 class BadGateway:
@@ -59,32 +46,31 @@ class BadGateway:
         self._stream = stream
         self._target = target
         self._failure = failure
-        self._head = b""
+        self._reader = RequestHeadReader()
         self._answered = False
         self._deadline: asyncio.TimerHandle | None = None
         if stream.preface.tls:
-            self._deadline = asyncio.get_running_loop().call_later(FIRST_BYTES_TIMEOUT, self._give_up)
+            self._restart(FIRST_BYTES_TIMEOUT)
             stream.attach(self)
         else:
             stream.abort(failure.code)
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
-        """Send the response when the request's method is known; discard everything after it."""
+        """Send the response when the head of the request is known; discard everything after it."""
         self._stream.consume(size)
         if self._answered:
             return
-        self._head = (self._head + b"".join(chunks))[:MAX_METHOD]
-        method = method_of(self._head)
-        if method is None:
+        try:
+            request = self._reader.feed(b"".join(chunks))
+        except NotHttpError:
             self._give_up()
-        elif method:
-            self._answered = True
-            self._stream.write(error_response(self._failure, self._target, method))
-            self._stream.finish()
-            self._restart(LINGER_TIMEOUT)
+        else:
+            if request is not None:
+                self._answer(request)
 
     def stream_end(self) -> None:
-        """Close the stream if the response was sent, else reset it."""
+        """Close the stream if the response was sent, or can be sent; else reset it."""
+        self._answer_incomplete()
         if self._answered:
             self._cancel()
             self._stream.consume_end()
@@ -98,6 +84,24 @@ class BadGateway:
         """Stop the timer of a stream that was reset."""
         self._cancel()
 
+    def _answer(self, request: RequestHead) -> None:
+        self._answered = True
+        self._stream.write(error_response(self._failure, self._target, request))
+        self._stream.finish()
+        self._restart(LINGER_TIMEOUT)
+
+    def _answer_incomplete(self) -> None:
+        """Answer a request whose head does not end, if it has begun."""
+        request = None if self._answered else self._reader.known
+        if request is not None:
+            self._answer(request)
+
+    def _time_out(self) -> None:
+        if self._answered or self._reader.known is None:
+            self._give_up()
+        else:
+            self._answer_incomplete()
+
     def _give_up(self) -> None:
         self._cancel()
         if self._answered:
@@ -108,7 +112,7 @@ class BadGateway:
 
     def _restart(self, seconds: float) -> None:
         self._cancel()
-        self._deadline = asyncio.get_running_loop().call_later(seconds, self._give_up)
+        self._deadline = asyncio.get_running_loop().call_later(seconds, self._time_out)
 
     def _cancel(self) -> None:
         if self._deadline is not None:

@@ -13,7 +13,10 @@ from quictunnel.origin.bad_gateway import error_response
 from quictunnel.origin.dial import Origin, OriginDialError
 from quictunnel.origin.dial_failure import dial_failure
 from quictunnel.origin.target import Target
+from quictunnel.shared.error_page import RequestHead
 from quictunnel.wire.codes import StreamCode
+
+GET = RequestHead("GET", accepts_html=False)
 
 WORDS = {
     errno.ECONNREFUSED: "Nobody listens",
@@ -42,14 +45,16 @@ def test_dial_errors_have_distinct_messages(number):
     assert WORDS[number] in failure.event_for(Target(8000))
     assert ("Nobody listens" in failure.event) is (number == errno.ECONNREFUSED)
     assert (failure.code is StreamCode.REFUSED) is (number == errno.ECONNREFUSED)
-    assert str(failure.status).encode() in error_response(failure, Target(8000), "GET")
+    assert str(failure.status).encode() in error_response(failure, Target(8000), GET)
 
 
 def test_a_timeout_is_a_504_and_a_refusal_a_502():
-    assert error_response(failures.BUSY, Target(8000), "GET").startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
-    assert error_response(failures.REFUSED, Target(8000), "GET").startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
-    assert b"8000" in error_response(failures.BUSY, Target(8000), "GET")
-    assert error_response(failures.BUSY, Target(8000), "HEAD").endswith(b"\r\n\r\n")
+    assert error_response(failures.BUSY, Target(8000), GET).startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    assert error_response(failures.REFUSED, Target(8000), GET).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"8000" in error_response(failures.BUSY, Target(8000), GET)
+    assert error_response(failures.BUSY, Target(8000), RequestHead("HEAD", accepts_html=False)).endswith(
+        b"\r\n\r\n"
+    )
 
 
 @pytest.mark.parametrize(

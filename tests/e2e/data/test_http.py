@@ -152,6 +152,22 @@ class TestNobodyListens:
             assert b" 502 " in done.stdout
             assert (f"port {port} ".encode() in done.stdout) is (options != ["--head"])
 
+    def test_a_browser_gets_a_page(self, edge, closed_port):
+        port, tunnel = closed_port
+        done = curl(edge, "--include", "--header", "Accept: text/html,*/*;q=0.8", tunnel.url + "/<b>path</b>")
+        head, _, body = done.stdout.decode().partition("\r\n\r\n")
+        assert head.startswith("HTTP/1.1 502 Bad Gateway\r\n")
+        assert "Content-Type: text/html" in head
+        assert "Content-Security-Policy: default-src 'none';" in head
+        assert f"port {port} " in body
+        assert "path" not in body
+
+    def test_a_request_without_an_end_gets_a_line(self, edge, closed_port):
+        _, tunnel = closed_port
+        with tls_connect(edge, tunnel) as visitor:
+            visitor.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            assert read_all(visitor).startswith(b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain")
+
     def test_a_request_in_single_bytes(self, edge, closed_port):
         _, tunnel = closed_port
         with tls_connect(edge, tunnel) as visitor:
