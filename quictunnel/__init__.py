@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from quictunnel.events import TunnelStats
     from quictunnel.forwarding import forward
     from quictunnel.inspect.summaries import RequestQueue, RequestSummary
+    from quictunnel.opening import OpenTunnel, aopen
+    from quictunnel.opening import open as open  # noqa: A004 - quictunnel.open, not in __all__
     from quictunnel.shared.version import VERSION
     from quictunnel.tunnel import Tunnel
 
@@ -43,6 +45,7 @@ __all__ = [
     "EdgeUnavailableError",
     "Error",
     "InvalidError",
+    "OpenTunnel",
     "OriginUnavailableError",
     "ProtocolError",
     "RequestQueue",
@@ -50,8 +53,10 @@ __all__ = [
     "Tunnel",
     "TunnelStats",
     "__version__",
+    "aopen",
     "forward",
 ]
+# Not "open": ``from quictunnel import *`` must not hide the built-in function.
 
 _MODULES: Final = {
     "Client": ("client", "Client"),
@@ -59,7 +64,10 @@ _MODULES: Final = {
     "TunnelStats": ("events", "TunnelStats"),
     "RequestQueue": ("inspect.summaries", "RequestQueue"),
     "RequestSummary": ("inspect.summaries", "RequestSummary"),
+    "OpenTunnel": ("opening", "OpenTunnel"),
+    "aopen": ("opening", "aopen"),
     "forward": ("forwarding", "forward"),
+    "open": ("opening", "open"),
     "__version__": ("shared.version", "VERSION"),
     # Called by ``%load_ext quictunnel`` and ``%unload_ext quictunnel``.
     "load_ipython_extension": ("integrations.jupyter", "load_ipython_extension"),
@@ -78,4 +86,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "open"])

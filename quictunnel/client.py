@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
-from quictunnel.connection.manager import CLOSED, ConnectionManager
+from quictunnel.connection.manager import ConnectionManager
+from quictunnel.errors import ClientClosedError
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent, Snapshot
 from quictunnel.inspect.summaries import SummaryTaps
 from quictunnel.inspect.tap import TappedOrigin
@@ -32,6 +33,7 @@ from quictunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from types import TracebackType
 
     from quictunnel.connection.leases import ClientLease
@@ -53,6 +55,9 @@ EXIT_GRACE: Final = 2.0
 
 class Client:
     """Client of an edge, with one session, over one QUIC connection at a time. Connects when first used.
+
+    Also a context manager, sync and async: at the end of the body the connection and all of its tunnels are
+    closed, and ``forward(client=...)`` then raises InvalidError.
 
     May be used from any thread. After a fork, the child's copy has no tunnels and dials its own connection when
     used; the parent's connection is not affected.
@@ -179,16 +184,25 @@ class Client:
         Raises nothing and may be called again. Blocks for some milliseconds, until the close was sent to the edge.
         If interrupted (Ctrl-C), closing continues in the background. Does not block when called by a subscriber
         (on the background thread)."""
+        closing = self._begin_close()
+        if closing is not None and not event_loop.shared_loop().is_current:
+            event_loop.result_of(closing)  # not call(): an interrupt would cancel it
+
+    async def aclose(self) -> None:
+        """Close as :meth:`close` does, without blocking the event loop. Closing continues if this is cancelled."""
+        closing = self._begin_close()
+        if closing is not None:
+            await asyncio.shield(asyncio.wrap_future(closing))
+
+    def _begin_close(self) -> Future[None] | None:
+        """Start to close on the background thread. Return its future; None if there is nothing to close."""
         with self._lock:
             self._is_closed = True
             manager, self._manager = self._manager, None
             loop_thread = self._loop_thread
         if manager is None or loop_thread is None or loop_thread.owner_pid != os.getpid():
-            return
-        if loop_thread.is_current:
-            loop_thread.submit(manager.close())
-        else:
-            event_loop.result_of(loop_thread.submit(manager.close()))  # not call(): an interrupt would cancel it
+            return None
+        return loop_thread.submit(manager.close())
 
     def __enter__(self) -> Self:
         return self
@@ -197,6 +211,14 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
     def __repr__(self) -> str:
         return f"<Client edge={self.config.edge!r} {self.snapshot().state}>"
@@ -207,7 +229,7 @@ class Client:
         """Return the background event loop and the connection manager on it; a forked process gets new ones."""
         with self._lock:
             if self._is_closed:
-                raise RuntimeError(CLOSED)
+                raise ClientClosedError
             loop_thread = event_loop.shared_loop()
             if self._manager is None or self._loop_thread is not loop_thread:
                 self._loop_thread = loop_thread

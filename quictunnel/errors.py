@@ -21,12 +21,26 @@ from typing import ClassVar
 class Error(Exception):
     """Base of all errors of this package."""
 
+    def __init__(self, message: str = "", *, advice: str = "") -> None:
+        """``message`` says what happened, ``advice`` what to do next; the text of the error has both."""
+        super().__init__(f"{message} {advice}" if advice else message)
+        self.message = message
+        self.advice = advice
+        """Advice for the user, if it is a sentence of its own; empty if the message has it."""
+
     temporary: ClassVar[bool] = False
     """True if the same call may succeed later without a change of arguments or configuration."""
 
 
 class InvalidError(Error):
     """An invalid argument or combination of arguments."""
+
+
+class ClientClosedError(InvalidError, RuntimeError):
+    """Use of a ``Client`` that was closed."""
+
+    def __init__(self, message: str = "This Client is closed; make a new one.") -> None:
+        super().__init__(message)
 
 
 class ConfigError(Error):

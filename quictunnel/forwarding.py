@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from quictunnel.client import Client, TunnelHandle
 from quictunnel.connection.options import ForwardOptions
@@ -12,6 +12,7 @@ from quictunnel.inspect.factory import open_inspector
 from quictunnel.origin.wait_option import wait_seconds
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.event_loop import in_thread
+from quictunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
     import os
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
     from quictunnel.inspect.inspector import Inspector
     from quictunnel.inspect.summaries import RequestSummary
-    from quictunnel.tunnel import Tunnel
+
+
+TUNNEL_ATTRIBUTES: Final = frozenset({"close", *(name for name in dir(Tunnel) if not name.startswith("_"))})
+"""Names that a program uses of a tunnel, and that ``forward()`` without ``with`` does not have."""
+
+
+class NotOpenError(InvalidError, AttributeError):
+    """Error of a program that uses ``forward()`` as if it were the tunnel. ``hasattr`` takes it for an
+    AttributeError."""
 
 
 class forward:  # noqa: N801 - a function to its users; a class so that it is both kinds of context manager
@@ -155,6 +164,15 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         inspector, self._inspector = self._inspector, None
         handle, self._handle = self._handle, None
         return handle, None if inspector is None else inspector.close
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name not in TUNNEL_ATTRIBUTES:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise NotOpenError(
+            f"forward() does not open a tunnel by itself, so it has no {name}. Use it in a with statement (with "
+            "quictunnel.forward(...) as tunnel: print(tunnel.url)), or open a tunnel without one (tunnel = "
+            "quictunnel.open(...); tunnel.close() closes it)."
+        )
 
     def __enter__(self) -> Tunnel:
         handle = self._create_handle()

@@ -38,6 +38,12 @@ class _WithStats:
         """Set the address of the inspector's page. For the code that opens tunnels."""
         object.__setattr__(self, "_inspector_url", url)
 
+    def adopt(self, other: _WithStats) -> None:
+        """Take over what is not a dataclass field from another object of the same tunnel."""
+        for name in ("_inspector_url", "_read", "_target"):
+            if hasattr(other, name):
+                object.__setattr__(self, name, getattr(other, name))
+
     def set_target(self, target: str) -> None:
         """Set the address of the local service. For the code that opens tunnels."""
         object.__setattr__(self, "_target", target)

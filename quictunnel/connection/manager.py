@@ -20,7 +20,7 @@ from quictunnel.connection.resumption import ReconnectCounters, ResumableSession
 from quictunnel.connection.retry_policy import RetryPolicy
 from quictunnel.connection.state import ConnectionState, ConnectionStateMachine
 from quictunnel.connection.visitor_handler import VisitorHandler
-from quictunnel.errors import AuthError, EdgeUnavailableError, Error
+from quictunnel.errors import AuthError, ClientClosedError, EdgeUnavailableError, Error
 from quictunnel.shared.event_loop import in_thread
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.wire.codes import StreamCode
@@ -47,7 +47,6 @@ CHECK_INTERVAL: Final = 1.0
 URGENT_DIAL_TIMEOUT: Final = 4.0
 """Seconds for one attempt while visitors wait. A new attempt retransmits its first packet more often than an old
 one, whose retransmissions have backed off."""
-CLOSED: Final = "this Client is closed; make a new one"
 BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
 DRAIN_GRACE: Final = 5.0
@@ -169,7 +168,7 @@ class ConnectionManager:
         self._resumable.end_session()
         await self._draining.close()
         await self.visitors.close()
-        self.leases.fail_pending(RuntimeError(CLOSED))
+        self.leases.fail_pending(ClientClosedError())
         for lease in self.leases:
             self.leases.remove(lease)
 
@@ -207,7 +206,7 @@ class ConnectionManager:
 
     def _check_open(self) -> None:
         if self.is_closed:
-            raise RuntimeError(CLOSED)
+            raise ClientClosedError
 
     async def _keep_connected(self) -> None:
         """Dial, serve until the link is lost, dial again; until cancelled or a permanent failure."""
