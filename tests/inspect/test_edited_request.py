@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quictunnel.inspect import limits
@@ -94,6 +94,7 @@ def test_note_says_what_was_edited():
     )
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=5),
     st.text(max_size=10),

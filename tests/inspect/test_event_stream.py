@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quictunnel.inspect import limits
@@ -48,6 +48,7 @@ def test_event_with_missing_bytes_is_dropped():
     assert [event.data for event in parser.feed(b"rest\ndata: of it\n\ndata: two\n\n")] == [b"two"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.sampled_from([b"data: x", b"\n", b"\r", b":", b"event: e"]), st.binary(max_size=9))))
 def test_pieces_do_not_matter(pieces: list[bytes]):
     one, many = EventParser(), EventParser()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quictunnel.inspect import limits
@@ -100,6 +100,7 @@ def test_names_are_limited():
     assert len(form.fields[0].name) == limits.MAX_FIELD_NAME
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(st.sampled_from([b"--XX", b"\r\n", b"--", b": ", b'name="', b"=", b"&", b"%"]), st.binary())

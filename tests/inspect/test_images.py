@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quictunnel.inspect import limits
@@ -69,6 +69,7 @@ def test_pixels_are_limited(width: int, height: int, is_small: bool):
     assert Image("image/png", width, height).is_small == is_small
 
 
+@settings(deadline=None)
 @given(st.sampled_from([PNG, GIF, JPEG, VP8X, VP8L, VP8, b""]), st.integers(0, 30), st.binary(max_size=40))
 def test_any_bytes_are_looked_at_without_an_error(data: bytes, cut: int, more: bytes):
     recognise(data[:cut] + more)

@@ -117,7 +117,7 @@ def make_splice(tap: Tap | None) -> TcpSplice:
     return Still(lambda _: None) if tap is None else Still(lambda _: None, tap)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(SOUP, st.booleans())
 def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
     soup: list[tuple[str, bytes, int]], keeps_up: bool
@@ -142,7 +142,7 @@ def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
     assert all(each.state is not ExchangeState.OPEN for each in recording.store)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(SOUP)
 def test_unseen_bytes_anywhere(soup: list[tuple[str, bytes, int]]) -> None:
     recording = Recording()

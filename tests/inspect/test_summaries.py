@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quictunnel.inspect import summaries
@@ -276,6 +276,7 @@ def test_internal_error_ends_the_tap_alone(watched: Watched, monkeypatch: pytest
     assert watched.taps.buffered == 0
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.one_of(st.sampled_from([*FRAGMENTS, GET, OK]), st.binary(max_size=40))))
 )

@@ -8,7 +8,7 @@ let edited = null; // the exchange
 let hasCrLf = false; // the recorded body's lines end with CR LF, which a text area turns to LF
 let recordedText = null; // null: the body is no text
 
-export function openEditor(each, port) {
+export function openEditor(each, origin) {
   edited = each;
   const body = each.request.body;
   byId("edit-method").value = each.method;
@@ -22,7 +22,7 @@ export function openEditor(each, port) {
   byId("edit-hint").textContent =
     text === null ? "The body is not text. It is sent as it was recorded, unless you type another."
       : body.kept < body.size ? "Only the beginning of the body was stored. What is here is sent if you change it." : "";
-  byId("edit-send").textContent = `Send to localhost:${port}`;
+  byId("edit-send").textContent = `Send to ${origin}`;
   byId("edit-error").textContent = "";
   byId("editor").hidden = false;
   byId("edit-method").focus();

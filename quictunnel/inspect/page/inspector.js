@@ -312,7 +312,7 @@ async function copyAsCurl() {
 }
 
 function edit() {
-  if (shown && !byId("edit").disabled) openEditor(shown, about.port);
+  if (shown && !byId("edit").disabled) openEditor(shown, about.target);
 }
 
 async function send() {
