@@ -59,6 +59,9 @@ MAX_SEARCHES: Final = 2
 """Searches at the same time."""
 SEARCH_TIME: Final = 2.0
 """Seconds of work for one search. All that the store holds usually takes less than one."""
+SEARCH_PAUSE_FACTOR: Final = 1.0
+"""Pause after each exchange of a search as a multiple of its duration: a person waits for it, so it may use half a
+core."""
 
 MAX_CONNECTIONS: Final = 1000
 """Connections to follow at once; further ones are only counted."""

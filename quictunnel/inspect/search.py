@@ -71,7 +71,7 @@ class Searches:
                     matches.append(match)
                 took = time.monotonic() - began
                 worked += took
-                await asyncio.sleep(took * limits.PAUSE_FACTOR if took > limits.SLICE_TIME else 0)
+                await asyncio.sleep(took * limits.SEARCH_PAUSE_FACTOR)
         finally:
             self._running -= 1
         return SearchResult(matches, searched, is_complete=True)

@@ -53,7 +53,6 @@ HTTP2: Final = "HTTP/2"
 
 _REQUEST: Final = re.compile(rb"([A-Z][A-Z-]{0,22}) ([!-~\x80-\xff]+) HTTP/1\.[01]\r?\n")
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r\n]")
-_FRAMING: Final = re.compile(rb"^(content-length|transfer-encoding):([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 _HEADERS: Final = 1
@@ -466,17 +465,25 @@ def _path(target: bytes) -> str:
 
 def _framing(head: bytes) -> Body | None:
     """Return the body that a head announces, or None without one (RFC 9112 section 6.3)."""
-    lengths, codings = set(), []
-    for match in _FRAMING.finditer(head):
-        value = match[2].strip()
-        if match[1][:1] in b"cC":
-            lengths.add(value)
-        else:
-            codings.append(value)
+    lowered = head.lower()
+    codings = _values(lowered, b"\ntransfer-encoding:")
+    lengths = set(_values(lowered, b"\ncontent-length:"))
     if codings:
-        return _BoundedChunked() if codings[-1].lower().endswith(b"chunked") else UntilClose()
+        return _BoundedChunked() if codings[-1].endswith(b"chunked") else UntilClose()
     if not lengths:
         return None
     if len(lengths) > 1 or not _LENGTH.fullmatch(size := lengths.pop()):
         raise _UnreadableError("a wrong Content-Length")
     return Length(int(size))
+
+
+def _values(lowered: bytes, name: bytes) -> list[bytes]:
+    """Return the values of all headers with a name, which begins with the end of the line before."""
+    values = []
+    at = lowered.find(name)
+    while at >= 0:
+        at += len(name)
+        end = lowered.find(b"\n", at)
+        values.append(lowered[at:end].strip())
+        at = lowered.find(name, end)
+    return values
