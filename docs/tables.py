@@ -211,7 +211,7 @@ def _labels(metric: MetricInfo) -> str:
 
 OTHER_PROGRAMS: Final = (
     "`quictunnel-edge --help` and `python -m certs --help` are other programs: see [an edge of your own]"
-    "(../tutorial/edge-of-your-own.md) and [operations](../OPERATIONS.md)."
+    "(../tutorial/edge-of-your-own.md) and [how to run an edge](../OPERATIONS.md)."
 )
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "constants": constants_table,

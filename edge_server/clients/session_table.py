@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_SESSIONS: Final = 5000
 """Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`). 5000 idle sessions
-take half of a core and 160 MiB (OPERATIONS.md)."""
+take half of a core and 160 MiB (docs/reference/edge-limits.md)."""
 GUARANTEED_MIN: Final = 16
 """Sessions that each token may have in any case, while the edge has room for any."""
 MAX_AWAY: Final = 1024

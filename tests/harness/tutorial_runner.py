@@ -143,15 +143,22 @@ class Terminal:
 
 
 class Reader:
-    """Does what a page says. ``directories``: where the terminals of these names are; others are in one of all."""
+    """Does what a page says. ``directories``: where the terminals of these names are; others are in one of all.
+    Files with absolute paths are below ``root``; without it there are none."""
 
     def __init__(
-        self, enter: Sequence[str], base: Path, environ: Mapping[str, str], directories: Mapping[str, str]
+        self,
+        enter: Sequence[str],
+        base: Path,
+        environ: Mapping[str, str],
+        directories: Mapping[str, str],
+        root: Path | None = None,
     ) -> None:
         self._enter = enter
         self._base = base
         self._environ = environ
         self._directories = directories
+        self._root = root
         self._terminals: dict[str, Terminal] = {}
         self._last: Terminal | None = None
         self.typed = 0
@@ -179,7 +186,12 @@ class Reader:
             assert step.title, f"in which terminal? {step.text}"
             self._type(step)
         elif step.title:
-            (self._base / step.title).write_text(step.text)
+            path = self._base / step.title
+            if step.title.startswith("/"):
+                assert self._root is not None, f"{step.title} would be written on this machine"
+                path = self._root / step.title.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(step.text)
 
     def _type(self, step: Step) -> None:
         if (name := step.notes.get("press Ctrl-C")) is not None:

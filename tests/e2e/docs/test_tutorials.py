@@ -1,15 +1,13 @@
 """The tutorials of the documentation, typed in terminals: every command, every file, what they say is shown."""
 
-import json
 import os
-import subprocess
 import sys
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from edge_server.certificates.authority import DevelopmentAuthority
+from tests.harness.acme_authority import certificate_authority
 from tests.harness.netns import new_namespace
 from tests.harness.programs import need
 from tests.harness.tutorial_runner import Reader, steps_of
@@ -17,39 +15,6 @@ from tests.harness.tutorial_runner import Reader, steps_of
 ROOT = Path(__file__).parents[3]
 TUTORIALS = ROOT / "docs" / "tutorial"
 DOMAIN = "tunnel.example.com"
-
-
-@contextmanager
-def certificate_authority(namespace, base):
-    """Debian's pebble where the tutorial says to find it, which stands for Let's Encrypt: it believes what it is
-    shown on port 443. ``base/roots.pem`` vouches for its certificates."""
-    web = base / "web"
-    authority = DevelopmentAuthority.load_or_create(web)
-    chain, key = authority.issue(["localhost", "127.0.0.1"])
-    (web / "web.pem").write_bytes(chain)
-    (web / "web.key").write_bytes(key)
-    config = {
-        "listenAddress": "127.0.0.1:14000",
-        "managementListenAddress": "127.0.0.1:15000",
-        "certificate": str(web / "web.pem"),
-        "privateKey": str(web / "web.key"),
-        "httpPort": 80,
-        "tlsPort": 443,
-        "ocspResponderURL": "",
-    }
-    (web / "pebble.json").write_text(json.dumps({"pebble": config}))
-    command = [*namespace.enter, need("pebble"), "-config", str(web / "pebble.json")]
-    with (web / "pebble.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PEBBLE_VA_NOSLEEP": "1"})
-    try:
-        patient = ("--retry", "60", "--retry-delay", "1", "--retry-connrefused", "--silent", "--show-error")
-        roots = namespace.run("curl", *patient, "--cacert", str(web / "ca.pem"), "https://localhost:15000/roots/0")
-        assert roots.stdout.startswith(b"-----BEGIN"), roots.stderr
-        (base / "roots.pem").write_bytes(roots.stdout)
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def processes_of(home):

@@ -1,0 +1,141 @@
+"""The guides for operators, run on a machine with a systemd of its own: each command as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ready_wheel
+from tests.harness.acme_authority import certificate_authority
+from tests.harness.programs import need
+from tests.harness.systemd_machine import booted
+from tests.harness.tutorial_runner import Reader, steps_of
+
+ROOT = Path(__file__).parents[3]
+GUIDES = ROOT / "docs" / "how-to"
+DOMAIN = "tunnel.example.com"
+PAGES = ("public-edge", "tokens-and-names", "monitoring", "upgrade", "backup", "certificates")
+"""In the order in which one machine is led through them."""
+NEW_VERSION = "9.9.9"
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "ready_wheel"
+backend-path = ["."]
+"""
+DOWNLOAD = 24 * 1024 * 1024
+
+
+def source_tree(directory: Path) -> None:
+    """Create the source tree that the guides install, with a build that needs no network."""
+    for name in (*ready_wheel.PACKAGES, "docs/deploy"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ready_wheel.__file__, directory)
+    shutil.copy(ROOT / "pyproject.toml", directory / "project.toml")
+    (directory / "pyproject.toml").write_text(PROJECT)
+
+
+class Machine:
+    """A machine, and a reader who works on it."""
+
+    def __init__(self, machine, reader: Reader, directory: Path) -> None:
+        self.machine = machine
+        self.reader = reader
+        self.directory = directory
+
+    def shell(self, command: str, timeout: float = 60) -> str:
+        """Return what a command prints that is no reader's."""
+        done = self.machine.run("sh", "-ec", command, timeout=timeout)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    def follow(self, page: str) -> None:
+        """Do every step of a guide, and what the test adds between."""
+        for step in steps_of((GUIDES / f"{page}.md").read_text()):
+            if before := getattr(self, f"before_{page.replace('-', '_')}", None):
+                before(step)
+            self.reader.do(step)
+            if after := getattr(self, f"after_{page.replace('-', '_')}", None):
+                after(step)
+
+    def after_public_edge(self, step) -> None:
+        if step.title.endswith("edge.toml"):
+            config = self.machine.path(step.title)
+            shutil.copy(self.directory / "web" / "ca.pem", config.parent / "acme.pem")
+            (config.parent / "acme.pem").chmod(0o644)
+            with config.open("a") as file:
+                file.write('acme-directory = "https://localhost:14000/dir"\nacme-ca = "acme.pem"\n')
+        elif "until" in step.notes and "http.server" in step.text:
+            (self.directory / "laptop" / "hello.txt").write_text("Hello\n")
+            (self.directory / "laptop" / "large").write_bytes(bytes(DOWNLOAD))
+        elif step.title == "Visitor":
+            assert "Hello" in self.reader.shown
+
+    def before_monitoring(self, step) -> None:
+        if "admin url" in step.text:
+            self.machine.path("/etc/prometheus").mkdir()
+            with self.machine.path("/etc/quictunnel/edge.toml").open("a") as file:
+                file.write("admin = 9443\n")
+            self.shell("systemctl restart quictunnel-edge")
+
+    def before_upgrade(self, step) -> None:
+        if "pip install" in step.text:
+            version = self.machine.path("/usr/local/src/quictunnel/quictunnel/shared/version.py")
+            version.write_text(
+                re.sub('VERSION: Final = ".*"', f'VERSION: Final = "{NEW_VERSION}"', version.read_text())
+            )
+        elif "signal=USR2" in step.text:
+            self.visitors = Visitors(self)
+
+    def after_upgrade(self, step) -> None:
+        if "signal=USR2" in step.text:
+            wanted = NEW_VERSION if "readlink" in step.text else self.old_version
+            self.shell(f"until {VERSION} | grep -q '{wanted}'; do sleep 0.1; done")
+            self.visitors.finish()
+
+
+VERSION = (
+    'curl --silent --header "Authorization: Bearer $(cat /var/lib/private/quictunnel/admin.token)" '
+    "http://127.0.0.1:9443/metrics | grep ^quictunnel_build_info"
+)
+
+
+def test_guides(tmp_path):
+    for program in ("bash", "curl", "ps", "setsid"):
+        need(program)
+    scripts = Path(sys.executable).parent
+    environ = {
+        "HOME": "/root",
+        "PATH": os.pathsep.join([str(scripts), os.environ["PATH"]]),
+        "PYTHONUNBUFFERED": "1",
+        "LANG": "C.UTF-8",
+        "PIP_NO_INDEX": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    directories = {
+        "Server": "server",
+        "Laptop": "laptop",
+        "Laptop, second terminal": "laptop",
+        "Visitor": "visitor",
+    }
+    with booted(tmp_path, Path(sysconfig.get_path("purelib")), DOMAIN, f"my-app.{DOMAIN}") as machine:
+        source_tree(machine.path("/usr/local/src/quictunnel"))
+        with (
+            certificate_authority(machine, tmp_path),
+            Reader(machine.enter, tmp_path, environ, directories, tmp_path / "machine") as reader,
+        ):
+            operator = Machine(machine, reader, tmp_path)
+            for page in PAGES:
+                try:
+                    operator.follow(page)
+                except AssertionError:
+                    print(operator.shell("journalctl --no-pager -u quictunnel-edge | tail -n 60"))
+                    raise
