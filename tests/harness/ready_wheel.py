@@ -1,7 +1,7 @@
 """A build backend that makes a wheel of this source tree in a moment, without a network.
 
-A tree with it can be installed by ``pip install '.[edge]'`` as the real one can. The wheel brings the packages, the
-version and the commands of the tree. Its dependencies are those of the tests, by a ``.pth`` file.
+A tree with it can be installed by ``pip install '.[edge]'`` as the real one can. The wheel brings the packages,
+the version and the commands of the tree. Its dependencies are those of the tests, by a ``.pth`` file.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import zipfile
 from pathlib import Path
 
 PACKAGES = ("quictunnel", "edge_server")
-DEPENDENCIES = "/opt/shared"
+DEPENDENCIES = "/opt/packages"
 """The directory of site-packages that the installed programs may also import from."""
 
 
 def build_wheel(wheel_directory: str, *_: object) -> str:
     """Write the wheel and return its name (PEP 517)."""
     names: dict[str, object] = {}
-    exec(Path("quictunnel/shared/version.py").read_text(), names)  # noqa: S102 - a file of the tree
+    exec(Path("quictunnel/shared/version.py").read_text(), names)
     version = names["VERSION"]
     project = tomllib.loads(Path("project.toml").read_text())["project"]
     scripts = "".join(f"{name} = {entry}\n" for name, entry in project.get("scripts", {}).items())

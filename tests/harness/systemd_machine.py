@@ -1,11 +1,13 @@
-"""A machine of its own, as far as namespaces go: a systemd as the first process, a network, writable directories that
-end with the test. The rest of the file system is the host's and cannot be written. Needs root."""
+"""A machine in namespaces: a systemd as the first process, a network, and writable directories that end with the
+test. The rest of the file system is the host's and cannot be written. Needs root."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from tests.harness.programs import need
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WRITABLE = ("/etc", "/opt", "/root", "/usr/local/sbin", "/usr/local/src", "/var")
+WRITABLE = ("/etc", "/opt", "/usr/local/sbin", "/usr/local/src", "/var")
 """Directories of the host that a directory of the test takes the place of."""
 MASKED = (
     "systemd-udevd.service",
@@ -38,7 +40,7 @@ MASKED = (
 )
 """Units that would touch the host, or that take time."""
 BOOT = """
-base=$1; shared=$2; shift 2
+base=$1; python=$2; packages=$3; shift 3
 mount --make-rprivate /
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -47,12 +49,17 @@ ip link set lo up
 mount -t tmpfs tmpfs /run
 mkdir /run/base && mount --bind "$base" /run/base
 for place; do mount --bind "/run/base/machine$place" "$place"; done
-mkdir /opt/shared && mount --bind "$shared" /opt/shared
+mkdir /opt/python /opt/packages
+mount --bind "$python" /opt/python
+mount --bind "$packages" /opt/packages
+echo /opt/python/lib > /etc/ld.so.conf.d/00-python.conf
+ldconfig -X
 mount -t tmpfs tmpfs /tmp
 mkdir -p "$base" && mount --move /run/base "$base"
 mount -o remount,bind,ro /
 exec env -i container=unshare PATH="$PATH" /usr/bin/systemd --system --unit=basic.target --show-status=no
 """
+PACKAGES = sysconfig.get_path("purelib")
 BOOT_TIMEOUT = 30.0
 
 
@@ -76,9 +83,12 @@ class SystemdMachine:
 
 
 @contextmanager
-def booted(directory: Path, shared: Path, *hosts: str) -> Iterator[SystemdMachine]:
-    """Boot a machine in which these names are 127.0.0.1, and ``shared`` is ``/opt/shared``. Skips the test where
-    that is not possible."""
+def booted(directory: Path, *hosts: str) -> Iterator[SystemdMachine]:
+    """Boot a machine in which these names are 127.0.0.1.
+
+    The Python of the tests is also in ``/opt/python`` there, and its packages in ``/opt/packages``, because
+    services cannot see home directories. Skips the test where a machine is not possible.
+    """
     if os.geteuid() != 0:
         pytest.skip("namespaces need root")
     for program in ("systemctl", "unshare", "nsenter"):
@@ -87,7 +97,18 @@ def booted(directory: Path, shared: Path, *hosts: str) -> Iterator[SystemdMachin
     kinds = ("--fork", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup", "--kill-child")
     with (directory / "boot.log").open("wb") as log:
         process = subprocess.Popen(
-            [need("unshare"), *kinds, "sh", "-ec", BOOT, "boot", str(directory), str(shared), *WRITABLE],
+            [
+                need("unshare"),
+                *kinds,
+                "sh",
+                "-ec",
+                BOOT,
+                "boot",
+                str(directory),
+                sys.base_prefix,
+                PACKAGES,
+                *WRITABLE,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

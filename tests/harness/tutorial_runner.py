@@ -20,6 +20,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import time
@@ -78,7 +79,9 @@ class Terminal:
             env={**environ, "PS1": "", "PS2": "", "TERM": "xterm", "HISTFILE": ""},
         )
         os.close(slave)
-        self._type("stty -echo rows 40 cols 200; bind 'set enable-bracketed-paste off'")
+        # Also where a mount namespace was entered, in which the directory is another one.
+        self._type(f"cd {shlex.quote(str(directory))}")
+        self._type("stty -echo rows 40 cols 200; bind 'set enable-bracketed-paste off'; trap 'wrong=$?' ERR")
         self.status()
 
     def type(self, command: str) -> None:
@@ -93,9 +96,9 @@ class Terminal:
         self.status()
 
     def status(self) -> int:
-        """The exit status of the command that was typed last, when it has ended."""
+        """Return the exit status of what was typed last, when it has ended: of the last line that failed, or 0."""
         self._count += 1
-        self._type(f'echo "status" $? "of {self._count}"')
+        self._type(f'echo "status" ${{wrong:-0}} "of {self._count}"; wrong=0')
         found = self._wait(rf"status (\d+) of {self._count}\r?\n")
         self._is_busy = False
         self._seen = self._seen[: found.start()] + self._seen[found.end() :]

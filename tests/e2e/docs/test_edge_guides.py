@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import threading
 from pathlib import Path
 
@@ -41,6 +40,50 @@ def source_tree(directory: Path) -> None:
     shutil.copy(ready_wheel.__file__, directory)
     shutil.copy(ROOT / "pyproject.toml", directory / "project.toml")
     (directory / "pyproject.toml").write_text(PROJECT)
+
+
+class Visitors:
+    """One visitor who downloads slowly, and others who come one after the other, while something else happens."""
+
+    def __init__(self, operator: Machine) -> None:
+        url = f"https://my-app.{DOMAIN}"
+        trust = ("--silent", "--show-error", "--fail", "--cacert", str(operator.directory / "roots.pem"))
+        self._target = operator.directory / "downloaded"
+        self._download = subprocess.Popen(
+            [
+                *operator.machine.enter,
+                "curl",
+                *trust,
+                "--limit-rate",
+                "4M",
+                "--output",
+                self._target,
+                f"{url}/large",
+            ]
+        )
+        self._ended = threading.Event()
+        self._statuses: list[int] = []
+
+        def visit() -> None:
+            self._statuses.append(operator.machine.run("curl", *trust, f"{url}/hello.txt").returncode)
+
+        def visit_again() -> None:
+            while not self._ended.is_set():
+                visit()
+
+        self._visit = visit
+        self._others = threading.Thread(target=visit_again, daemon=True)
+        self._others.start()
+
+    def finish(self) -> None:
+        """Assert that all were served, and the download to its end."""
+        self._ended.set()
+        self._others.join()
+        self._visit()
+        assert len(self._statuses) > 1
+        assert set(self._statuses) == {0}
+        assert self._download.wait(60) == 0
+        assert self._target.stat().st_size == DOWNLOAD
 
 
 class Machine:
@@ -80,11 +123,10 @@ class Machine:
             assert "Hello" in self.reader.shown
 
     def before_monitoring(self, step) -> None:
-        if "admin url" in step.text:
-            self.machine.path("/etc/prometheus").mkdir()
+        if step.kind == "toml":
+            self.machine.path("/etc/prometheus").mkdir(exist_ok=True)
             with self.machine.path("/etc/quictunnel/edge.toml").open("a") as file:
-                file.write("admin = 9443\n")
-            self.shell("systemctl restart quictunnel-edge")
+                file.write(step.text)
 
     def before_upgrade(self, step) -> None:
         if "pip install" in step.text:
@@ -93,12 +135,17 @@ class Machine:
                 re.sub('VERSION: Final = ".*"', f'VERSION: Final = "{NEW_VERSION}"', version.read_text())
             )
         elif "signal=USR2" in step.text:
+            self.old_version = (
+                re.search('version="([^"]*)"', self.shell(VERSION))[1]
+                if "readlink" in step.text
+                else self.old_version
+            )
             self.visitors = Visitors(self)
 
     def after_upgrade(self, step) -> None:
         if "signal=USR2" in step.text:
             wanted = NEW_VERSION if "readlink" in step.text else self.old_version
-            self.shell(f"until {VERSION} | grep -q '{wanted}'; do sleep 0.1; done")
+            self.shell(f"until {VERSION} | grep -q '{wanted}'; do sleep 0.1; done", 20)
             self.visitors.finish()
 
 
@@ -108,16 +155,20 @@ VERSION = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_guides(tmp_path):
     for program in ("bash", "curl", "ps", "setsid"):
         need(program)
     scripts = Path(sys.executable).parent
+    (tmp_path / "home").mkdir()
     environ = {
-        "HOME": "/root",
-        "PATH": os.pathsep.join([str(scripts), os.environ["PATH"]]),
+        "HOME": str(tmp_path / "home"),
+        "PATH": os.pathsep.join(["/opt/python/bin", str(scripts), os.environ["PATH"]]),
         "PYTHONUNBUFFERED": "1",
         "LANG": "C.UTF-8",
         "PIP_NO_INDEX": "1",
+        "PIP_NO_COMPILE": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
     directories = {
@@ -126,7 +177,7 @@ def test_guides(tmp_path):
         "Laptop, second terminal": "laptop",
         "Visitor": "visitor",
     }
-    with booted(tmp_path, Path(sysconfig.get_path("purelib")), DOMAIN, f"my-app.{DOMAIN}") as machine:
+    with booted(tmp_path, DOMAIN, f"my-app.{DOMAIN}") as machine:
         source_tree(machine.path("/usr/local/src/quictunnel"))
         with (
             certificate_authority(machine, tmp_path),
@@ -136,6 +187,6 @@ def test_guides(tmp_path):
             for page in PAGES:
                 try:
                     operator.follow(page)
-                except AssertionError:
-                    print(operator.shell("journalctl --no-pager -u quictunnel-edge | tail -n 60"))
+                except AssertionError as error:
+                    error.add_note(operator.shell("journalctl --no-pager --unit quictunnel-edge --lines 60"))
                     raise
