@@ -47,8 +47,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
 
     Args:
         port: the local service, dialled for each visitor: a TCP port of this machine (127.0.0.1 and ::1), or a
-        text
-            with another address. ``"web:8000"`` is a port of another machine or container,
+            text with another address. ``"web:8000"`` is a port of another machine or container,
             ``"http://localhost:3000"`` the same as 3000, ``"https://localhost:8443"`` a service with TLS and
             ``"unix:/run/app.sock"`` a Unix socket.
         unencrypted: also expose the port over plain TCP, on a separate public port.
@@ -82,8 +81,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             connection of another protocol. It runs on the client's background thread and must return at once;
             a ``quictunnel.RequestQueue()`` collects the summaries for another thread.
         verify_origin: False: accept any certificate of an ``https://`` service, such as a self-signed one.
-        Otherwise
-            it has to be valid for the host in the URL.
+            Otherwise it has to be valid for the host in the URL.
         origin_ca: PEM file with the authorities that may have signed that certificate; None: the system's.
         client: the connection to use; None means ``Client.from_env()``, shared by the whole process.
 
