@@ -7,7 +7,6 @@ second.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import socket
@@ -18,6 +17,8 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from playwright.sync_api import sync_playwright
 
@@ -114,8 +115,14 @@ def open_tunnels(stack: ExitStack, edge: EmbeddedEdge) -> list[quictunnel.Tunnel
             stack.callback(origin.listener.close)
             forward = quictunnel.forward(origin.port, name=name, unencrypted=name == "orders", client=client)
             tunnels.append(stack.enter_context(forward))
-    logging.getLogger("edge_server.demo").warning("visitors of notebook wait: its client has lost its connection")
     return tunnels
+
+
+def guess_token(url: str) -> None:
+    """Send a wrong token to the operator's page, which is a warning in the log."""
+    wrong = {"Authorization": "Bearer wrong"}
+    with suppress(HTTPError), urlopen(Request(f"{url}api/v1/edge", headers=wrong)):  # noqa: S310 - of this edge
+        pass
 
 
 def main(directory: Path) -> None:
@@ -127,6 +134,7 @@ def main(directory: Path) -> None:
         admin = edge.server.admin
         assert admin is not None
         tunnels = open_tunnels(stack, edge)
+        guess_token(admin.url)
         browser = stack.enter_context(sync_playwright()).chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
         )

@@ -168,7 +168,7 @@ class ReadModels:
         return view.page(found, query)
 
     def certificates(self, query: ListQuery) -> Page[Certificate]:
-        """Return the certificates of ACME by name, and then all others."""
+        """Return the certificates, the most urgent first."""
         acme = self._introspection.certificates.acme
         statuses = acme.statuses if acme is not None else []
         found = [
@@ -190,6 +190,7 @@ class ReadModels:
             for validity in self._validities()
             if validity.names not in known
         ]
+        found.sort(key=_urgency)
         view: ListView[Certificate, Certificate] = ListView(
             key=lambda each: each.names[0], show=lambda each: each, texts=lambda each: each.names
         )
@@ -343,6 +344,11 @@ def _owner(client: ClientSession) -> str:
 def _address_of(client: ClientSession) -> str:
     host, port = client.session.link.connection.address[:2]
     return format_address(str(host), int(port))
+
+
+def _urgency(certificate: Certificate) -> tuple[bool, float]:
+    """Return a sort key: those whose last order failed first, then those that expire first."""
+    return not certificate.last_error, certificate.expires_at or 0.0
 
 
 def _carried(tunnel: RegisteredTunnel, now: Totals) -> tuple[int, int]:

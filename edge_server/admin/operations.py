@@ -145,7 +145,7 @@ OPERATIONS: Final = (
         ),
     ),
     Operation(
-        "get", "/certificates", "certificates", "Certificates for visitors, and the status of those from ACME",
+        "get", "/certificates", "certificates", "Certificates for visitors, the most urgent first",
         Page[state_types.Certificate], _list_parameters(),
     ),
     Operation(

@@ -1,10 +1,11 @@
-"""Rates between two looks."""
+"""Rates between two measurements, and the order of certificates."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_server.admin.models import RateMeter
+from edge_server.admin.models import RateMeter, _urgency
+from edge_server.admin.state_types import Certificate
 
 if TYPE_CHECKING:
     from tests.harness.manual_clock import ManualClock
@@ -25,3 +26,18 @@ def test_a_rate_is_what_was_carried_by_the_time_that_passed(clock: ManualClock):
     clock.now += 1
     meter.measure(lambda: {"a": (0, 0)})
     assert meter.rate("a") == (0, 0), "a tunnel that began anew"
+
+
+def test_certificates_that_failed_or_expire_come_first():
+    def certificate(name: str, expires_at: float | None, last_error: str = "") -> Certificate:
+        return Certificate(names=[name], by_acme=True, expires_at=expires_at, last_error=last_error)
+
+    certificates = [
+        certificate("later", 300),
+        certificate("soon", 100),
+        certificate("failed", 400, "no answer"),
+        certificate("ordered", None),
+        certificate("missing", None, "no answer"),
+    ]
+    ordered = [certificate.names[0] for certificate in sorted(certificates, key=_urgency)]
+    assert ordered == ["missing", "failed", "ordered", "soon", "later"]

@@ -45,6 +45,18 @@ def test_a_line_is_one_line_of_what_can_be_printed(ring: RecentErrors):
     assert (one.level, one.logger) == ("error", "edge_server.test")
 
 
+def test_keys_of_tokens_have_the_name_of_their_owner():
+    names = {"abcdefghij234567": "Ada" + "x" * 100, "0123456789ab": "own"}
+    ring = RecentErrors(lambda key: names.get(key, ""))
+    message = "client abcdefghij234567 of 0123456789ab, not abcdefghij234567x or bbcdefghij234567"
+    ring.handle(logging.LogRecord("a", logging.ERROR, "b.py", 1, message, (), None))
+    (record,) = ring.recent().items
+    ada = f"Ada{'x' * 57}"
+    assert record.message == (
+        f"client abcdefghij234567 ({ada}) of 0123456789ab (own), not abcdefghij234567x or bbcdefghij234567"
+    )
+
+
 def test_unformattable_record_does_not_raise(ring: RecentErrors):
     for arguments in (("no number",), ({},)):
         ring.handle(logging.LogRecord("a", logging.ERROR, "b.py", 1, "%(wrong)d", arguments, None))
