@@ -112,7 +112,7 @@ def test_missing_extra_names_the_package(tmp_path: Path):
     for missing in ("starlette", "uvicorn", "prometheus_client"):
         ended = edge_that_fails(tmp_path, "0", f"import sys; sys.modules[{missing!r}] = None\n")
         assert ended.returncode == 2
-        assert re.fullmatch(r"edge_server: error: .*pip install 'quictunnel\[edge\]'\.\n", ended.stderr)
+        assert re.fullmatch(r"quictunnel-edge: error: .*pip install 'quictunnel\[edge\]'\.\n", ended.stderr)
 
 
 def edge_that_fails(state: Path, admin: str, first: str = "") -> subprocess.CompletedProcess[str]:
