@@ -54,7 +54,7 @@ def parse_arguments(options: Sequence[Option], argv: Sequence[str]) -> dict[str,
     """
     settings: dict[str, Any] = dict(SETTINGS)
     try:
-        with _command(options).make_context(usage_name(), list(argv), **settings) as context:
+        with edge_command(options).make_context(usage_name(), list(argv), **settings) as context:
             return {name: value for name, value in context.params.items() if value is not None}
     except click.UsageError as error:
         message = escape_unprintable(error.format_message().removesuffix("."))
@@ -63,7 +63,8 @@ def parse_arguments(options: Sequence[Option], argv: Sequence[str]) -> dict[str,
         raise SystemExit(end.exit_code) from None
 
 
-def _command(options: Sequence[Option]) -> click.Command:
+def edge_command(options: Sequence[Option]) -> click.Command:
+    """Return the command, with an option for each row of the table."""
     params: list[click.Parameter] = []
     for option in options:
         default = f" (default: {option.default})" if option.default and option.kind.metavar else ""
