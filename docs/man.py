@@ -1,6 +1,7 @@
 """Generate the manual pages quictunnel(1) and quictunnel-edge(8) from the commands' own help.
 
-``python docs/man.py --write`` updates them in ``docs/man``; the wheel installs them in ``share/man``. A test fails
+``python docs/man.py --write`` updates them in ``docs/man``, as ``docs/tables.py --write`` does for the pages of
+the same help; the wheel installs them in ``share/man``. A test fails
 when they are out of date.
 """
 
@@ -165,14 +166,18 @@ def _text(text: str) -> str:
     return re.sub(r"^([.'])", r"\\&\1", escaped)
 
 
+def write() -> None:
+    """Update the files in docs/man."""
+    for page in pages():
+        page.path.write_text(page.text)
+
+
 def main() -> None:
     """Print the pages, or write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="update the files in docs/man")
     if parser.parse_args().write:
-        MAN.mkdir(exist_ok=True)
-        for page in pages():
-            page.path.write_text(page.text)
+        write()
     else:
         print(*(page.text for page in pages()), sep="\n")  # noqa: T201 - what was asked for
 

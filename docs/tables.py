@@ -12,6 +12,7 @@ import argparse
 import inspect
 import json
 import re
+import runpy
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
@@ -209,6 +210,7 @@ def _labels(metric: MetricInfo) -> str:
     return "; ".join(f"`{name}`: {', '.join(values)}" if values else f"`{name}`" for name, values in named)
 
 
+HELP_PAGES: Final = ("command-line.md", "CONFIGURATION.md")
 OTHER_PROGRAMS: Final = (
     "`quictunnel-edge --help` and `python -m certs --help` are other programs: see [an edge of your own]"
     "(../tutorial/edge-of-your-own.md) and [how to run an edge](../OPERATIONS.md)."
@@ -314,6 +316,8 @@ def main() -> None:
         options.schema.write_text(schema())
     elif options.write:
         options.write.write_text(renewed(options.write.read_text()))
+        if options.write.name in HELP_PAGES:  # the manual pages have the same texts
+            runpy.run_path(str(DOCS / "man.py"))["write"]()
     else:
         print("\n\n".join(f"## {name}\n\n{table()}" for name, table in TABLES.items()))  # noqa: T201 - its purpose
 
