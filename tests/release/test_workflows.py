@@ -78,7 +78,6 @@ def test_actionlint(tmp_path, right, wrong, complaint):
     ("right", "wrong", "complaint"),
     [
         ("", "", ""),
-        ("persist-credentials: false", "persist-credentials: true", "artipacked"),
         ("permissions:\n  contents: read", "permissions: write-all", "excessive-permissions"),
         ('"v$(python', '"${{ github.ref_name }}$(python', "template-injection"),
     ],
