@@ -466,6 +466,7 @@ def test_the_test_tree_mirrors_the_source():
         "netlab",
         "e2e",
         "harness",
+        "release",
         "perf",
         "client",
         "cli",

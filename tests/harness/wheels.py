@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import email
 import fcntl
+import importlib.metadata
 import os
 import re
-import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,15 +79,33 @@ def built_wheels(factory: pytest.TempPathFactory) -> Wheels:
 def build(shared: Path) -> None:
     """Build the wheels and download what they depend on."""
     dist, house = shared / "dist", shared / "house"
-    # Compiling the engine takes minutes; where bootstrap.py has done so, its wheel takes seconds.
-    is_compiled = (ROOT / "native" / "target" / "release").exists() and shutil.which("cargo") is not None
-    if is_compiled:
-        pip("wheel", "--no-deps", "--wheel-dir", dist, ROOT / "native")
-    options = [] if is_compiled else ["--without-native"]
+    dist.mkdir()
+    options = [] if pack_native(dist) else ["--without-native"]
     command = ["release/build.py", "--out", dist, "--repository", REPOSITORY, "--installer", "uv", *options]
     run([sys.executable, *command])
     (main,) = dist.glob("quictunnel-*.whl")
     pip("download", "--dest", house, "--find-links", dist, f"{main}[edge,inspect]", *OTHERS)
+
+
+def pack_native(to: Path) -> bool:
+    """Write the wheel of the native engine again from which it was installed here, since compiling it takes minutes.
+    Return False if it is not installed."""
+    try:
+        installed = importlib.metadata.distribution("quictunnel-native")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    described = email.message_from_string(installed.read_text("WHEEL") or "")
+    name = f"quictunnel_native-{installed.version}-{described['Tag']}.whl"
+    record = []
+    with zipfile.ZipFile(to / name, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for file in installed.files or []:
+            if file.hash is not None and file.name not in ("INSTALLER", "REQUESTED", "direct_url.json"):
+                wheel.write(file.locate(), str(file))
+                record.append(f"{file},{file.hash.mode}={file.hash.value},{file.size}\n")
+            elif file.name == "RECORD":
+                place = str(file)
+        wheel.writestr(place, "".join([*record, f"{place},,\n"]))
+    return True
 
 
 def pip(*arguments: str | Path) -> None:

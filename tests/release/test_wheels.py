@@ -87,7 +87,7 @@ def test_an_index_can_show_the_page(wheels):
 )
 def test_the_native_engine_is_a_dependency_where_it_has_wheels(wheels, system, machine, implementation, is_there):
     if not wheels.has_native:
-        pytest.skip("the native engine has not been compiled here")
+        pytest.skip("the native engine is not installed here")
     required = map(Requirement, metadata(wheels.main).get_all("Requires-Dist"))
     (marker,) = [each.marker for each in required if each.name == "quictunnel-native" and "extra" not in str(each)]
     assert isinstance(marker, Marker)
