@@ -88,7 +88,7 @@ def build(shared: Path) -> None:
 
 
 def pack_native(to: Path) -> bool:
-    """Write the wheel of the native engine again from which it was installed here, since compiling it takes minutes.
+    """Pack the native engine that is installed here into a wheel again, since compiling it takes minutes.
     Return False if it is not installed."""
     try:
         installed = importlib.metadata.distribution("quictunnel-native")
