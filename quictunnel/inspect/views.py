@@ -104,9 +104,20 @@ def _body(message: HttpMessage) -> dict[str, Any]:
     }
 
 
-def image_of(message: HttpMessage) -> tuple[bytes, str] | None:
-    """Return the bytes and the media type of a body that is an image and may be shown; None for another body."""
+def image_of(message: HttpMessage, field: int | None = None) -> tuple[bytes, str] | None:
+    """Return the bytes and the media type of an image that may be shown; None if there is no such image.
+
+    Args:
+        message: the request or response.
+        field: index of the field of a form with the image; None: the image is the body.
+    """
     body, _ = decode_body(bytes(message.body.data), message.header_values(b"content-encoding"))
+    if field is not None:
+        is_cut = not message.body.is_complete
+        form = decode_form(body, _first(message, b"content-type"), is_cut=is_cut)
+        if form is None or not 0 <= field < len(form.fields):
+            return None
+        body = form.fields[field].value
     image = recognise(body)
     if image is None or not image.is_small or not message.body.is_complete:
         return None
@@ -131,10 +142,12 @@ def _form(body: bytes, content_type: bytes, *, is_cut: bool) -> dict[str, Any]:
     form = decode_form(body, content_type, is_cut=is_cut)
     if form is None:
         return {}
-    return {"form": {"note": form.note, "fields": [_field(field) for field in form.fields]}}
+    return {
+        "form": {"note": form.note, "fields": [_field(field, is_complete=not is_cut) for field in form.fields]}
+    }
 
 
-def _field(field: FormField) -> dict[str, Any]:
+def _field(field: FormField, *, is_complete: bool) -> dict[str, Any]:
     shown = field.value[:MAX_FIELD]
     is_cut = len(shown) < len(field.value)
     return {
@@ -143,6 +156,7 @@ def _field(field: FormField) -> dict[str, Any]:
         "type": field.content_type,
         "size": len(field.value),
         "is_cut": is_cut,
+        **_image(field.value, is_complete=is_complete),
         **text_or_base64(shown, field.content_type.encode("latin-1", "replace"), is_cut=is_cut),
     }
 

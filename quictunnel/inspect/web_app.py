@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from quictunnel.inspect.replay import Replays
     from quictunnel.origin.target import Target
 
+MAX_INDEX: Final = 9
+"""Digits of the index of a form's field."""
 FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/inspector.css": ("inspector.css", "text/css; charset=utf-8"),
@@ -100,7 +102,9 @@ class Site:
             direction = Direction(request.path_params["direction"])
         except ValueError:
             return _not_found()
-        found = None if exchange is None else image_of(exchange.message(direction))
+        index = request.query_params.get("field", "")
+        field = int(index) if index.isascii() and index.isdigit() and len(index) < MAX_INDEX else None
+        found = None if exchange is None else image_of(exchange.message(direction), field)
         return _not_found() if found is None else Response(found[0], media_type=found[1])
 
     async def _export_exchange(self, request: Request) -> Response:

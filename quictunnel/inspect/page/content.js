@@ -29,7 +29,7 @@ export function content(body, path) {
 function viewsOf(body, path) {
   const views = {};
   if (body.image) views.Image = () => [picture(body.image, path)];
-  if (body.form) views.Fields = () => fields(body.form);
+  if (body.form) views.Fields = () => fields(body.form, path);
   const json = body.text === undefined ? undefined : parsed(body.text);
   if (json !== undefined) {
     views.Tree = () => [wrapped(tree(json))];
@@ -92,11 +92,11 @@ function picture(image, path) {
   return place;
 }
 
-function fields(form) {
+function fields(form, path) {
   const parts = [];
   if (form.note) parts.push(element("p", form.note, "warning"));
   const table = element("table", undefined, "fields body");
-  for (const field of form.fields) {
+  for (const [index, field] of form.fields.entries()) {
     const row = element("tr");
     const name = element("td", field.name);
     const value = element("td");
@@ -104,9 +104,10 @@ function fields(form) {
       const kind = field.type ? `, ${field.type}` : "";
       value.append(element("p", `File ${field.filename || "without a name"} · ${size(field.size)}${kind}`, "quiet"));
     }
-    if (field.base64 !== undefined) value.append(element("pre", dump(bytesOf(field).subarray(0, 256)), "bytes"));
+    if (field.image) value.append(picture(field.image, `${path}?field=${index}`));
+    else if (field.base64 !== undefined) value.append(element("pre", dump(bytesOf(field).subarray(0, 256)), "bytes"));
     else if (field.size) value.append(element("pre", field.text));
-    if (field.is_cut) value.append(element("p", `Only the beginning of ${size(field.size)} is shown.`, "quiet"));
+    if (field.is_cut && !field.image) value.append(element("p", `Only the beginning of ${size(field.size)} is shown.`, "quiet"));
     row.append(name, value);
     table.append(row);
   }

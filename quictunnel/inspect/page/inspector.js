@@ -323,12 +323,12 @@ async function send() {
   byId("title").focus();
 }
 
-async function exportHar(path, name) {
+async function exportHar(path, name, said) {
   try {
     await download(path, name);
-    byId("said").textContent = `${name} is downloaded.`;
+    said.textContent = `${name} is downloaded.`;
   } catch (error) {
-    byId("said").textContent = error.message;
+    said.textContent = error.message;
   }
 }
 
@@ -401,8 +401,12 @@ byId("curl").addEventListener("click", copyAsCurl);
 byId("edit").addEventListener("click", edit);
 byId("editor").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 byId("edit-cancel").addEventListener("click", () => { closeEditor(); byId("edit").focus(); });
-byId("har").addEventListener("click", () => exportHar(`/api/exchanges/${chosen}/har`, `quictunnel-${chosen}.har`));
-byId("har-all").addEventListener("click", () => exportHar("/api/har", "quictunnel.har"));
+byId("har").addEventListener("click", () => {
+  exportHar(`/api/exchanges/${chosen}/har`, `quictunnel-${chosen}.har`, byId("said"));
+});
+byId("har-all").addEventListener("click", () => {
+  exportHar("/api/har", "quictunnel.har", byId("searched"));
+});
 byId("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
   unlock(byId("address").value);

@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 from websockets.sync.client import connect
 
 from quictunnel.inspect import limits
-from tests.harness.inspected_tunnel import HOSTILE, MIB, InspectedTunnel, Origin
+from tests.harness.inspected_tunnel import HOSTILE, MIB, InspectedTunnel, Origin, png
 from tests.harness.inspector_page import PageErrors, open_page, row
 
 if TYPE_CHECKING:
@@ -104,9 +104,15 @@ def test_forms_are_fields_and_files(inspected: InspectedTunnel, page: Page, tmp_
     page.get_by_role("button", name="As it came").click()
     expect(page.locator("#parts .body").first).to_have_text("tea=Earl+Grey&size=%3Cb%3E")
     page.get_by_role("button", name="Fields").click()
+    file.write_bytes(png(300, 200))
+    show(page, inspected, inspected.url("/photo"), "--form", f"photo=@{file}", "--form-string", "a=b", count=3)
+    page.wait_for_function("document.querySelector('#parts .fields img').naturalWidth === 300")
+    expect(fields.nth(0)).to_contain_text("image/png, 300 by 200 pixels")
+    assert inspected.ask("api/exchanges/3/request/image?field=1")[0] == 404
+    assert inspected.ask("api/exchanges/3/request/image?field=9")[0] == 404
     broken = "--XX\r\nContent-Disposition: form-data; name=a\r\n\r\nhalf"
     kind = "Content-Type: multipart/form-data; boundary=XX"
-    show(page, inspected, inspected.url("/broken"), "--data-binary", broken, "--header", kind, count=3)
+    show(page, inspected, inspected.url("/broken"), "--data-binary", broken, "--header", kind, count=4)
     expect(page.locator("#parts .warning")).to_contain_text("the last boundary is missing")
     expect(fields.locator("td")).to_have_text(["a", "half"])
 
