@@ -14,6 +14,9 @@ from tests.harness.tutorial_runner import steps_of
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = {"sh", "bash", "shell", "console", "zsh", "powershell"}
+COMMAND = re.compile(
+    r"\$ |(?:sudo |\S*/)?(?:python3?|pip|pipx|uvx?|quictunnel[-\w]*|curl|git|export|docker|kubectl) "
+)
 FOLLOWED = {ROOT / "README.md", *TUTORIALS.glob("*.md"), *(GUIDES / f"{page}.md" for page in PAGES)}
 """Pages that a test does from top to bottom, so that only ``not run`` leaves a block out."""
 
@@ -24,10 +27,10 @@ def names(documents):
 
 def faults_of(page: str, is_followed: bool) -> list[str]:
     """Return the first lines of the blocks of commands that no test runs and that give no reason."""
-    faults = [f"indented: {line.strip()}" for line in re.findall(r"^ +```\w*", page, re.MULTILINE)]
+    faults = [f"indented: {line.strip()}" for line in re.findall(r"^ +```\w+", page, re.MULTILINE)]
     for step in steps_of(page):
         first = step.text.partition("\n")[0]
-        if not step.kind:
+        if not step.kind and (COMMAND.match(first) or not is_followed):
             faults.append(f"without a language: {first}")
         elif step.kind in SHELL and not is_followed and not {"not run", "run by"} & set(step.notes):
             faults.append(f"not run: {first}")
@@ -56,7 +59,9 @@ def test_the_test_that_a_block_names_reads_the_page(name):
         ("```sh\na\n```\n", False, 1),
         ("```sh\na\n```\n", True, 0),
         ("```console\n$ a\n```\n", False, 1),
-        ("```\na\n```\n", True, 1),
+        ("```\na\n```\n", False, 1),
+        ("```\na\n```\n", True, 0),
+        ("```\ncurl a\n```\n", True, 1),
         ("<!-- not run: needs a cluster -->\n```sh\na\n```\n", False, 0),
         ("<!-- not run:  -->\n```sh\na\n```\n", True, 1),
         ("<!-- run by: tests/a.py -->\n```sh\na\n```\n", False, 0),
