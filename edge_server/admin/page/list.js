@@ -25,6 +25,7 @@ export class List {
     this.search = "";
     this.asked = 0;
     this.number = 0;
+    this.isNew = false; // the operator has asked for other rows, which appear also under the pointer
     const table = element("table", { id: name });
     this.table = new Table(table, caption, columns, {
       home: byId(`${name}-title`),
@@ -64,7 +65,7 @@ export class List {
 
   /** Begin anew with what the operator has chosen. */
   changed(change) {
-    Object.assign(this, { offset: 0 }, change);
+    Object.assign(this, { offset: 0, isNew: true }, change);
     release();
     this.refresh();
   }
@@ -74,7 +75,8 @@ export class List {
       this.changed({ offset: Math.floor((total - 1) / PAGE) * PAGE }); // the list has become shorter
       return;
     }
-    this.table.show(items);
+    this.table.show(items, this.isNew);
+    this.isNew = false;
     say(
       byId(`${this.name}-count`),
       total > items.length ? `${items.length} of ${format.number(total)}` : format.number(total),
@@ -115,7 +117,7 @@ export class List {
   pager(caption) {
     this.before = element("button", { type: "button", "aria-label": `Previous page of ${caption}` }, "Previous");
     this.after = element("button", { type: "button", "aria-label": `Next page of ${caption}` }, "Next");
-    this.place = element("span", { role: "status" });
+    this.place = element("span");
     this.before.addEventListener("click", () => this.changed({ offset: Math.max(0, this.offset - PAGE) }));
     this.after.addEventListener("click", () => this.changed({ offset: this.offset + PAGE }));
     this.pages = element("div", { class: "pager idle" }, this.before, this.place, this.after);

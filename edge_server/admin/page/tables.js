@@ -42,8 +42,9 @@ export class Table {
     });
   }
 
-  show(items) {
-    if (isHeld() && this.rows.size) {
+  /** Show items. While the rows are held, only values change, unless `isForced`. */
+  show(items, isForced = false) {
+    if (isHeld() && this.rows.size && !isForced) {
       this.pending = items;
       this.update(items);
       return;
@@ -73,10 +74,13 @@ export class Table {
   update(items) {
     const newest = new Map(items.map((item) => [this.key(item), item]));
     for (const [key, row] of this.rows) {
-      row.element.classList.toggle("gone", !newest.has(key));
-      if (!newest.has(key)) continue;
-      row.item = newest.get(key);
-      this.fill(row);
+      if (newest.has(key)) {
+        row.item = newest.get(key);
+        this.fill(row);
+        continue;
+      }
+      if (row.element.contains(document.activeElement)) this.home?.focus(); // which ends the hold
+      row.element.classList.add("gone");
     }
   }
 

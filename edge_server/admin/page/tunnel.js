@@ -96,7 +96,7 @@ export function open(wanted) {
   say(byId("tunnel-title"), `Tunnel ${name}`);
   say(byId("tunnel-missing"), "");
   for (const value of facts) say(value, "–");
-  for (const list of [visitors, visits]) list.table.show([]);
+  for (const list of [visitors, visits]) list.table.show([], true);
   visitors.parameters = { only: name };
   visits.parameters = { tunnel: name };
   release();

@@ -27,7 +27,7 @@ from tests.harness.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +272,7 @@ def centre(page: Page, selector: str) -> tuple[float, float]:
 
 
 def test_a_focused_row_keeps_its_place(rig: AdminPageRig):
-    stays, _ = rig.pair("tcp")
+    stays, origin = rig.pair("tcp")
     page = rig.open_page()
     tab_to(page, f"End visitor 127.0.0.1 port {stays.sock.getsockname()[1]}")
     place = centre(page, "#visitors tbody tr")
@@ -282,6 +282,35 @@ def test_a_focused_row_keeps_its_place(rig: AdminPageRig):
     assert focused_element(page).startswith("End visitor")
     page.locator("#visitors-search").focus()
     expect(page.locator("#visitors tbody tr")).to_have_count(3)
+    tab_to(page, f"End visitor 127.0.0.1 port {stays.sock.getsockname()[1]}")
+    for end in (stays, origin):
+        end.sock.close()
+    expect(page.locator("#visitors-title")).to_be_focused()
+    expect(page.locator("#visitors tbody tr")).to_have_count(2)
+    assert rig.complaints == []
+
+
+def test_a_search_shows_its_rows_under_the_pointer(rig: AdminPageRig):
+    for note in ("First", "Second"):
+        rig.operator.do("/tokens", body={"note": note})
+    page = open_view(rig, "Tokens")
+    rows = page.locator("#tokens tbody tr")
+    expect(rows.filter(has_text="First")).to_have_count(1)
+    asked: list[Route] = []
+    pattern = re.compile("tokens.*search=second")
+    page.route(pattern, lambda route: asked.append(route))  # noqa: PLW0108 - it takes no method of a list
+    with page.expect_request(pattern):
+        page.locator("#tokens-search").fill("second")
+    # Between the question and the answer, the pointer comes.
+    x, y = centre(page, "#tokens tbody tr:first-child")
+    page.mouse.move(x, y)
+    page.mouse.move(x + 2, y)
+    expect(page.locator("#hold-note")).to_be_visible()
+    for route in asked:
+        route.continue_()
+    page.unroute(pattern)
+    expect(rows.filter(has_text="First")).to_have_count(0)
+    expect(rows).to_have_count(1)
 
 
 def test_what_needs_attention_comes_first(

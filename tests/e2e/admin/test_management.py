@@ -12,6 +12,7 @@ from openapi_schema_validator import OAS31Validator
 
 import quictunnel
 from edge_server.__main__ import main
+from edge_server.admin.name_management import MAX_EVENTS
 from edge_server.admin.operations import PREFIX
 from edge_server.admin.token_management import MAX_TEXT
 from edge_server.auth.token_store import MAX_NOTE, TokenStore
@@ -190,6 +191,8 @@ def test_lists_are_searched_sorted_and_cut(operator: AdminClient):
     assert [each["note"] for each in by_expiry[:3]] == ["Batch 1", "Batch 3", "Batch 5"]
     for wrong in ({"sort": "digest"}, {"only": "bad"}, {"offset": -1}, {"offset": 100_000}, {"search": "x" * 101}):
         assert operator.ask("/tokens", **wrong).status_code == 400
+    assert operator.ask("/names/history", limit=MAX_EVENTS + 1).status_code == 400
+    assert operator.ask("/names/history", limit=MAX_EVENTS, name="x" * 301).status_code == 400
 
 
 def test_visits_and_the_detail_of_a_tunnel(rig: AdminTunnel, operator: AdminClient):
