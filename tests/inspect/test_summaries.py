@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quictunnel.inspect import summaries
+from quictunnel.inspect.exchange_store import ExchangeState
 from quictunnel.inspect.summaries import (
     ENDED_EARLY,
     MAX_FRAMES,
@@ -25,11 +26,13 @@ from quictunnel.inspect.summaries import (
     SummaryTap,
     SummaryTaps,
 )
-from tests.inspect.recorded_connection import bytewise
+from tests.inspect.recorded_connection import IN, OUT, Recording, bytewise
 from tests.inspect.test_recorder import FRAGMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from quictunnel.inspect.exchange_store import Direction
 
 GET = b"GET /hello?secret=1 HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -288,3 +291,63 @@ def test_any_bytes_stay_bounded(pieces: list[tuple[bool, bytes]]):
     watched.tap.closed("")
     assert watched.taps.buffered == 0
     assert watched.taps._has_failed is False
+
+
+def body_of(framing: str, body: bytes) -> bytes:
+    """Return the framing headers, the end of the head, and the body."""
+    match framing:
+        case "length":
+            return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        case "chunked":
+            halves = [half for half in (body[:3], body[3:]) if half]
+            chunks = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(half), half) for half in halves)
+            return b"transfer-encoding: Chunked\r\n\r\n" + chunks + b"0\r\nTrailer: x\r\n\r\n"
+    return b"\r\n"
+
+
+EXCHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["GET", "HEAD", "POST", "DELETE"]),
+        st.sampled_from(["none", "length", "chunked"]),
+        st.sampled_from([200, 204, 304, 404, 500]),
+        st.sampled_from(["length", "chunked"]),
+        st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"0\r\n\r\n", b"\n" * 9]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(deadline=None)
+@given(exchanges=EXCHANGES, step=st.integers(1, 50), pipelined=st.booleans())
+def test_it_agrees_with_the_inspector(
+    exchanges: list[tuple[str, str, int, str, bytes]], step: int, *, pipelined: bool
+):
+    """Of any valid conversation in any pieces, both see the same requests and statuses."""
+    watched, recording = Watched(), Recording()
+    tapped = {IN: watched.tap.request, OUT: watched.tap.response}
+
+    def send(direction: Direction, data: bytes) -> None:
+        for at in range(0, len(data), step):
+            piece = data[at : at + step]
+            tapped[direction].passed(piece, len(piece))
+            recording.pass_bytes(direction, piece)
+
+    pairs = []
+    for number, (method, framing, status, answer, body) in enumerate(exchanges):
+        request = f"{method} /{number}?q HTTP/1.1\r\nHost: x\r\n".encode() + body_of(framing, body)
+        response = f"HTTP/1.1 {status} Reason\r\n".encode() + body_of(answer, body)
+        if method == "HEAD" or status in (204, 304):
+            response = response.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        pairs.append((request, b"HTTP/1.1 100 Continue\r\n\r\n" + response))
+    if pipelined:
+        pairs = [tuple(map(b"".join, zip(*pairs, strict=True)))]
+    for request, response in pairs:
+        send(IN, request)
+        send(OUT, response)
+    expected = [(method, f"/{number}", status, "") for number, (method, _, status, _, _) in enumerate(exchanges)]
+    assert watched.take() == expected
+    assert [(each.method, each.target.partition("?")[0], each.status) for each in recording.exchanges] == [
+        each[:3] for each in expected
+    ]
+    assert all(each.state is ExchangeState.DONE for each in recording.exchanges)
