@@ -156,6 +156,7 @@ class Client:
             resumed=counters.resumed,
             migrated=counters.migrated,
             reconnected=counters.reconnected,
+            visitors_lost=counts.lost,
         )
 
     def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:

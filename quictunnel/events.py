@@ -73,6 +73,8 @@ class Snapshot:
     """Times that the connection moved to another socket because this machine's network changed."""
     reconnected: int = 0
     """Times that a new session replaced one that was lost, or whose edge was shut down."""
+    visitors_lost: int = 0
+    """Public connections that were cut because their session ended before they had finished."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,21 @@ def _log_level(context: click.Context, _: click.Parameter, level: str) -> None:
 
 
 JSON: Final = click.option("-j", "--json", "as_json", is_flag=True, help="print events as JSON, one object a line")
+OUTPUT: Final = combine_options(
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        help="no lines about visitors and requests: only addresses, warnings, and a lost connection",
+    ),
+    click.option(
+        "--requests/--no-requests",
+        default=None,
+        help="show each request (default: yes; with --json and in `run`, no)",
+    ),
+    JSON,
+)
+"""Options of the output. :func:`~quictunnel.cli.output_options.take_output_options` takes their values."""
 LOG_LEVEL: Final = click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS),
@@ -130,7 +145,7 @@ TUNNEL: Final = combine_options(
         help="address of that page (default: loopback, first free port from 4040)",
     ),
     EDGE,
-    JSON,
+    OUTPUT,
     LOG_LEVEL,
 )
 """Options of every command that opens a tunnel. Those before ``--edge`` are arguments of ``forward()``."""

@@ -10,15 +10,16 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from quictunnel.cli.common_options import JSON, LOG_LEVEL
+from quictunnel.cli.common_options import LOG_LEVEL, OUTPUT
 from quictunnel.cli.demo_app import sample_app
 from quictunnel.cli.json_reporter import JsonReporter
+from quictunnel.cli.output_options import choose_reporter, take_output_options
 from quictunnel.cli.reporter import one_line
-from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, choose_reporter, new_client, serve
+from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, new_client, serve
 from quictunnel.errors import Error
 from quictunnel.shared.command_line import Command
 
@@ -56,9 +57,9 @@ Examples:
 """,
 )
 @click.option("--once", is_flag=True, help="exit after the request")
-@JSON
+@OUTPUT
 @LOG_LEVEL
-def demo(*, once: bool, as_json: bool) -> None:
+def demo(*, once: bool, **options: Any) -> None:
     """Run ``quictunnel demo``.
 
     Raises:
@@ -66,12 +67,13 @@ def demo(*, once: bool, as_json: bool) -> None:
     """
     from edge_server.embedded import EmbeddedEdge  # noqa: PLC0415 - no other command has an edge
 
+    output = take_output_options(options)
     inbox = Inbox()
     interrupts = Interrupts(inbox)
     with interrupts.installed(), EmbeddedEdge() as edge, sample_app() as port:
         config = edge.client_config
         client = new_client(config)
-        reporter = choose_reporter(client, as_json=as_json)
+        reporter = choose_reporter(client, output)
         reporter.note(f"An edge runs in this process at {config.edge} (QUIC).")
         reporter.note(f"A sample app listens on http://127.0.0.1:{port}.")
 
@@ -85,6 +87,7 @@ def demo(*, once: bool, as_json: bool) -> None:
             reporter=reporter,
             inbox=inbox,
             interrupts=interrupts,
+            output=output,
             when_open=when_open,
         )
 

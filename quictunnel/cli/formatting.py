@@ -30,6 +30,20 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.00995 else f"{seconds * 1000:.1f} ms"
 
 
+def elapsed(seconds: float) -> str:
+    """Format the duration of a request: whole milliseconds, or seconds from one second on."""
+    if seconds < 0.0005:
+        return "<1 ms"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 9.95 else span(seconds)
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a number with its noun: ``1 visitor``, ``8 visitors``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def span(seconds: float) -> str:
     """Format a duration in seconds in its largest unit."""
     for name, length in (("day", 86_400), ("hour", 3600), ("min", 60)):

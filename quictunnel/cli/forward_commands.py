@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from quictunnel.cli.common_options import DOMAIN, EDGE_LOOKUP, ORIGIN, TUNNEL, forward_arguments, port, target
-from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, choose_reporter, new_client, serve
+from quictunnel.cli.output_options import choose_reporter, take_output_options
+from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, new_client, serve
 from quictunnel.config.client_config import load as load_config
 from quictunnel.shared.command_line import Command
 
@@ -82,9 +83,11 @@ def tcp(**options: Any) -> None:
 
 
 def open_tunnel(
-    port: int | str, edge: str | None, ca: Path | None, token_file: Path | None, *, as_json: bool, **options: Any
+    port: int | str, edge: str | None, ca: Path | None, token_file: Path | None, **options: Any
 ) -> None:
-    """Open a tunnel and serve until a signal arrives. ``options``: arguments of ``forward()``."""
+    """Open a tunnel and serve until a signal arrives. ``options``: arguments of ``forward()``, and those of
+    the output."""
+    output = take_output_options(options)
     config = load_config(edge=edge, ca=ca, token_file=token_file)
     inbox = Inbox()
     interrupts = Interrupts(inbox)
@@ -93,7 +96,8 @@ def open_tunnel(
         serve(
             client,
             TunnelRequest(port, forward_arguments(options)),
-            reporter=choose_reporter(client, as_json=as_json),
+            reporter=choose_reporter(client, output),
+            output=output,
             inbox=inbox,
             interrupts=interrupts,
         )

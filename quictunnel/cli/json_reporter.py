@@ -6,6 +6,11 @@
         and "target": "localhost:8000", the local service, and "inspector_url": "http://..." with --inspect
     {"event": "state", "state": "reconnecting", "message": "...", "time": 1700000000.0}
     {"event": "visitor" | "origin" | "warning" | "resumed" | "lost", "message": "...", "time": 1700000000.0}
+    {"event": "request", "kind": "http", "visitor": "203.0.113.9", "method": "GET", "path": "/hello",
+     "status": 200, "seconds": 0.004, ..., "time": 1700000000.0}
+        the fields of ``quictunnel.RequestSummary``; only with --requests
+    {"event": "requests_skipped", "count": 12, "time": 1700000000.0}
+        requests without an event of their own, because there were too many at once
     {"event": "fetched", ...}                     of the demo
     {"event": "closed"}
 
@@ -28,6 +33,7 @@ from quictunnel.shared.output import SteadyOutput
 
 if TYPE_CHECKING:
     from quictunnel.cli.reporter import OpenedTunnel
+    from quictunnel.cli.request_lines import RequestBatch
     from quictunnel.events import ClientEvent
 
 
@@ -67,6 +73,14 @@ class JsonReporter:
             self.emit("state", state=event.kind, message=message, time=event.time)
         else:
             self.emit(event.kind, message=message, time=event.time)
+
+    def requests(self, batch: RequestBatch) -> None:
+        """Print an event for each request."""
+        now = time.time()
+        for summary in batch.shown:
+            self.emit("request", **summary._asdict(), time=now)
+        if batch.skipped:
+            self.emit("requests_skipped", count=batch.skipped, time=now)
 
     def note(self, message: str) -> None:
         """Print nothing: messages are for people."""

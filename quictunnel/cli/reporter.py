@@ -10,7 +10,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
+from quictunnel.cli.request_lines import request_line, skipped_line
+
 if TYPE_CHECKING:
+    from quictunnel.cli.outage import Outage
+    from quictunnel.cli.request_lines import RequestBatch
     from quictunnel.events import ClientEvent
     from quictunnel.tunnel import Tunnel
 
@@ -48,6 +52,9 @@ class Reporter(Protocol):
     def event(self, event: ClientEvent) -> None:
         """Show an event of the client."""
 
+    def requests(self, batch: RequestBatch) -> None:
+        """Show finished requests; called before :meth:`tick`."""
+
     def note(self, message: str) -> None:
         """Show a message of the command itself."""
 
@@ -64,8 +71,17 @@ class Reporter(Protocol):
 class TextReporter:
     """:class:`Reporter` with one line for each event and no cursor movement, for pipes and log files."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, outage: Outage | None = None, width: int | None = None) -> None:
+        """Create a reporter.
+
+        Args:
+            out: the output.
+            outage: source of sentences about a lost connection; None: print the client's events as they are.
+            width: columns of the terminal to which requests are cut; None: the output is not a terminal.
+        """
         self._out = out
+        self._outage = outage
+        self._width = width
         self._was_open = False
 
     def opened(self, opened: OpenedTunnel) -> None:
@@ -81,14 +97,28 @@ class TextReporter:
 
     def event(self, event: ClientEvent) -> None:
         """Print an event with its time."""
-        self._line(f"{time_of_day(event.time)}  {one_line(event.message)}")
+        message = event.message if self._outage is None else self._outage.message(event)
+        if message is not None:
+            self._line(f"{time_of_day(event.time)}  {one_line(message)}")
+
+    def requests(self, batch: RequestBatch) -> None:
+        """Print a line for each request, with the time."""
+        when = time_of_day(time.time())
+        width = None if self._width is None else self._width - len(when) - 2
+        lines = [request_line(summary).text(width) for summary in batch.shown]
+        if batch.skipped:
+            lines.append(skipped_line(batch.skipped))
+        if lines:
+            self._line("\n".join(f"{when}  {line}" for line in lines))
 
     def note(self, message: str) -> None:
         """Print a message."""
         self._line(message)
 
     def tick(self) -> None:
-        """Print nothing: changing numbers would fill a log."""
+        """Print a line each minute while the connection is lost. Changing numbers would fill a log."""
+        if self._outage is not None and (message := self._outage.reminder()):
+            self._line(f"{time_of_day(time.time())}  {message}")
 
     def closing(self) -> None:
         """Print that the drain begins."""

@@ -18,16 +18,14 @@ from click.shell_completion import CompletionItem
 from quictunnel.cli.child import Child
 from quictunnel.cli.common_options import DOMAIN, EDGE_LOOKUP, TUNNEL, forward_arguments, port
 from quictunnel.cli.init import as_first_process
-from quictunnel.cli.json_reporter import JsonReporter
+from quictunnel.cli.output_options import choose_reporter, take_output_options
 from quictunnel.cli.port_detection import PORT, port_of
-from quictunnel.cli.reporter import TextReporter
 from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, new_client, serve
 from quictunnel.config.client_config import TOKEN
 from quictunnel.config.client_config import load as load_config
 from quictunnel.errors import InvalidError, OriginUnavailableError
 from quictunnel.origin.wait_option import DEFAULT_WAIT
 from quictunnel.shared.command_line import Command
-from quictunnel.shared.output import standard_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -127,7 +125,6 @@ def launch(
     ca: Path | None,
     token_file: Path | None,
     *,
-    as_json: bool,
     wait: float | None,
     **options: Any,
 ) -> int:
@@ -135,6 +132,7 @@ def launch(
 
     An error of the package ends the program and is raised.
     """
+    output = take_output_options(options, default_requests=False)  # most programs log requests themselves
     port = port_of(program, os.environ, port)
     config = load_config(edge=edge, ca=ca, token_file=token_file)
     check_port_is_free(port, program[0])
@@ -149,18 +147,20 @@ def launch(
     interrupts = Interrupts(inbox, exit_process)
     with interrupts.installed(), contextlib.ExitStack() as stack:
         with interrupts.delayed():
-            output = sys.stderr if as_json else None  # stdout is for JSON events
-            child = Child(program, environment(os.environ, port), stdout=output, when_ended=inbox.stop)
+            child_output = sys.stderr if output.as_json else None  # stdout is for JSON events
+            child = Child(program, environment(os.environ, port), stdout=child_output, when_ended=inbox.stop)
             stack.callback(child.stop)
         with forward_signals(child, interrupts):
             wait_for_program(child, port, wait or DEFAULT_WAIT)
             if child.status is None:
+                client = new_client(config)
                 serve(
-                    new_client(config),
+                    client,
                     TunnelRequest(port, forward_arguments(options)),
-                    reporter=(JsonReporter if as_json else TextReporter)(standard_output()),
+                    reporter=choose_reporter(client, output, can_redraw=False),
                     inbox=inbox,
                     interrupts=interrupts,
+                    output=output,
                 )
         status = child.status
     return STOPPED if status is None else report_end(child, status, port, was_open=interrupts.is_serving)

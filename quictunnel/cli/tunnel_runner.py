@@ -17,17 +17,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import quictunnel
-from quictunnel.cli.json_reporter import JsonReporter
-from quictunnel.cli.reporter import OpenedTunnel, TextReporter, one_line
+from quictunnel.cli.output_options import OutputOptions
+from quictunnel.cli.reporter import OpenedTunnel, one_line
 from quictunnel.errors import Error
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent
-from quictunnel.shared.output import discard, has_cursor, standard_output
+from quictunnel.shared.output import discard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
     from quictunnel.cli.reporter import Reporter
+    from quictunnel.cli.request_lines import RequestFeed
     from quictunnel.client import Client
     from quictunnel.config.client_config import ClientConfig
 
@@ -92,14 +93,18 @@ class EventGate:
     The states before the first connection are then dropped; warnings and later states are kept.
     """
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, *, shows_visitors: bool = True) -> None:
+        """``shows_visitors``: False to drop the events about visitors."""
         self._inbox = inbox
+        self._shows_visitors = shows_visitors
         self._lock = threading.Lock()
         self._delayed: deque[ClientEvent] = deque(maxlen=MAX_PENDING)
         self._is_open = False
 
     def put(self, event: ClientEvent) -> None:
         """Deliver or delay an event. Called on the client's thread."""
+        if event.kind == VISITOR and not self._shows_visitors:
+            return
         with self._lock:
             if self._is_open:
                 self._inbox.put(event)
@@ -188,25 +193,6 @@ def new_client(config: ClientConfig) -> Client:
     return quictunnel.Client(config.edge, token=config.token.reveal(), ca=config.ca)
 
 
-def choose_reporter(client: Client, *, as_json: bool) -> Reporter:
-    """Return the reporter for stdout: JSON events, a live display on a terminal, or plain lines."""
-    stream = standard_output()
-    if as_json:
-        return JsonReporter(stream)
-    if not has_cursor(stream, os.environ):
-        return TextReporter(stream)
-    # Importing rich takes a tenth of a second: do it only for a terminal.
-    from rich.console import Console  # noqa: PLC0415  # see the line above
-
-    from quictunnel.cli.live_reporter import MIN_WIDTH, LiveReporter  # noqa: PLC0415  # likewise
-
-    console = Console(highlight=False, file=stream)
-    # rich can treat a terminal as a log because of its own variables (TTY_INTERACTIVE, TTY_COMPATIBLE).
-    if not console.is_interactive or console.width < MIN_WIDTH:
-        return TextReporter(stream)
-    return LiveReporter(console, client.snapshot)
-
-
 def serve(
     client: Client,
     request: TunnelRequest,
@@ -214,6 +200,7 @@ def serve(
     reporter: Reporter,
     inbox: Inbox,
     interrupts: Interrupts,
+    output: OutputOptions | None = None,
     when_open: Callable[[OpenedTunnel], bool] = lambda _: True,
 ) -> None:
     """Open a tunnel, report its events until the inbox is stopped, and let the tunnel drain.
@@ -226,20 +213,24 @@ def serve(
         reporter: the reporter to call.
         inbox: the queue of events.
         interrupts: the signal handler; its ``is_serving`` is set when the tunnel is open.
+        output: which events and requests are reported.
         when_open: called once with the open tunnel; if it returns False, the tunnel is closed at once.
     """
+    output = output or OutputOptions()
+    feed = output.request_feed()
+    options = request.options if feed is None else {**request.options, "on_request": feed.queue}
     with closing(client), ExitStack() as subscription:
-        gate = EventGate(inbox)
+        gate = EventGate(inbox, shows_visitors=output.shows_visitors)
         subscription.callback(client.subscribe(gate.put))
         try:
-            with quictunnel.forward(request.port, client=client, **request.options) as tunnel:
+            with quictunnel.forward(request.port, client=client, **options) as tunnel:
                 interrupts.is_serving = True
                 gate.opened()
                 with _ignoring_a_closed_pipe():
                     opened = OpenedTunnel(tunnel, request.port, has_tcp=request.tcp)
                     reporter.opened(opened)
                     if when_open(opened):
-                        _watch(reporter, inbox, client)
+                        _watch(reporter, inbox, client, feed)
                 with _ignoring_a_closed_pipe():
                     reporter.closing()
         finally:
@@ -250,25 +241,40 @@ def serve(
                 reporter.closed()
 
 
-def _watch(reporter: Reporter, inbox: Inbox, client: Client) -> None:
-    """Report events until a signal arrives.
+def _watch(reporter: Reporter, inbox: Inbox, client: Client, feed: RequestFeed | None) -> None:
+    """Report events and requests until a signal arrives.
 
     Raises:
         Error: the client or the tunnel has ended. It has the class of the client's failure, such as AuthError for
             a revoked token.
     """
-    while True:
-        try:
-            event = inbox.get(TICK_INTERVAL)
-        except queue.Empty:
-            reporter.tick()
-            continue
-        if event is None:
-            return
-        reporter.event(event)
-        if event.kind in ("failed", "refused", LOST):
-            failure = client.failure if event.kind != LOST else None
-            raise type(failure or Error())(f"The tunnel has ended: {one_line(event.message)}")
+    due = time.monotonic() + TICK_INTERVAL
+    try:
+        while True:
+            wait = due - time.monotonic()
+            if wait <= 0:  # also while events keep coming
+                _update(reporter, feed)
+                due = time.monotonic() + TICK_INTERVAL
+                continue
+            try:
+                event = inbox.get(wait)
+            except queue.Empty:
+                continue
+            if event is None:
+                return
+            reporter.event(event)
+            if event.kind in ("failed", "refused", LOST):
+                failure = client.failure if event.kind != LOST else None
+                raise type(failure or Error())(f"The tunnel has ended: {one_line(event.message)}")
+    finally:
+        _update(reporter, feed)
+
+
+def _update(reporter: Reporter, feed: RequestFeed | None) -> None:
+    """Report the requests since the last call, and update the numbers."""
+    if feed is not None:
+        reporter.requests(feed.take())
+    reporter.tick()
 
 
 @contextmanager

@@ -53,6 +53,8 @@ class VisitorCounts:
     """Counts of visitors. Bytes are those of finished visitors; the streams of active ones have theirs."""
 
     visitors: int = 0
+    lost: int = 0
+    """Visitors whose connection ended with the session, before they had finished."""
     bytes_in: int = 0
     bytes_out: int = 0
 

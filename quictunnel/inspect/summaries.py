@@ -81,6 +81,10 @@ class RequestSummary(NamedTuple):
     """Requests on a connection with HTTP/2, when it has ended."""
     is_open: bool = False
     """True for the report at the beginning of a connection."""
+    bytes_in: int = 0
+    """Bytes from the visitor on a connection that has ended and whose requests cannot be read."""
+    bytes_out: int = 0
+    """Bytes to the visitor, likewise."""
 
 
 class RequestQueue:
@@ -172,16 +176,19 @@ class _BoundedChunked(Chunked):
 class SummaryDirection:
     """Direction of a tapped connection."""
 
-    __slots__ = ("_body", "_head", "_is_request", "_tap")
+    __slots__ = ("_body", "_head", "_is_request", "_tap", "size")
 
     def __init__(self, tap: SummaryTap, *, is_request: bool) -> None:
         self._tap = tap
         self._is_request = is_request
         self._head = bytearray()
         self._body: Body | None = None
+        self.size = 0
+        """Bytes that have passed."""
 
     def passed(self, data: bytes | list[bytes], size: int) -> None:
         """Follow bytes. Never raises."""
+        self.size += size
         tap, body = self._tap, self._body
         if tap.is_settled:
             if tap.frames is not None and self._is_request:
@@ -443,6 +450,8 @@ class SummaryTap:
                 note="" if is_http2 else self.why_raw,
                 requests=self.frames.requests if self.frames is not None else 0,
                 is_open=is_open,
+                bytes_in=0 if is_open else self.request.size,
+                bytes_out=0 if is_open else self.response.size,
             )
         )
 

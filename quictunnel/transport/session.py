@@ -355,6 +355,7 @@ class Session:
     def _end(self, closed: Closed) -> None:
         self._credit_sender.close()
         for stream in list(self._streams.values()):
+            stream.was_cut = True
             stream.fail(StreamCode.CLOSING)
         self._handler.session_down(closed)
 

@@ -90,6 +90,7 @@ class Stream:
         "preface",
         "receive_done",
         "receive_window",
+        "was_cut",
     )
 
     def __init__(self, session: StreamOwner, preface: Preface, send_window: int, now: float) -> None:
@@ -99,6 +100,8 @@ class Stream:
         self.receive_done = False
         """True once the peer's end was consumed."""
         self.is_over = False
+        self.was_cut = False
+        """True if the end of its session has ended it."""
         self.on_over: Callable[[Stream], None] | None = None
         """Called once, when the stream is over for whatever reason."""
         self.active_at = now

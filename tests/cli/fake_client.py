@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from quictunnel.inspect.summaries import RequestSummary
+
 HOST = "x7k2.tunnel.localhost"
 
 
@@ -81,6 +83,7 @@ class FakeApi:
         self.events = events
         self.clients: list[FakeClient] = []
         self.forwarded: list[dict[str, object]] = []
+        self.on_request: Callable[[RequestSummary], object] | None = None
 
     def Client(  # noqa: N802  # a class in the real package
         self, edge: str, *, token: str, ca: Path | None
@@ -96,8 +99,10 @@ class FakeApi:
         unencrypted: bool = False,
         h2_enabled: bool = False,
         client: FakeClient,
+        on_request: Callable[[RequestSummary], object] | None = None,
         **others: object,
     ) -> Iterator[Tunnel]:
+        self.on_request = on_request
         self.forwarded.append({"port": port, "unencrypted": unencrypted, "h2_enabled": h2_enabled} | others)
         if self.behaviour == "hang":
             say("opening")

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
-from rich.console import Console
 
-from quictunnel.cli.formatting import milliseconds, size, span
-from quictunnel.cli.live_reporter import MAX_EVENTS, MAX_SAMPLES, LiveReporter, render
+from quictunnel.cli.formatting import count_of, elapsed, milliseconds, size, span
+from quictunnel.cli.live_reporter import (
+    MAX_EVENTS,
+    MAX_EVENTS_BESIDE,
+    MAX_REQUESTS,
+    MAX_SAMPLES,
+    LiveReporter,
+    Palette,
+    Timed,
+    event_text,
+    facts,
+)
 from quictunnel.cli.reporter import OpenedTunnel
+from quictunnel.cli.request_lines import RequestBatch
 from quictunnel.events import ClientEvent, Snapshot
+from quictunnel.inspect.summaries import RequestSummary
 from quictunnel.tunnel import Tunnel
 
 QUIET = Snapshot("connected", 0, 0, 0, 0, 0.0123, "aioquic")
 OPENED = OpenedTunnel(Tunnel("x7k2.tunnel.localhost", 8443), 8000, has_tcp=False)
 
 
-def drawn(opened: OpenedTunnel, snapshot: Snapshot, *events: tuple[str, str], width: int = 80) -> list[str]:
-    console = Console(file=io.StringIO(), record=True, width=width, force_terminal=True)
-    console.print(render(opened, snapshot, events))
-    return [line.rstrip() for line in console.export_text().splitlines()]
+PLAIN = Palette(has_colour=False)
+
+
+def drawn(opened: OpenedTunnel, snapshot: Snapshot, width: int = 80, outage: str = "") -> list[str]:
+    return facts(opened, snapshot, ("", ""), outage=outage, width=width, palette=PLAIN)
 
 
 def test_display_shows_url_and_counts() -> None:
     busy = Snapshot("connected", 3, 57, 1_234_567, 30_000_000_000, 0.0123, "aioquic")
     opened = OpenedTunnel(Tunnel("x7k2.tunnel.localhost", 8443, "edge.example.com", 20001), 22, has_tcp=True)
-    assert drawn(opened, busy, ("12:00:01", "connected to the edge")) == [
+    assert drawn(opened, busy) == [
         "quictunnel   Press Ctrl-C to stop",
         "",
         "Status      connected · 12 ms · aioquic",
@@ -35,8 +48,6 @@ def test_display_shows_url_and_counts() -> None:
         "Forwards    localhost:22",
         "Visitors    3 now · 57 in total",
         "Traffic     1.2 MB in · 30.0 GB out",
-        "",
-        "12:00:01  connected to the edge",
     ]
 
 
@@ -47,20 +58,85 @@ def test_without_tcp_and_without_a_round_trip() -> None:
 
 
 def test_narrow_terminal_keeps_the_url_whole() -> None:
-    lines = drawn(OPENED, QUIET, ("12:00:01", "word " * 50), width=30)
+    lines = drawn(OPENED, QUIET, width=30)
     joined = "".join(line.strip() for line in lines)
     assert "https://x7k2.tunnel.localhost:8443" in joined
-    assert sum("word" in line for line in lines) == 1
+    assert max(map(len, lines)) <= 30
 
 
-def test_text_from_elsewhere_is_not_markup() -> None:
-    assert drawn(OPENED, QUIET, ("12:00:01", "[red]boo[/red] :smile:"))[-1] == "12:00:01  [red]boo[/red] :smile:"
+def test_event_is_one_line_as_it_is() -> None:
+    assert event_text(Timed("12:00:01", "[red]boo[/red] :smile:"), 80, PLAIN) == "12:00:01  [red]boo[/red] :smile:"
+    assert event_text(Timed("12:00:01", "word " * 50), 30, PLAIN) == "12:00:01  word word word word…"
 
 
-def reporter_on(snapshots: list[Snapshot]) -> tuple[LiveReporter, io.StringIO]:
+def test_a_lost_connection_is_the_state() -> None:
+    lines = drawn(OPENED, QUIET, outage="Connection lost, reconnecting (12 s); 8 visitors wait")
+    assert "Status      Connection lost, reconnecting (12 s); 8 visitors wait" in lines
+
+
+def reporter_on(
+    snapshots: list[Snapshot], columns: int = 80, rows: int = 24, clock: list[float] | None = None
+) -> tuple[LiveReporter, io.StringIO]:
     out = io.StringIO()
-    console = Console(file=out, width=80, height=24, force_terminal=True)
-    return LiveReporter(console, lambda: snapshots[-1]), out
+    now = clock or [100.0]
+    reporter = LiveReporter(
+        out,
+        lambda: snapshots[-1],
+        has_colour=False,
+        terminal=lambda: os.terminal_size((columns, rows)),
+        clock=lambda: now[0],
+    )
+    return reporter, out
+
+
+def last_screen(out: io.StringIO) -> list[str]:
+    """Return the lines of the last drawing, without control sequences."""
+    drawing = out.getvalue().rpartition("quictunnel   Press")[2]
+    return [line.removeprefix("\x1b[2K") for line in drawing.partition("\x1b[J")[0].splitlines()[1:]]
+
+
+def summary(path: str, status: int = 200, visitor: str = "203.0.113.9") -> RequestSummary:
+    return RequestSummary("http", visitor, "GET", path, status, 0.004)
+
+
+def test_the_last_requests_that_fit_are_below_the_facts() -> None:
+    reporter, out = reporter_on([QUIET], rows=16)
+    reporter.opened(OPENED)
+    try:
+        for number in range(2 * MAX_REQUESTS):
+            reporter.requests(RequestBatch([summary(f"/path/{number}")], 0))
+        for number in range(MAX_EVENTS):
+            reporter.event(ClientEvent("warning", f"event {number}", 0.0))
+        reporter.tick()
+        lines = last_screen(out)
+        assert len(lines) == 16 - 2, "all rows but the title and the cursor's"
+        assert lines[-1].endswith("  GET /path/199 200 4 ms 203.0.113.9")
+        events = [line.partition("  ")[2] for line in lines if "event" in line]
+        assert events == [f"event {number}" for number in range(MAX_EVENTS - MAX_EVENTS_BESIDE, MAX_EVENTS)]
+        assert len(reporter._requests) == MAX_REQUESTS
+    finally:
+        reporter.closed()
+
+
+def test_requests_that_are_too_many_are_counted() -> None:
+    reporter, out = reporter_on([QUIET])
+    reporter.opened(OPENED)
+    reporter.requests(RequestBatch([summary("/"), summary("/longer", 404)], 480))
+    reporter.tick()
+    first, second, third = last_screen(out)[-3:]
+    assert first.endswith("  GET /       200 4 ms 203.0.113.9")
+    assert second.endswith("  GET /longer 404 4 ms 203.0.113.9")
+    assert third.endswith("  + 480 more requests")
+    reporter.closed()
+
+
+def test_at_40_columns_the_time_of_day_is_left_out() -> None:
+    reporter, out = reporter_on([QUIET], columns=40)
+    reporter.opened(OPENED)
+    reporter.requests(RequestBatch([summary("/a/path/that/is/much/too/long/for/it")], 0))
+    reporter.tick()
+    assert last_screen(out)[-1] == "GET /a/path/that/i… 200 4 ms 203.0.113.9"
+    reporter.closed()
 
 
 def test_display_is_drawn_only_on_change() -> None:
@@ -79,13 +155,27 @@ def test_display_is_drawn_only_on_change() -> None:
         reporter.closed()
 
 
+def test_events_in_a_burst_are_drawn_together() -> None:
+    clock = [100.0]
+    reporter, out = reporter_on([QUIET], clock=clock)
+    reporter.opened(OPENED)
+    before = out.tell()
+    for number in range(1000):
+        reporter.event(ClientEvent("warning", f"event {number}", 0.0))
+    assert out.tell() == before
+    clock[0] += 1
+    reporter.event(ClientEvent("warning", "the last", 0.0))
+    assert "the last" in last_screen(out)[-1]
+    reporter.closed()
+
+
 def test_display_restores_the_cursor_and_keeps_few_events() -> None:
     reporter, out = reporter_on([QUIET])
     reporter.opened(OPENED)
     for number in range(MAX_EVENTS + 5):
         reporter.event(ClientEvent("visitor", f"visitor-{number}\x1b[2J", 0.0))
-    last = out.getvalue().rpartition("Press Ctrl-C to stop")[2]
     reporter.closing()
+    last = out.getvalue().rpartition("Press Ctrl-C to stop")[2]
     reporter.closed()
     text = out.getvalue()
     assert "visitor-4" not in last
@@ -124,9 +214,7 @@ def test_sizes(count: int, text: str) -> None:
 def test_rates_over_the_last_moments_and_what_the_link_went_through() -> None:
     now = [100.0]
     snapshots = [QUIET]
-    out = io.StringIO()
-    console = Console(file=out, width=100, height=24, force_terminal=True)
-    reporter = LiveReporter(console, lambda: snapshots[-1], lambda: now[0])
+    reporter, out = reporter_on(snapshots, columns=100, clock=now)
 
     def look(seconds: float, bytes_out: int, **more: int) -> str:
         now[0] += seconds
@@ -155,6 +243,26 @@ def test_rates_over_the_last_moments_and_what_the_link_went_through() -> None:
 )
 def test_spans(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0004, "<1 ms"),
+        (0.0044, "4 ms"),
+        (0.999, "999 ms"),
+        (0.9996, "1.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "9 s"),
+        (90, "1 min"),
+    ],
+)
+def test_durations_of_requests(seconds: float, text: str) -> None:
+    assert elapsed(seconds) == text
+
+
+def test_counts() -> None:
+    assert [count_of(count, "visitor") for count in (0, 1, 2)] == ["0 visitors", "1 visitor", "2 visitors"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0004, "0.4 ms"), (0.0099, "9.9 ms"), (0.0123, "12 ms")])

@@ -63,7 +63,8 @@ def test_version_refuses_an_unknown_engine(clean_environ: dict[str, str]) -> Non
 
 def test_run_without_configuration_fails(clean_environ: dict[str, str]) -> None:
     done = call("-m", "quictunnel", "http", "8000", "--json", environ=clean_environ)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["kind"] == "config"
     first, hint = done.stderr.splitlines()
     assert first.startswith("quictunnel: error: No edge is configured. Set QUICTUNNEL_EDGE,")
     assert "quictunnel-edge" in first
@@ -108,7 +109,8 @@ def test_exit_statuses(error: str, status: int, capsys: pytest.CaptureFixture[st
     api = FakeApi(error)
     assert run_with(api, "http", "8000", "--json") == status
     out, err = capsys.readouterr()
-    assert out == "", "a program that waits for ready sees the end of the output instead"
+    event = json.loads(out)
+    assert (event["event"], event["exit_status"]) == ("error", status), "instead of ready"
     assert err.splitlines()[0] == f"quictunnel: error: A {error}. On two lines."
     assert len(err.splitlines()) == 2
     assert [client.closed for client in api.clients] == [1]
@@ -158,6 +160,7 @@ def test_a_client_that_gave_up_ends_it(
         ("state", state),
         ("state", "draining"),
         ("closed", None),
+        ("error", None),
     ]
     first, second = err.splitlines()[-2:]
     assert first == "quictunnel: error: The tunnel has ended: the token was withdrawn"
@@ -172,12 +175,12 @@ def test_a_client_that_gave_up_ends_it(
 
 def on_a_terminal(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the output on a terminal for a tunnel that is lost after an event."""
-    for name in ("TERM", "CI", "NO_COLOR", "COLUMNS", "LINES", "TTY_INTERACTIVE", "TTY_COMPATIBLE"):
+    for name in ("TERM", "CI", "NO_COLOR", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     master, slave = pty.openpty()
-    api = FakeApi(events=(("reconnecting", "the edge — went away"), ("failed", "over")))
+    api = FakeApi(events=(("warning", "the edge — went away"), ("failed", "over")))
     with os.fdopen(slave, "w", encoding=environ.get("PYTHONIOENCODING", "utf-8")) as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
         run_with(api, "http", "8000")
@@ -196,7 +199,6 @@ def on_a_terminal(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> s
         {"TERM": ""},
         {},
         {"TERM": "xterm", "CI": "1"},
-        {"TERM": "xterm", "TTY_INTERACTIVE": "0"},
         {"TERM": "xterm", "COLUMNS": "20"},
     ],
 )

@@ -6,21 +6,21 @@ import io
 import json
 import logging
 import re
-from types import SimpleNamespace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from quictunnel.cli.json_reporter import JsonReporter
-from quictunnel.cli.live_reporter import render
+from quictunnel.cli.live_reporter import Palette, Timed, event_text, facts, request_texts
 from quictunnel.cli.reporter import OpenedTunnel, TextReporter, one_line, time_of_day
+from quictunnel.cli.request_lines import RequestBatch, cells, request_line
 from quictunnel.cli.status import lines_of_text
 from quictunnel.cli.stderr_log import LineFormatter
 from quictunnel.connection.leases import Leases
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.errors import ProtocolError
 from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
+from quictunnel.inspect.summaries import RequestSummary
 from quictunnel.integrations.jupyter import TunnelDisplay
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.status.model import Report, TunnelStatus
@@ -47,11 +47,12 @@ async def show(host: str, unencrypted: str, said: list[str]) -> None:
     leases.handle_message(messages.decode(messages.encode(Bound(lease.number, host, 443, unencrypted, 1, b"t"))))
     tunnel = Tunnel(*lease.answer.result())
     opened = OpenedTunnel(tunnel, 8000, has_tcp=bool(unencrypted))
-    plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
+    plain, lines = io.StringIO(), io.StringIO()
     TextReporter(plain).opened(opened)
     JsonReporter(lines).opened(opened)
-    Console(file=screen, force_terminal=True, width=300).print(render(opened, SNAPSHOT, ()))
-    said += [plain.getvalue(), lines.getvalue(), STYLES.sub("", screen.getvalue())]
+    said += [plain.getvalue(), lines.getvalue()]
+    screen = facts(opened, SNAPSHOT, ("", ""), outage="", width=300, palette=Palette(has_colour=True))
+    said.append(STYLES.sub("", "\n".join(screen)))
     said += [
         repr(tunnel),
         str(tunnel),
@@ -85,18 +86,33 @@ async def test_an_edge_as_it_should_be_is_shown():
 @settings(deadline=None)
 def test_events(message, kind):
     event = ClientEvent(kind, message, 0.0)
-    plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
+    plain, lines = io.StringIO(), io.StringIO()
     TextReporter(plain).event(event)
     JsonReporter(lines).event(event)
-    tunnel = SimpleNamespace(url="https://app.example.com", inspector_url="", target="localhost:1")
-    events = ((time_of_day(event.time), one_line(event.message)),)
-    Console(file=screen, force_terminal=True, width=300).print(
-        render(OpenedTunnel(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel
-    )
+    shown = event_text(Timed(time_of_day(0), one_line(event.message)), 300, Palette(has_colour=True))
     assert plain.getvalue().count("\n") == lines.getvalue().count("\n") == 1
     assert are_lines(plain.getvalue())
     assert json.loads(lines.getvalue())["message"] == one_line(message)
-    assert are_lines(STYLES.sub("", screen.getvalue()))
+    assert is_plain(STYLES.sub("", shown))
+
+
+@given(method=ANY_TEXT, path=ANY_TEXT, visitor=ANY_TEXT, note=ANY_TEXT, width=st.integers(20, 200))
+@settings(deadline=None)
+def test_requests(method, path, visitor, note, width):
+    """Whatever a request contains, it is one line that fits."""
+    for kind in ("http", "raw", "http2", "refused"):
+        summary = RequestSummary(kind, visitor, method[:20], path, 200, 0.1, note)
+        plain, lines = io.StringIO(), io.StringIO()
+        batch = RequestBatch([summary], 0)
+        TextReporter(plain, None, width).requests(batch)
+        JsonReporter(lines).requests(batch)
+        assert plain.getvalue().count("\n") == lines.getvalue().count("\n") == 1
+        assert is_plain(plain.getvalue().rstrip("\n"))
+        assert cells(request_line(summary).text(width)) <= width
+        (shown,) = request_texts([Timed("12:00:00", request_line(summary))], 200, Palette(has_colour=True))
+        shown = STYLES.sub("", shown)
+        assert is_plain(shown)
+        assert cells(shown) <= 200
 
 
 @given(ANY_TEXT)

@@ -73,7 +73,7 @@ def test_request_has_path_status_time_and_visitor(watched: Watched):
     watched.now += 0.004
     watched.origin_sends(OK)
     (summary,) = watched.queue.take()
-    assert summary == ("http", "203.0.113.9", "GET", "/hello", 200, pytest.approx(0.004), "", 0, False)
+    assert summary == ("http", "203.0.113.9", "GET", "/hello", 200, pytest.approx(0.004), "", 0, False, 0, 0)
     watched.tap.closed("")
     assert watched.queue.take() == []
     assert watched.taps.buffered == 0
@@ -172,7 +172,10 @@ def test_raw_connection_is_reported_at_both_ends(watched: Watched, sent: bytes, 
     begun, ended = [each for each in watched.queue.take() if each.kind == "raw"]
     assert note in begun.note
     assert begun.is_open
-    assert ended == begun._replace(seconds=pytest.approx(12), is_open=False)
+    assert (begun.bytes_in, begun.bytes_out) == (0, 0)
+    assert ended == begun._replace(
+        seconds=pytest.approx(12), is_open=False, bytes_in=len(sent), bytes_out=len(b"any bytes")
+    )
     assert watched.taps.buffered == 0
 
 
