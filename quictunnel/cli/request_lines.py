@@ -12,7 +12,7 @@ from quictunnel.cli.formatting import count_of, elapsed, size, span
 from quictunnel.shared.output import escape_unprintable
 
 if TYPE_CHECKING:
-    from quictunnel.inspect.summaries import RequestQueue, RequestSummary
+    from quictunnel import RequestQueue, RequestSummary
 
 MAX_BATCH: Final = 20
 """Requests to show between two updates of the output, which come four times a second. The others are counted. A
