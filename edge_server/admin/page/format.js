@@ -40,9 +40,14 @@ export const clock = (moment) => new Date(moment * 1000).toLocaleTimeString("en-
 
 export const percent = (part) => (part === null ? "–" : `${(part * 100).toFixed(part && part < 0.1 ? 2 : 1)} %`);
 
-export const day = (moment) => new Date(moment * 1000).toISOString().slice(0, 10);
+const two = (value) => String(value).padStart(2, "0");
 
-export const moment = (at) => `${day(at)} ${new Date(at * 1000).toISOString().slice(11, 16)}`;
+/** A day and a time, in the time zone of the browser as all times of the page. */
+export function moment(at) {
+  const time = new Date(at * 1000);
+  const day = [time.getFullYear(), two(time.getMonth() + 1), two(time.getDate())].join("-");
+  return `${day} ${two(time.getHours())}:${two(time.getMinutes())}`;
+}
 
 /** The owner of something: the note of its token, or else the key. */
 export const owner = (one) => one.owner_name || one.owner || "–";

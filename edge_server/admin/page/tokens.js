@@ -68,7 +68,7 @@ const FIELDS = [
   { name: "domains", label: "Whole domains", hint: "Such as app.example.com,*.example.org, none, or all." },
   { name: "tcp_ports", label: "Public TCP ports", hint: "Such as 20000-20009, or none. Empty: all." },
   { name: "bandwidth", label: "Bytes a second", hint: "500k, 10M or 1G, in each direction. Empty: no limit." },
-  { name: "expires", label: "Expires", hint: "After 12h, 30d or 8w, or on a day such as 2027-01-31. Empty: never." },
+  { name: "expires", label: "Expires", hint: "After 12h, 30d or 8w, or on a day such as 2027-01-31 (UTC). Empty: never." },
 ];
 
 function rate(value) {
