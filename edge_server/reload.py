@@ -60,6 +60,7 @@ async def reconfigure(services: EdgeServices, current: EdgeConfig, requested: Ed
     config = dataclasses.replace(current, **changes)
     # From here on nothing can fail. ``grace`` is read when the edge drains.
     services.certificates.allow_wildcard_h2(config.allow_wildcard_h2)
+    services.error_pages.is_on = config.error_pages == "on"
     services.sessions.hold = services.pending.hold = config.hold
     if {"log_format", "log_level"} & set(live):
         logs.configure_logging(config)

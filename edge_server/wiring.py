@@ -26,6 +26,7 @@ from edge_server.clients.session import SessionContext
 from edge_server.clients.session_table import SessionTable
 from edge_server.handoff.snapshot import NameSnapshot
 from edge_server.ingress.admission import Admission
+from edge_server.ingress.error_pages import ErrorPages
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
 from edge_server.ingress.tcp_ports import TcpPorts, accept_queue_length
 from edge_server.ingress.tls_listener import TlsListener
@@ -82,6 +83,7 @@ class EdgeServices:
     clock: Clock = field(default_factory=Clock)
     domain: str
     domains: DomainCheck = field(default_factory=DomainCheck)
+    error_pages: ErrorPages = field(default_factory=ErrorPages)
     pending: PendingTunnels
     https_port: int
     visitor_log: VisitorLog
@@ -147,18 +149,22 @@ class EdgeServices:
 
     def make_router(self) -> Router:
         """Return a router of TLS visitors."""
-        return Router(self.names, self.certificate_policy, self.admission.rate_limiter, self.https_port)
+        return Router(
+            self.names, self.certificate_policy, self.admission.rate_limiter, self.https_port, self.error_pages
+        )
 
     def make_tls_listener(self) -> TlsListener:
         """Return the listener of TLS visitors."""
         router = self.make_router()
-        return TlsListener(
+        listener = TlsListener(
             router.route,
             redirect_target=router.redirect_target,
             max_pending=self.admission.max_handshakes,
             admits=self.admission.admits,
             shortage=self.admission.shortage,
         )
+        self.error_pages.hold_place, self.error_pages.release_place = listener.acquire, listener.pending.release
+        return listener
 
     def make_snapshot(self, directory: Path, key: bytes, now: Callable[[], float] = time.time) -> NameSnapshot:
         """Return the keeper of the snapshot of held names. ``key``: the key of the tickets."""
@@ -232,6 +238,7 @@ def open_services(
         clock=clock,
         domain=config.domain,
         domains=domain_check_of(config),
+        error_pages=ErrorPages(is_on=config.error_pages == "on"),
         pending=PendingTunnels(registry, ports, admission, visitor_log=visitor_log, hold=config.hold),
         https_port=https_port,
         visitor_log=visitor_log,

@@ -259,6 +259,22 @@ class ContextStore:
         names = (name,) if h2 else (f"*.{self._domain}", self._domain)
         return self._issue_context(names[0], names, h2=h2)
 
+    def shared_context(self, name: str, domain: str) -> ssl.SSLContext | None:
+        """Return the context, without h2, of the certificate for all names below the edge's ``domain``; None if
+        there is none, or ``name`` is not covered. Certificates for ``name`` alone are not considered."""
+        if domain not in (name, name.partition(".")[2]):
+            return None
+        wildcard = f"*.{domain}"
+        files = (file for file in self._files if wildcard in file.names)
+        found = next(files, None) or self._by_name.get(wildcard)
+        if found is not None:
+            pem = found.pem
+            is_covered = name != domain or domain in found.names
+            return (
+                self._cached(found.cache_key, False, lambda: _context_from(pem, h2=False)) if is_covered else None
+            )
+        return self._issue_context(wildcard, (wildcard, domain), h2=False) if self._can_issue(name) else None
+
     def _issue_context(self, cache_key: str, names: tuple[str, ...], *, h2: bool) -> ssl.SSLContext:
         authority = self._authority
         assert authority is not None

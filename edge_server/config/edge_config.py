@@ -105,6 +105,13 @@ class EdgeConfig:
         False,
         live=True,
     )
+    error_pages: str = option(
+        choice("on", "off"),
+        "on: visitors of a name without a tunnel, or of a tunnel that is offline or full, get an error page; "
+        "off: they get a TLS alert or a reset",
+        "on",
+        live=True,
+    )
     resolver: str = option(
         named_text("HOST[:PORT]"),
         "DNS server for checking that custom domains point here and, if acme-dns-zone is another zone, for the "

@@ -54,6 +54,20 @@ class Route:
     owner: str = ""
     """Key of the token whose tunnel it is; together with the tunnel it determines the share of the places."""
     tunnel_name: str = ""
+    leads_to_tunnel: bool = True
+    """False if the protocol only says that there is no tunnel; the visitor is then counted as refused."""
+    on_failed: Callable[[], None] = lambda: None
+    """Called if the handshake fails."""
+
+
+class PlaceHolder(Protocol):
+    """A connection that holds one of the listener's places."""
+
+    def evict(self) -> None:
+        """Reset the connection, because its place was evicted."""
+
+    def abort(self) -> None:
+        """Reset the connection."""
 
 
 class Passthrough(Protocol):
@@ -159,18 +173,18 @@ class TlsListener:
         self.admits = admits
         self.bios = Bios()
         self.outcomes: Counter[HandshakeOutcome] = Counter()
-        self.pending: FairPlaces[PendingConnection | ClosingConnection] = FairPlaces(
+        self.pending: FairPlaces[PlaceHolder] = FairPlaces(
             max_pending, protected_for=PROTECTED_TIME, clock=self.loop.time
         )
-        """Connections before the end of their handshake, and those that are being closed; empty once the listener
-        is idle."""
+        """Connections before the end of their handshake, and those that are being closed or get an error page;
+        empty once the listener is idle."""
         self._shortage = shortage
 
     def __call__(self) -> asyncio.Protocol:
         """Return a protocol for one accepted connection."""
         return PendingConnection(self)
 
-    def acquire(self, connection: PendingConnection | ClosingConnection, address: str) -> None:
+    def acquire(self, connection: PlaceHolder, address: str) -> None:
         """Take a place; if there is none, evict a connection of the largest holder."""
         evicted = self.pending.acquire(connection, address)
         if evicted is not None:
@@ -219,7 +233,7 @@ class ClosingConnection:
 class PendingConnection(asyncio.Protocol):
     """A visitor from accept to the end of its handshake."""
 
-    __slots__ = ("_address", "_hello", "_listener", "_outcome", "_raw", "_reader", "_request", "_timer")
+    __slots__ = ("_address", "_hello", "_listener", "_outcome", "_raw", "_reader", "_request", "_route", "_timer")
 
     _raw: asyncio.Transport
     _timer: asyncio.TimerHandle
@@ -232,6 +246,7 @@ class PendingConnection(asyncio.Protocol):
         self._request: RequestReader | None = None
         """Parser for a visitor that does not speak TLS."""
         self._outcome = HandshakeOutcome.VISITOR_CLOSED
+        self._route: Route | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place and start the deadline; reset a banned address."""
@@ -317,6 +332,7 @@ class PendingConnection(asyncio.Protocol):
         listener = self._listener
         assert self._hello is not None
         listener.pending.assign(self, owner=answer.owner, tunnel_name=answer.tunnel_name)
+        self._route = answer
         if answer.context is None:
             self._pass_through(cast("Passthrough", answer.factory()))
             return
@@ -342,8 +358,13 @@ class PendingConnection(asyncio.Protocol):
         protocol.received(bytes(self._reader.received))
 
     def _handshake_done(self, complete: bool) -> None:
-        if complete:
+        assert self._route is not None, "a handshake has a route"
+        if not complete:
+            self._route.on_failed()
+        elif self._route.leads_to_tunnel:
             self._outcome = HandshakeOutcome.ACCEPTED
+        else:
+            self._outcome = HandshakeOutcome.REFUSED
         self._on_closed()
 
     def _refuse(self, outcome: HandshakeOutcome, response: bytes, *, is_upload: bool = False) -> None:

@@ -15,6 +15,7 @@ from edge_server.certificates.acme.challenges import ALPN_PROTOCOL
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import OVERLOADED, Overload, RedirectTarget, Route
 from edge_server.tunnels.visitor_log import EntryPoint
+from quictunnel.transport.refusal import Refusal
 from quictunnel.transport.splice import TcpSplice, TlsSplice
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from edge_server.certificates.policy import CertificatePolicy
     from edge_server.ingress.client_hello import ClientHello
+    from edge_server.ingress.error_pages import ErrorPages
     from edge_server.ingress.rate_limit import ConnectionRateLimiter
     from edge_server.tunnels.name_directory import NameDirectory
     from edge_server.tunnels.tunnel import Tunnel
@@ -42,18 +44,30 @@ class Router:
         certificates: CertificatePolicy,
         arrivals: ConnectionRateLimiter,
         https_port: int,
+        error_pages: ErrorPages,
     ) -> None:
-        """``https_port``: the port to which visitors without TLS are redirected."""
+        """Route to the tunnels of a directory.
+
+        Args:
+            names: finds tunnels by host name.
+            certificates: finds the certificates for host names.
+            arrivals: limits the rate of visitors.
+            https_port: the port to which visitors without TLS are redirected.
+            error_pages: answer visitors who reach no tunnel.
+        """
         self._names = names
         self._certificates = certificates
         self._arrivals = arrivals
         self._https_port = https_port
+        self._error_pages = error_pages
+        self._answer = error_pages.answer  # one bound method for all visitors
 
     def route(self, hello: ClientHello, address: str) -> Route | Alert | Overload:
         """Return the route of a visitor from an address, or the alert that refuses it.
 
-        A name that has no tunnel and a tunnel whose filter denies the address get the same alert, and both count
-        against the rate limit of the address. A ClientHello without a server name is refused before that.
+        A name that has no tunnel and a tunnel whose filter denies the address get the same answer: an error page
+        or an alert. Both count against the rate limit of the address. A ClientHello without a server name is
+        refused before that.
         """
         host_name, acme = hello.server_name, self._certificates.acme
         if host_name is None:
@@ -67,7 +81,7 @@ class Router:
         if isinstance(tunnel, Overload):
             return OVERLOADED
         if tunnel is None:
-            return Alert.UNRECOGNIZED_NAME
+            return self._no_tunnel(host_name, address)
         if tunnel.options.passthrough:
             return Route(
                 None, lambda: self.passing_visitor(host_name), owner=tunnel.owner, tunnel_name=tunnel.name
@@ -83,7 +97,9 @@ class Router:
 
     def tls_visitor(self, host_name: str) -> asyncio.Protocol:
         """Return the protocol for a visitor of a host name whose TLS handshake is complete."""
-        return TlsSplice(lambda splice: self._arrive(splice, EntryPoint(tls=True, host_name=host_name)))
+        splice = TlsSplice(lambda splice: self._arrive(splice, EntryPoint(tls=True, host_name=host_name)))
+        splice.on_turned_away = self._answer
+        return splice
 
     def passing_visitor(self, host_name: str) -> TcpSplice:
         """Return the protocol for a visitor of a host name with TLS passthrough."""
@@ -103,9 +119,25 @@ class Router:
         """Hand a visitor to the tunnel that has the name now."""
         tunnel = self._names.find(entry_point.host_name)
         if tunnel is None:
-            splice.refuse()
+            splice.refuse(Refusal.NO_TUNNEL)
         else:
             tunnel.admit(splice, entry_point)
+
+    def _no_tunnel(self, host_name: str, address: str) -> Route | Alert:
+        """Return the route to an error page; an alert if there is no place, or no shared certificate.
+
+        Only the certificate of all names is used. That a name has a certificate of its own tells that it is
+        somebody's.
+        """
+        try:
+            context = self._certificates.contexts.shared_context(host_name, self._names.domain)
+        except OSError as error:  # as for a tunnel
+            logger.error("no certificate could be made for %s: %s", host_name, error.strerror or error)
+            return Alert.INTERNAL_ERROR
+        page = None if context is None else self._error_pages.for_stranger(address)
+        if page is None:
+            return Alert.UNRECOGNIZED_NAME
+        return Route(context, lambda: page, leads_to_tunnel=False, on_failed=page.discard)
 
     def _find(self, host_name: str, address: str) -> Tunnel | Overload | None:
         """Return the tunnel of a host name; None if it has none or the filter denies ``address``.

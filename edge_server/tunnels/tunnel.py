@@ -16,6 +16,7 @@ from edge_server.tunnels.backend import IssuedTicket, address_of, proxy_header
 from edge_server.tunnels.load_balancer import LoadBalancer
 from edge_server.tunnels.visitor_log import BY_PORT, VisitorConnection
 from edge_server.tunnels.waiting_visitors import WaitingVisitors
+from quictunnel.transport.refusal import Refusal
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
 from quictunnel.wire.codes import StreamCode
@@ -152,16 +153,14 @@ class Tunnel:
         the handshake, and visitors of the TCP port do not pass the router.
         """
         address, port = address_of(splice, "peername")
+        if not self.is_open or not self.filter.admits(address):
+            splice.refuse(Refusal.NO_TUNNEL)
+            return
         if (
-            not self.is_open
-            or not self.filter.admits(address)
-            or (
-                entry_point is BY_PORT
-                and not self._admission.rate_limiter.admit(address, owner=self.owner, tunnel_name=self.name)
-            )
-            or not self._admission.acquire(self.owner, self.name, address, self.owner_max_visitors)
-        ):
-            splice.refuse()
+            entry_point is BY_PORT
+            and not self._admission.rate_limiter.admit(address, owner=self.owner, tunnel_name=self.name)
+        ) or not self._admission.acquire(self.owner, self.name, address, self.owner_max_visitors):
+            splice.refuse(Refusal.AT_CAPACITY if self._admission.admits(address) else None)
             return
         splice.on_closed = self._visitor_ended
         visit = VisitorConnection(address, port, entry_point.kind, tunnel_name=self.name, owner=self.owner)
@@ -199,7 +198,7 @@ class Tunnel:
         visit = self.visitors[splice]
         stream = backend.open(visit.address, visit.port, tls=entry_point.tls)
         if stream is None:
-            splice.refuse()
+            splice.refuse(Refusal.AT_CAPACITY)
             return
         visit.set_backend(backend)
         if self.rate_limiters is not None and splice.throttle is None:

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from quictunnel.transport.refusal import Refusal
+
 if TYPE_CHECKING:
     from edge_server.ingress.admission import Admission
     from edge_server.tunnels.visitor_log import EntryPoint, VisitorConnection
@@ -21,10 +23,10 @@ class WaitingVisitor:
     entry_point: EntryPoint
     timer: asyncio.TimerHandle
 
-    def reject(self) -> None:
+    def reject(self, reason: Refusal = Refusal.AT_CAPACITY) -> None:
         """Remove the visitor from the queue and refuse it."""
         self.queue.discard(self.splice)
-        self.splice.refuse()
+        self.splice.refuse(reason)
 
 
 class Released(NamedTuple):
@@ -76,7 +78,7 @@ class WaitingVisitors:
     def reject_all(self) -> None:
         """Remove and refuse all visitors."""
         for waiting in tuple(self._waiting.values()):
-            waiting.reject()
+            waiting.reject(Refusal.OFFLINE)
 
     def _time_out(self, splice: Splice) -> None:
-        self._waiting[splice].reject()
+        self._waiting[splice].reject(Refusal.OFFLINE)

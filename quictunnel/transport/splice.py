@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Final, cast
 
 from quictunnel.transport import descriptors, tcp
+from quictunnel.transport.refusal import Refusal
 from quictunnel.transport.stream_sender import MAX_DISCARDED
 from quictunnel.transport.unread_bytes import UnreadBytesTransport
 from quictunnel.wire.codes import StreamCode
@@ -33,6 +34,13 @@ PENDING_POLL_INTERVAL: Final = 1.0
 READ_SIZE: Final = 128 * 1024
 """The most that one read takes; more would let one busy connection delay others on the loop, and its bytes
 would have left the processor's caches when they are sent."""
+
+_ANSWERED: Final = {
+    StreamCode.REFUSED: Refusal.NO_ANSWER,
+    StreamCode.UNREACHABLE: Refusal.NO_ANSWER,
+    StreamCode.UNKNOWN_LEASE: Refusal.NO_TUNNEL,
+}
+"""Codes of a stream of which the other end has consumed nothing, with which its visitor may still be answered."""
 
 
 class _Reading(threading.local):
@@ -74,6 +82,7 @@ class Splice(asyncio.BaseProtocol):
         "lost",
         "on_closed",
         "on_refused",
+        "on_turned_away",
         "throttle",
     )
 
@@ -86,6 +95,9 @@ class Splice(asyncio.BaseProtocol):
         self.on_refused: Callable[[Splice, StreamCode], bool] | None = None
         """Called when the other end gave the stream up without having consumed any of it. Returns True if it has
         joined the splice with another stream; the bytes written to the first are then written to that one."""
+        self.on_turned_away: Callable[[Splice, Refusal], bool] | None = None
+        """Called before the TCP connection is reset because no stream serves it. Returns True if it answers the
+        visitor instead: it has called :meth:`detach`, and calls :meth:`connection_lost` at the end."""
         self.throttle: Throttle | None = None
         self.lost: StreamCode | None = None
         """Code with which the stream was lost, if it was."""
@@ -94,7 +106,7 @@ class Splice(asyncio.BaseProtocol):
         self.has_delivered_all = False
         """True if the stream had ended and all of it was passed on when the TCP connection closed."""
         self.is_refused = False
-        """True if the TCP connection was reset without having been joined."""
+        """True if the TCP connection was reset, or answered, without having been joined."""
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
         self._awaits_join = False
@@ -147,11 +159,29 @@ class Splice(asyncio.BaseProtocol):
             else:
                 self._poll_later()
 
-    def refuse(self) -> None:
-        """Reset a TCP connection that was never joined."""
+    def refuse(self, reason: Refusal | None = None) -> None:
+        """Reset a TCP connection that was never joined, or let it be answered if there is a ``reason``."""
         if self._transport is not None:
+            may_answer = reason is not None and not self.is_refused
             self.is_refused = True
-            tcp.reset(self._transport)
+            if reason is None or not may_answer or not self._is_answered(reason):
+                tcp.reset(self._transport)
+
+    def detach(self) -> tuple[bytes, bool]:
+        """Stop using the transport, which gets another protocol. Return the bytes that were read and passed to
+        nobody, and whether the peer has sent its FIN."""
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None
+        self._awaits_join = False
+        early, self._early = b"".join(self._early or ()), None
+        return early, self._ended
+
+    def _is_answered(self, reason: Refusal) -> bool:
+        transport = self._transport
+        if self.on_turned_away is None or transport is None or transport.is_closing():
+            return False
+        return self.on_turned_away(self, reason)
 
     # From asyncio.
 
@@ -312,6 +342,10 @@ class Splice(asyncio.BaseProtocol):
             if self.on_refused(self, code):
                 return
         self.lost = code
+        if unconsumed is not None and code in _ANSWERED:
+            self._early = unconsumed
+            if self._is_answered(_ANSWERED[code]):
+                return
         if code is not StreamCode.ABORTED:
             tcp.reset(transport)  # TCP has one kind of reset, whatever the code
         elif not transport.is_closing():
@@ -325,6 +359,8 @@ class Splice(asyncio.BaseProtocol):
     # Internal.
 
     def _pause_until_join(self) -> None:
+        if self.is_refused or self.lost is not None:
+            return  # the transport has another protocol, or is being reset
         if self._stream is None and self._transport is not None and not self._transport.is_closing():
             self._awaits_join = True
             self._transport.pause_reading()

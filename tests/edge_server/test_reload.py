@@ -71,6 +71,7 @@ def may_h2(server: RunningEdge) -> bool:
 # Of each live option: another value, and what is to be seen of it.
 EFFECTS: dict[str, tuple[Any, Callable[[RunningEdge], object]]] = {
     "allow_wildcard_h2": (True, may_h2),
+    "error_pages": ("off", lambda server: server.services.error_pages.is_on),
     "grace": (3.0, lambda server: server.config.grace),
     "hold": (4.0, holds),
     "log_format": ("json", lambda _: isinstance(logging.getLogger().handlers[0].formatter, logs.JsonFormatter)),

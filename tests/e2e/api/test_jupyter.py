@@ -101,13 +101,13 @@ def test_a_link_that_stays_until_it_is_stopped(edge, environ, notebook, origin):
         with tls_connect(edge, tunnel) as visitor:
             assert echoes(visitor)
         assert notebook.run(f"%quictunnel --stop {origin.port}")[2] == f"port {origin.port} closed\n"
-        assert b"unrecognized name" in curl(edge, other).stderr
+        assert b"no open tunnel" in curl(edge, other).stdout
         assert notebook.run("%quictunnel --stop")[2] == "1 closed\n"
     assert notebook.run("%quictunnel --stop")[2] == "0 closed\n"
     assert "No tunnel is open. %quictunnel PORT" in notebook.run("%quictunnel")[2]
     last, _ = notebook.link(f"%quictunnel {origin.port}")
     notebook.run("%reload_ext quictunnel")
-    assert b"unrecognized name" in curl(edge, last).stderr
+    assert b"no open tunnel" in curl(edge, last).stdout
     assert "No tunnel is open" in notebook.run("%quictunnel")[2]
     assert not client.is_closed
 
@@ -173,6 +173,6 @@ def test_a_notebook_in_a_real_kernel(edge, origin, tmp_path, monkeypatch):
     (shown,) = done.cells[1].outputs
     (url, _) = LINK.search(shown.data["text/html"]).groups()
     assert url.startswith("https://kernel.")
-    assert b"unrecognized name" in curl(edge, url).stderr
+    assert b"no open tunnel" in curl(edge, url).stdout
     assert any("a port is a number from" in str(output) for output in done.cells[2].outputs)
     assert not any(output.output_type == "error" and output.traceback[1:] for output in done.cells[2].outputs)

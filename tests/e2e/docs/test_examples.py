@@ -106,7 +106,7 @@ def test_fastapi(namespace, start):
     assert said.stdout == b"over a WebSocket\n", said.stderr
     process.send_signal(signal.SIGINT)
     assert process.wait(20) in (0, -signal.SIGINT)
-    assert b"unrecognized name" in namespace.curl(url).stderr
+    assert b"no open tunnel" in namespace.curl(url).stdout
 
 
 @pytest.mark.slow

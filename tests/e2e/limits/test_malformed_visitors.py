@@ -57,7 +57,8 @@ def newcomers(rig: EmbeddedTunnel) -> int:
 @pytest.mark.parametrize(
     "name", ["nobody.tunnel.localhost", "tunnel.localhost", "x.{host}", "{label}.example.com", "localhost"]
 )
-def test_unknown_name_gets_an_alert(rig, name):
+def test_unknown_name_gets_an_alert_where_pages_are_off(rig, name, monkeypatch):
+    monkeypatch.setattr(rig.edge.server.services.error_pages, "is_on", False)
     host = rig.tunnel.host
     name = name.format(host=host, label=host.partition(".")[0])
     assert answer_to(rig, client_hello(name)) == ALERT_RECORD + UNRECOGNIZED_NAME

@@ -163,7 +163,10 @@ def test_visitors_outside_the_filter_are_refused(
         try:
             with socket.create_connection(("127.0.0.1", port), SOCKET_TIMEOUT, (source, 0)) as raw:
                 if host:
-                    context.wrap_socket(raw, server_hostname=host).close()
+                    with context.wrap_socket(raw, server_hostname=host) as visitor:
+                        visitor.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                        answer = visitor.recv(4096)
+                        return "no tunnel" if b"no open tunnel" in answer else ""
                 else:
                     raw.sendall(b"x")
                     raw.recv(1)
