@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.startup import start_edge
-from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
+from quictunnel.config.variables import CONGESTION, ENGINE
 from quictunnel.shared.event_loop import EventLoopThread
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.handoff.protocol import HandoffRefusal
 from edge_server.reload import reconfigure
-from quictunnel.shared.address import format_address, is_name, on_this_machine
+from quictunnel.config.credential import Credential, pin_of
+from quictunnel.config.secret import Secret
+from quictunnel.shared.address import format_address, is_loopback, is_name, on_this_machine, parse_address
 from quictunnel.transport.qlog import tracer_of
 
 if TYPE_CHECKING:
@@ -80,9 +82,19 @@ class RunningEdge:
     def public_quic_address(self) -> str:
         """``host:port`` for clients on other machines; empty if it is unknown, because the edge listens on all
         interfaces and its domain is a local one."""
-        host, port = _bound_address(self.config, self.introspection)
-        name = self.config.public_name(host)
-        return "" if name == self.config.domain and name.endswith(".localhost") else format_address(name, port)
+        return public_quic_address(self.config, self.introspection)
+
+    @property
+    def is_public(self) -> bool:
+        """True if clients on other machines can reach this edge, or it listens on all interfaces."""
+        public = self.public_quic_address
+        return not public or not is_loopback(parse_address(public, what="the public address")[0])
+
+    @property
+    def credential(self) -> Credential:
+        """The credential of the operator's own clients, with all rights."""
+        address = self.public_quic_address or self.quic_address
+        return Credential((address,), pin_of(self.ca.read_bytes()), Secret(self.token))
 
     @property
     def visitor_log(self) -> VisitorLog:
@@ -171,6 +183,13 @@ def local_quic_address(config: EdgeConfig, introspection: Introspection) -> str:
     host, port = _bound_address(config, introspection)
     is_dual = host == "::" and introspection.udp.is_dual
     return format_address("127.0.0.1" if is_dual else on_this_machine(host), port)
+
+
+def public_quic_address(config: EdgeConfig, introspection: Introspection) -> str:
+    """Return ``host:port`` of the QUIC socket for clients on other machines; empty if it is unknown."""
+    host, port = _bound_address(config, introspection)
+    name = config.public_name(host)
+    return "" if name == config.domain and name.endswith(".localhost") else format_address(name, port)
 
 
 def _bound_address(config: EdgeConfig, introspection: Introspection) -> tuple[str, int]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 from typing import TYPE_CHECKING, Any
 
+from edge_server.banner import banner
 from edge_server.observability import logs, state_dump
 from edge_server.reload import Reloads
 from edge_server.signals import Signals
 from edge_server.startup import start_edge
-from edge_server.systemd import goes_to_journal, keep_alive, notify, take_activated_sockets
+from edge_server.systemd import keep_alive, notify, take_activated_sockets
 from quictunnel.shared import output
 from quictunnel.shared.event_loop import new_event_loop
 from quictunnel.shared.malloc import keep_pages
@@ -22,31 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from edge_server.config.edge_config import EdgeConfig, Reading
-    from edge_server.server import RunningEdge
-
-
-def banner(server: RunningEdge) -> str:
-    """Return the text for standard output that says how to use this edge."""
-    config = server.config
-    # The journal is stored, and more people may read it than may open tunnels.
-    is_stored = config.hide_token or goes_to_journal(1)
-    file = shlex.quote(str(config.state_dir / "token"))
-    token = f'"$(cat {file})"' if is_stored else shlex.quote(server.token)
-    authority = shlex.quote(str(server.ca))
-    # Visitors need the edge's own authority unless the certificates are from a public one.
-    trust = "" if config.cert is not None or config.acme else f"--cacert {authority} "
-    public, address = server.public_quic_address, server.public_quic_address or server.quic_address
-    unknown = "" if public else "Set --public-host NAME for clients on other machines.\n"
-    copy = f" these, and a copy of {server.ca.name}" if address != server.quic_address else ""
-    return (
-        f"The edge serves https://*.{config.domain}:{server.https_port} and TCP ports "
-        f"{config.tcp_ports[0]}-{config.tcp_ports[-1]}; clients connect to {address} (UDP).\n{unknown}"
-        f"Clients on this machine find it by themselves. Others need{copy}:\n\n"
-        f"  export QUICTUNNEL_EDGE={shlex.quote(address)}\n"
-        f"  export QUICTUNNEL_TOKEN={token}\n"
-        f"  export QUICTUNNEL_CA={authority}\n\n"
-        f"Try:  quictunnel http 8000     then:  curl {trust}URL"
-    )
 
 
 def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:

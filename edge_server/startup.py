@@ -41,7 +41,7 @@ from edge_server.resources.descriptor_budget import (
     descriptor_limit,
     watch_for_free_descriptors,
 )
-from edge_server.server import RunningEdge, local_quic_address
+from edge_server.server import RunningEdge, local_quic_address, public_quic_address
 from edge_server.storage.state_dir import StateDir
 from edge_server.systemd import ActivatedSockets
 from edge_server.wiring import make_engine, open_services, take_certificates
@@ -178,6 +178,7 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
     admin = await _start_admin(stack, introspection, files, sockets.admin, drain_requested.set)
     # Last, and without an await until the end, because a client that reads the file may connect at once.
     address = local_quic_address(config, introspection)
+    files.state.keep_public_address(public_quic_address(config, introspection))
     client_env = files.state.publish(edge=address, token=files.token, ca=files.ca)
     stack.callback(client_env.withdraw)
     edge = RunningEdge(

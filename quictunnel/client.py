@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
+from quictunnel.config.client_config import ClientConfig, client_config_of, load
 from quictunnel.connection.manager import ConnectionManager
 from quictunnel.errors import ClientClosedError
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent, Snapshot
@@ -66,19 +66,28 @@ class Client:
         edge: ``host:port`` of the edge's QUIC socket.
         token: the secret that the edge issued; never logged, never part of an error.
         ca: PEM file with the certificate authorities to trust; None means the system's.
+        profile: instead of the others, the name of an edge that ``quictunnel login --profile NAME`` has stored.
+        credential: instead of the others, the string ``qt1...`` that the edge printed; a secret like the token.
 
-    Raises ConfigError if an argument is malformed.
+    Raises ConfigError if an argument is malformed or missing, or there is no such profile.
     """
 
-    def __init__(self, edge: str, *, token: str, ca: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        edge: str | None = None,
+        *,
+        token: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        profile: str | None = None,
+        credential: str | None = None,
+    ) -> None:
         self._init(
-            ClientConfig(
+            client_config_of(
                 edge=edge,
-                token=Secret(token),
+                token=token,
                 ca=None if ca is None else Path(ca),
-                engine=os.environ.get(ENGINE) or "auto",
-                congestion=os.environ.get(CONGESTION) or "auto",
-                qlog=qlog_of(os.environ),
+                profile=profile,
+                credential=credential,
             )
         )
 
@@ -95,8 +104,9 @@ class Client:
     def from_env(cls) -> Client:
         """Return the process's default client, which ``forward(client=None)`` uses; create it at the first call.
 
-        Reads the environment (QUICTUNNEL_EDGE, QUICTUNNEL_TOKEN, QUICTUNNEL_CA), then the user's config file, then
-        the ``client.env`` of an edge that runs on this machine. Connects when first used, not here. Raises
+        Reads the environment (QUICTUNNEL_CREDENTIAL, or QUICTUNNEL_EDGE, QUICTUNNEL_TOKEN and QUICTUNNEL_CA), then
+        what ``quictunnel login`` has stored (QUICTUNNEL_PROFILE names a profile), then the user's config file,
+        then the ``client.env`` of an edge that runs on this machine. Connects when first used, not here. Raises
         ConfigError if none of them names an edge, or one of them is malformed.
         """
         global _default

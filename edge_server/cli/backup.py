@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXCLUDED_FILES: Final = frozenset(
-    ("client.env", "edge.sock", "admin.url", "held.db", "last-held", "quic.pem", "quic.key")
+    ("client.env", "edge.sock", "admin.url", "held.db", "last-held", "quic.pem", "quic.key", "public-address")
 )
 """Files of the current run: created again by the next one, or outdated after a minute (the snapshot of held names
 and its file of an older version)."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from edge_server.auth.credentials import credential_of
 from edge_server.auth.permission_texts import (
     MAX_COUNT,
     PermissionTextError,
@@ -25,6 +26,7 @@ from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import MAX_NOTE, TokenStore
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
 from edge_server.storage.state_dir import StateDir
+from quictunnel.shared.address import parse_address
 from quictunnel.shared.command_line import Group
 
 if TYPE_CHECKING:
@@ -67,7 +69,11 @@ def token() -> None:
     """Group the commands."""
 
 
-@token.command(help="Create a token and print it. It cannot be shown again: only a hash is stored.")
+@token.command(
+    help="Create a token and print its credential: one string (qt1...) with the edge's address, the fingerprint "
+    "of its certificate authority and the token. Its user runs `quictunnel login` with it. It cannot be shown "
+    "again: only a hash of the token is stored.",
+)
 @click.option("--note", default="", metavar="TEXT", help=f"a note on its purpose, up to {MAX_NOTE} characters")
 @click.option("--tunnels", type=COUNT, metavar="N", help="tunnels at once, over all its clients")
 @click.option("--visitors", type=COUNT, metavar="N", help="visitors at once, over all its tunnels")
@@ -101,14 +107,45 @@ def token() -> None:
     metavar="WHEN",
     help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC)",
 )
+@click.option(
+    "--edge",
+    metavar="HOST:PORT",
+    help="address of the edge's QUIC socket in the credential (default: its public address at its last start)",
+)
+@click.option("--token-only", is_flag=True, help="print the token alone, for QUICTUNNEL_TOKEN")
 @QUERY
-def create(note: str, state_dir: Path, *, as_json: bool, **permissions: Any) -> None:
+def create(
+    note: str, edge: str | None, state_dir: Path, *, token_only: bool, as_json: bool, **permissions: Any
+) -> None:
     """Create a token."""
     now = int(time.time())
+    if edge is not None:
+        parse_address(edge, what="--edge")  # before the token is created
     secret, entry = _open(state_dir).create(Permissions(**permissions), note, now)
-    # Only the token on standard output, for scripts; the explanation on standard error.
-    print(json.dumps({"token": secret} | _as_json(entry, now)) if as_json else secret)
-    print(f"Token {entry.key} is created; it is not shown again. Clients: QUICTUNNEL_TOKEN.", file=sys.stderr)
+    credential = None if token_only else credential_of(state_dir, secret, edge)
+    # Only the credential on standard output, for scripts; the explanation on standard error.
+    if as_json:
+        print(json.dumps({"token": secret, "credential": credential} | _as_json(entry, now)))
+    else:
+        print(credential or secret)
+    print(_explanation(entry, has_credential=credential is not None, token_only=token_only), file=sys.stderr)
+
+
+def _explanation(entry: TokenEntry, *, has_credential: bool, token_only: bool) -> str:
+    """Return what a user does with the output of ``create``."""
+    created = f"Token {entry.key} is created; it is not shown again."
+    if has_credential:
+        return (
+            f"{created} Give its user this credential, which is a secret: `quictunnel login` asks for it, and "
+            "programs in containers read it from QUICTUNNEL_CREDENTIAL."
+        )
+    if token_only:
+        return f"{created} Clients: QUICTUNNEL_TOKEN, with QUICTUNNEL_EDGE and QUICTUNNEL_CA."
+    return (
+        f"{created} This is the token alone, for QUICTUNNEL_TOKEN, because the edge's public address is not "
+        "known: start the edge (with --public-host NAME if it listens on all interfaces), or give --edge "
+        "HOST:PORT, to get a credential."
+    )
 
 
 @token.command("list", help="List all tokens, revoked ones included.")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MIN_TOKEN: Final = 16
 """Characters of a token that an operator chose. A shorter one is a truncated file, or guessable."""
 KEY_BYTES: Final = 32
+PUBLIC_ADDRESS: Final = "public-address"
+"""Name of the file with the address of the QUIC socket for clients on other machines."""
 
 
 class StateDir:
@@ -59,6 +61,26 @@ class StateDir:
                 "remove it and a new one will be made."
             )
         return content.decode()
+
+    def keep_public_address(self, address: str) -> None:
+        """Write ``host:port`` that clients on other machines use, for credentials; empty if it is unknown.
+
+        The file outlives the edge, because tokens may be created while it is off.
+        """
+        try:
+            replace_file(self.path / PUBLIC_ADDRESS, f"{address}\n".encode(), durable=False)
+        except OSError as error:
+            raise ConfigError(f"{self.path / PUBLIC_ADDRESS} cannot be written ({error.strerror}).") from None
+
+    def public_address(self) -> str:
+        """Return ``host:port`` that clients on other machines use, as of the last start of the edge; empty if it
+        is unknown."""
+        try:
+            return (self.path / PUBLIC_ADDRESS).read_text().strip()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise ConfigError(f"{self.path / PUBLIC_ADDRESS} cannot be read ({error.strerror}).") from None
 
     def key(self, name: str) -> bytes:
         """Return the secret key ``name`` of this edge, created on first use."""

@@ -86,12 +86,15 @@ EDGE: Final = combine_options(
         "--ca", type=FILE, help="PEM file of the certificate authority that signed the edge's certificate"
     ),
     click.option("--token-file", type=FILE, help="file with the token for the edge"),
+    click.option("--profile", metavar="NAME", help="the edge that `quictunnel login --profile NAME` has stored"),
 )
 EDGE_LOOKUP: Final = """
 Choice of the edge, first match wins:
-  1. --edge, --ca and --token-file, then QUICTUNNEL_EDGE, QUICTUNNEL_CA and QUICTUNNEL_TOKEN
-  2. your config file (on Linux ~/.config/quictunnel/config.toml: edge, token, ca)
-  3. an edge that you run on this machine with `quictunnel-edge`
+  1. --profile, or --edge, --ca and --token-file
+  2. QUICTUNNEL_CREDENTIAL, or QUICTUNNEL_EDGE, QUICTUNNEL_CA and QUICTUNNEL_TOKEN
+  3. what `quictunnel login` has stored: the profile QUICTUNNEL_PROFILE, or else "default"
+  4. your config file (on Linux ~/.config/quictunnel/config.toml: edge, token, ca)
+  5. an edge that you run on this machine with `quictunnel-edge`
   The token is never an argument, because all users of a machine can read arguments.
 """
 """End of the help of commands that use an edge."""

@@ -55,12 +55,18 @@ Exit status:
 @EDGE
 @JSON
 def doctor(
-    port: int | str | None, edge: str | None, ca: Path | None, token_file: Path | None, *, as_json: bool
+    port: int | str | None,
+    edge: str | None,
+    ca: Path | None,
+    token_file: Path | None,
+    profile: str | None,
+    *,
+    as_json: bool,
 ) -> int:
     """Run ``quictunnel doctor`` and return its exit status. Warnings do not change it."""
     from quictunnel.doctor.runner import examine  # noqa: PLC0415  # loads all installed engines
 
-    return show(examine(port, edge_address=edge, ca=ca, token_file=token_file), as_json=as_json)
+    return show(examine(port, edge_address=edge, ca=ca, token_file=token_file, profile=profile), as_json=as_json)
 
 
 def show(findings: Iterable[Finding], *, as_json: bool) -> int:

@@ -83,12 +83,17 @@ def tcp(**options: Any) -> None:
 
 
 def open_tunnel(
-    port: int | str, edge: str | None, ca: Path | None, token_file: Path | None, **options: Any
+    port: int | str,
+    edge: str | None,
+    ca: Path | None,
+    token_file: Path | None,
+    profile: str | None,
+    **options: Any,
 ) -> None:
     """Open a tunnel and serve until a signal arrives. ``options``: arguments of ``forward()``, and those of
     the output."""
     output = take_output_options(options)
-    config = load_config(edge=edge, ca=ca, token_file=token_file)
+    config = load_config(edge=edge, ca=ca, token_file=token_file, profile=profile)
     inbox = Inbox()
     interrupts = Interrupts(inbox)
     with interrupts.installed():

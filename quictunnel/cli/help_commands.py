@@ -6,7 +6,7 @@ import os
 
 import click
 
-from quictunnel.config.client_config import ENGINE, ENGINES
+from quictunnel.config.variables import ENGINE, ENGINES
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import short_repr
 from quictunnel.shared.command_line import Command, show_help

@@ -60,6 +60,9 @@ COMMANDS: Final = {
         "quictunnel.cli.run_command",
         "run a program that listens on a port, and expose that port while it runs",
     ),
+    "login": ("quictunnel.cli.login", "store the credential of an edge (qt1...) on this machine"),
+    "logout": ("quictunnel.cli.login", "remove a stored credential"),
+    "profiles": ("quictunnel.cli.login", "list the edges that login has stored"),
     "status": ("quictunnel.cli.status", "list your open tunnels on this machine"),
     "doctor": ("quictunnel.cli.doctor", "find out why a tunnel does not work, or is slow"),
     "demo": ("quictunnel.cli.demo", "run an edge, an app and a tunnel in one process, without configuration"),
@@ -89,6 +92,7 @@ Examples:
   quictunnel http 8000    a public https:// address for port 8000
   quictunnel tcp 22       a public TCP address for port 22
   quictunnel run -- uvicorn app:app --port 8000       start an app and expose it
+  quictunnel login        store the credential that your edge printed
   quictunnel status       list open tunnels
   quictunnel doctor       find out why a tunnel does not work
 

@@ -21,8 +21,8 @@ from quictunnel.cli.init import as_first_process
 from quictunnel.cli.output_options import choose_reporter, take_output_options
 from quictunnel.cli.port_detection import PORT, port_of
 from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, new_client, serve
-from quictunnel.config.client_config import TOKEN
 from quictunnel.config.client_config import load as load_config
+from quictunnel.config.variables import CREDENTIAL, TOKEN
 from quictunnel.errors import InvalidError, OriginUnavailableError
 from quictunnel.origin.wait_option import DEFAULT_WAIT
 from quictunnel.shared.command_line import Command
@@ -90,8 +90,8 @@ Choice of the port:
   --port, or the port in the program's command line (--port 8000, -p 8000, --bind 0.0.0.0:8000,
   http.server 8000, runserver 8000, PORT=8000) or in the variable PORT. It is never guessed.
 
-The program does not get QUICTUNNEL_TOKEN. No variable has its public address, because the tunnel
-opens only when the program listens.
+The program gets neither QUICTUNNEL_TOKEN nor QUICTUNNEL_CREDENTIAL. No variable has its public
+address, because the tunnel opens only when the program listens.
 
 Exit status:
   0  stopped by Ctrl-C or SIGTERM
@@ -121,10 +121,11 @@ def run(**options: Any) -> int:
 def launch(
     program: Sequence[str],
     port: int | None,
+    *,
     edge: str | None,
     ca: Path | None,
     token_file: Path | None,
-    *,
+    profile: str | None,
     wait: float | None,
     **options: Any,
 ) -> int:
@@ -134,7 +135,7 @@ def launch(
     """
     output = take_output_options(options, default_requests=False)  # most programs log requests themselves
     port = port_of(program, os.environ, port)
-    config = load_config(edge=edge, ca=ca, token_file=token_file)
+    config = load_config(edge=edge, ca=ca, token_file=token_file, profile=profile)
     check_port_is_free(port, program[0])
     inbox = Inbox()
     child: Child | None = None
@@ -191,7 +192,7 @@ def environment(environ: Mapping[str, str], port: int) -> dict[str, str]:
     A debug page of a web app could show the token to visitors. The public address is not in it, because it is not
     known before the program listens.
     """
-    return {name: value for name, value in environ.items() if name != TOKEN} | {PORT: str(port)}
+    return {name: value for name, value in environ.items() if name not in (TOKEN, CREDENTIAL)} | {PORT: str(port)}
 
 
 def is_listening(port: int) -> bool:

@@ -190,7 +190,7 @@ class TunnelRequest:
 
 def new_client(config: ClientConfig) -> Client:
     """Create a client of an edge."""
-    return quictunnel.Client(config.edge, token=config.token.reveal(), ca=config.ca)
+    return quictunnel.Client.from_config(config)
 
 
 def serve(

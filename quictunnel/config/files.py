@@ -36,6 +36,10 @@ class Partial:
     edge: str | None = None
     token: str | None = None
     ca: Path | None = None
+    pin: bytes = b""
+    """Fingerprint of the authority, from a credential."""
+    more_edges: tuple[str, ...] = ()
+    """Further addresses of the edge, from a credential."""
 
     def __repr__(self) -> str:
         return f"Partial({self.source!r}, edge={self.edge!r}, ca={self.ca!r})"
@@ -97,6 +101,20 @@ def read_client_env(path: Path) -> Partial | None:
     if ca is not None and not Path(ca).is_absolute():
         raise _damaged(path, "its QUICTUNNEL_CA is not an absolute path")
     return Partial(source=str(path), edge=values["edge"], token=values["token"], ca=Path(ca) if ca else None)
+
+
+def read_private_line(path: Path) -> str | None:
+    """Read a file with one secret. Return None if it does not exist.
+
+    Raises:
+        ConfigError: the file is unreadable, or other users may read it.
+    """
+    opened = _read_settings(path)
+    if opened is None:
+        return None
+    text, mode = opened
+    _check_private(path, mode)
+    return text.strip()
 
 
 def read_token_file(path: Path) -> str:

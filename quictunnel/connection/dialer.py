@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.edge_connection import EdgeConnection, EdgeIdentityError, no_answer_error, resolve
+from quictunnel.connection.edge_connection import EdgeConnection, no_answer_error, resolve
+from quictunnel.connection.edge_identity import EdgeIdentityError
 from quictunnel.errors import EdgeUnavailableError, Error
 
 if TYPE_CHECKING:
@@ -48,10 +50,10 @@ class Dialer:
         Args:
             dial_timeout: seconds for each address.
         """
-        addresses = (await resolve(self._config))[:MAX_ADDRESSES]
+        targets = (await self._targets())[:MAX_ADDRESSES]
         attempts = [
-            asyncio.create_task(self._dial_address(address, number * ADDRESS_STAGGER, dial_timeout))
-            for number, address in enumerate(addresses)
+            asyncio.create_task(self._dial_address(config, address, number * ADDRESS_STAGGER, dial_timeout))
+            for number, (config, address) in enumerate(targets)
         ]
         failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
         first: EdgeConnection | None = None
@@ -116,10 +118,29 @@ class Dialer:
         logger.info("the dial in parallel with the existing link ended: %s", str(connection) or "no longer needed")
         return None
 
-    async def _dial_address(self, address: Address, delay: float, dial_timeout: float) -> EdgeConnection:
-        """Dial one address after ``delay`` seconds. Raises an Error."""
+    async def _targets(self) -> list[tuple[ClientConfig, Address]]:
+        """Return the addresses of the edge, each with the configuration that names it.
+
+        Raises EdgeUnavailableError if none of the edge's names has an address."""
+        targets: list[tuple[ClientConfig, Address]] = []
+        failure: EdgeUnavailableError | None = None
+        for edge in (self._config.edge, *self._config.more_edges):
+            config = replace(self._config, edge=edge)
+            try:
+                targets += [(config, address) for address in await resolve(config)]
+            except EdgeUnavailableError as error:
+                failure = failure or error
+        if failure is not None and not targets:
+            raise failure
+        return targets
+
+    async def _dial_address(
+        self, config: ClientConfig, address: Address, delay: float, dial_timeout: float
+    ) -> EdgeConnection:
+        """Dial one address after ``delay`` seconds. Raises an Error.
+
+        ``config``: the configuration whose edge has this address."""
         await asyncio.sleep(delay)
-        config = self._config
         try:
             connection = EdgeConnection(config, self._owner, address)
         except OSError as error:  # this machine has no such address family, or no sockets left

@@ -13,6 +13,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+from quictunnel.connection.edge_identity import EdgeIdentityError, certificate_error
 from quictunnel.errors import (
     AuthError,
     ConfigError,
@@ -47,17 +48,8 @@ CLOSE_TIMEOUT: Final = 0.5
 TCP_PROBE_TIMEOUT: Final = 1.0
 """Seconds that the host of an edge that does not answer has to answer a TCP connection."""
 
-# TLS alerts about a certificate that was not accepted (RFC 8446 section 6.2), as QUIC carries them (RFC 9001
-# section 4.8: 0x100 plus the alert).
-_CERTIFICATE_ALERTS: Final = range(0x100 + 42, 0x100 + 49)
+# The TLS alert no_application_protocol, as QUIC carries it (RFC 9001 section 4.8: 0x100 plus the alert).
 _NO_ALPN: Final = 0x100 + 120
-
-
-class EdgeIdentityError(ConfigError):
-    """A server other than the configured edge answers.
-
-    It ends the first dial. A client that was connected before dials again, because a proxy may be in the path
-    for a while, or the renewal of a certificate may be late."""
 
 
 class EdgeConnectionOwner(Protocol):
@@ -296,7 +288,8 @@ class EdgeConnection:
             self._fail(error)
 
     def _explain(self, closed: Closed) -> Error:
-        return explain(closed, self._config.edge, welcome=self.welcome)
+        untrusted = certificate_error(closed, self._config)
+        return untrusted or explain(closed, self._config.edge, welcome=self.welcome)
 
     def _fail(self, error: Error) -> None:
         self._end = error
@@ -315,6 +308,7 @@ def _client_engine(config: ClientConfig, largest_datagram: int) -> Engine:
         is_server=False,
         alpn=ALPN,
         authority=config.ca,
+        pin=config.pin,
         largest_datagram=largest_datagram,
         congestion=config.congestion,
     )
@@ -340,11 +334,6 @@ def explain(closed: Closed, edge: str, *, welcome: Welcome | None) -> Error:
         if code in (SessionCode.VERSION, SessionCode.BANNED):
             return ConfigError(f"{sentence} (edge at {edge})")
         return EdgeUnavailableError(f"{sentence} (edge at {edge}; the client dials again by itself)")
-    if closed.code in _CERTIFICATE_ALERTS and closed.cause in (CloseCause.HANDSHAKE, CloseCause.PROTOCOL):
-        return EdgeIdentityError(
-            f"The certificate of the edge at {edge} was not accepted. Set QUICTUNNEL_CA to the file with the "
-            "authority that issued it (a development edge writes it as ca.pem into its state directory)."
-        )
     if closed.code == _NO_ALPN:
         return EdgeIdentityError(
             f"The server at {edge} speaks QUIC but is not an edge (it does not offer the protocol {ALPN}); check "

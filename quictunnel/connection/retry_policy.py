@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.edge_connection import EdgeIdentityError
+from quictunnel.connection.edge_identity import EdgeIdentityError
 from quictunnel.errors import Error
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
@@ -29,9 +30,9 @@ def utc_now() -> dt.datetime:
 
 
 def examine(
-    report: HandshakeReport, host: str, authority: Path | None, now: dt.datetime
+    report: HandshakeReport, host: str, authority: Path | None, now: dt.datetime, pin: bytes = b""
 ) -> tuple[Finding, Finding]:
-    """Check the certificate chain of a handshake against name, authority and time.
+    """Check the certificate chain of a handshake against name, authority (or its fingerprint) and time.
 
     Returns:
         The findings about the certificate and about the clock.
@@ -48,15 +49,22 @@ def examine(
     if now > ends:
         return _too_late(ends, now)
     clock = ok("clock", f"{_moment(now)}, within the certificate's validity")
-    why = handshake_probe().trust_error(report.chain, host, authority)
+    why = handshake_probe().trust_error(report.chain, host, authority, pin)
     if why is not None:
-        return _not_trusted(leaf, host, names, authority, why), clock
+        return _not_trusted(leaf, host, names, authority, why, has_pin=bool(pin)), clock
     issuer = "the system's authorities" if authority is None else str(authority)
+    if pin:
+        issuer = "the authority of the credential"
     message = f"for {_listed(names)}, trusted by {issuer}, valid until {_moment(ends)}"
     if ends - now < EXPIRY_WARNING:
         remedy = "The edge should have renewed it: see its log, or restart a development edge."
         return warn("certificate", message, remedy), clock
     return ok("certificate", message), clock
+
+
+def pinned(chain: tuple[bytes, ...], pin: bytes) -> bytes | None:
+    """Return the certificate of a chain that has this SHA-256 fingerprint, or None."""
+    return next((each for each in chain if hashlib.sha256(each).digest() == pin), None)
 
 
 def compare_clocks(now: dt.datetime, edge: int) -> Finding:
@@ -88,7 +96,9 @@ def _too_late(ends: dt.datetime, now: dt.datetime) -> tuple[Finding, Finding]:
 SET_CLOCK: Final = "Compare it with another clock; `timedatectl set-ntp true` synchronises it."
 
 
-def _not_trusted(leaf: x509.Certificate, host: str, names: list[str], authority: Path | None, why: str) -> Finding:
+def _not_trusted(
+    leaf: x509.Certificate, host: str, names: list[str], authority: Path | None, why: str, *, has_pin: bool
+) -> Finding:
     if "doesn't match" in why:
         return fail(
             "certificate",
@@ -97,7 +107,10 @@ def _not_trusted(leaf: x509.Certificate, host: str, names: list[str], authority:
             is_configuration=True,
         )
     issuer = leaf.issuer.rfc4514_string() or "nobody"
-    if authority is None:
+    if has_pin:
+        message = f"issued by {issuer}, which is not the authority of the credential ({why})"
+        remedy = "If the edge was set up anew, get a new credential from its operator and run `quictunnel login`."
+    elif authority is None:
         message = f"issued by {issuer}, which this system does not trust ({why})"
         remedy = "Set QUICTUNNEL_CA to the edge's ca.pem, which is in its state directory."
     else:

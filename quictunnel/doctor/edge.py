@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.connection.dialer import Dialer
 from quictunnel.connection.edge_connection import EdgeConnection, resolve
 from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error
 from quictunnel.shared.address import format_address
+from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines import handshake_probe
 from quictunnel.transport.probe import SIZES, SMALLEST, Answer, ProbeAnswer, probe_server
@@ -248,6 +250,20 @@ async def _greet(config: ClientConfig, address: Address) -> Welcome:
     try:
         assert connection.welcome is not None, "greeted"
         return connection.welcome
+    finally:
+        await connection.close()
+
+
+async def greet_edge(config: ClientConfig) -> str:
+    """Ask an edge, at any of its addresses, whether it accepts the token. Return the name of its software.
+
+    Raises:
+        Error: it does not, its certificate is not the expected one, or it cannot be reached.
+    """
+    connection = await Dialer(config, _PassiveOwner(), Supervisor()).dial()
+    try:
+        assert connection.welcome is not None, "greeted"
+        return connection.welcome.software
     finally:
         await connection.close()
 

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.config.client_config import ENGINE
+from quictunnel.config.variables import ENGINE
 from quictunnel.connection.capacity import kept_free
 from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import ConfigError

@@ -33,16 +33,21 @@ CHECK: Final = "public address"
 """Name of this check."""
 
 
-def check_public_address(config: ClientConfig) -> Finding:
-    """Open a tunnel to an echo server, connect to it as a visitor, and close it."""
+def check_public_address(config: ClientConfig, pinned: bytes | None = None) -> Finding:
+    """Open a tunnel to an echo server, connect to it as a visitor, and close it.
+
+    Args:
+        config: the client's configuration.
+        pinned: DER of the authority that the client knows by its fingerprint.
+    """
     try:
         with _echo() as port, Client.from_config(config) as client, forward(port, client=client) as tunnel:
-            return _visit(tunnel, config)
+            return _visit(tunnel, config, pinned)
     except Error as error:
         return fail(CHECK, f"no tunnel could be opened: {error}", "See the checks above and the edge's log.")
 
 
-def _visit(tunnel: Tunnel, config: ClientConfig) -> Finding:
+def _visit(tunnel: Tunnel, config: ClientConfig, pinned: bytes | None) -> Finding:
     host = tunnel.host
     domain = host.partition(".")[2]
     # RFC 6761 section 6.3: names under localhost are loopback. Browsers implement this, glibc does not.
@@ -55,7 +60,7 @@ def _visit(tunnel: Tunnel, config: ClientConfig) -> Finding:
     try:
         seconds = _fetch(tunnel, address, ssl.create_default_context())
     except ssl.SSLCertVerificationError as error:
-        return _untrusted(tunnel, address, config, error.verify_message)
+        return _untrusted(tunnel, address, config, error.verify_message, pinned)
     except (OSError, EOFError) as error:
         why = "timeout" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         place = format_address(address, tunnel.port)
@@ -66,20 +71,21 @@ def _visit(tunnel: Tunnel, config: ClientConfig) -> Finding:
     )
 
 
-def _untrusted(tunnel: Tunnel, address: str, config: ClientConfig, why: str) -> Finding:
+def _untrusted(tunnel: Tunnel, address: str, config: ClientConfig, why: str, pinned: bytes | None) -> Finding:
     """Report a certificate that this system does not trust. Try again with the edge's own authority."""
-    if config.ca is not None:
+    if config.ca is not None or pinned is not None:
+        name = "the edge's ca.pem" if config.ca is None else str(config.ca)
+        context = ssl.create_default_context(cafile=config.ca, cadata=pinned)
         try:
-            seconds = _fetch(tunnel, address, ssl.create_default_context(cafile=config.ca))
+            seconds = _fetch(tunnel, address, context)
         except (OSError, EOFError) as error:
-            why = f"{why}; with {config.ca}: {error}"
+            why = f"{why}; with {name}: {error}"
         else:
             return warn(
                 CHECK,
                 f"{tunnel.url} answered through a tunnel in {seconds * 1000:.0f} ms; browsers do not trust its "
                 "certificate, which the edge's own authority has issued",
-                f"For development, trust {config.ca}; otherwise give the edge a public certificate (--acme, "
-                "--cert).",
+                f"For development, trust {name}; otherwise give the edge a public certificate (--acme, --cert).",
             )
     remedy = "Give the edge a certificate for its domain that visitors trust (--acme, or --cert and --key)."
     return fail(CHECK, f"browsers of visitors reject the certificate of {tunnel.url} ({why})", remedy)

@@ -30,6 +30,7 @@ def examine(
     edge_address: str | None = None,
     ca: Path | None = None,
     token_file: Path | None = None,
+    profile: str | None = None,
 ) -> Iterator[Finding]:
     """Run the checks one by one and yield each finding at once. A failed check does not raise.
 
@@ -39,6 +40,7 @@ def examine(
         edge_address: ``host:port`` from the command line.
         ca: file of the certificate authority, from the command line.
         token_file: file with the token, from the command line.
+        profile: name of a stored profile, from the command line.
     """
     environ = os.environ if environ is None else environ
     yield machine.check_engine(environ)
@@ -48,14 +50,13 @@ def examine(
     if port is not None:
         yield check_origin(parse_target(port))
     try:
-        config = load(environ, edge=edge_address, ca=ca, token_file=token_file)
+        config = load(environ, edge=edge_address, ca=ca, token_file=token_file, profile=profile)
     except ConfigError as error:
         yield fail("configuration", str(error), "See `quictunnel http --help` for the sources.",
                    is_configuration=True)  # fmt: skip
         yield from _skipped("name", "no edge is configured")
         return
-    trust = str(config.ca) if config.ca else "the system's authorities"
-    yield ok("configuration", f"edge {config.edge}, trusting {trust}, from {config.source}")
+    yield ok("configuration", f"edge {config.edge}, trusting {config.authority}, from {config.source}")
     yield from _check_path(config, machine.has_proxy(environ))
 
 
@@ -80,7 +81,7 @@ def _check_trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
     if report is None:
         yield from _skipped("certificate", "the handshake failed")
         return
-    trusted, clock = certificate.examine(report, config.address[0], config.ca, certificate.utc_now())
+    trusted, clock = certificate.examine(report, config.address[0], config.ca, certificate.utc_now(), config.pin)
     yield trusted
     if trusted.verdict == "fail":
         yield skip("token", "not checked: it is sent only to an edge with a valid certificate")
@@ -93,7 +94,7 @@ def _check_trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
     if token.verdict == "fail":
         yield from _skipped("public address", "no tunnel can be opened")
         return
-    yield public.check_public_address(config)
+    yield public.check_public_address(config, certificate.pinned(report.chain, config.pin))
 
 
 def _skipped(first: str, why: str) -> Sequence[Finding]:

@@ -101,6 +101,14 @@ def on_this_machine(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine can reach a host of this name or address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.rpartition(".")[2] == "localhost"  # RFC 6761 section 6.3
+
+
 def is_name(host: str) -> bool:
     """Return True if a host is a name, False if it is an IP address."""
     try:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from quictunnel.config.client_config import ClientConfig
     from quictunnel.inspect.summaries import RequestSummary
 
 HOST = "x7k2.tunnel.localhost"
@@ -85,10 +87,8 @@ class FakeApi:
         self.forwarded: list[dict[str, object]] = []
         self.on_request: Callable[[RequestSummary], object] | None = None
 
-    def Client(  # noqa: N802  # a class in the real package
-        self, edge: str, *, token: str, ca: Path | None
-    ) -> FakeClient:
-        self.clients.append(FakeClient(edge, token, ca))
+    def new_client(self, config: ClientConfig) -> FakeClient:
+        self.clients.append(FakeClient(config.edge, config.token.reveal(), config.ca))
         return self.clients[-1]
 
     @contextmanager
@@ -132,7 +132,7 @@ class FakeApi:
 
 def run_with(api: FakeApi, *words: str) -> int:
     """Run a command on a fake of the API. Return its exit status."""
-    with patch.multiple(quictunnel, Client=api.Client, forward=api.forward):
+    with patch.multiple(quictunnel, Client=SimpleNamespace(from_config=api.new_client), forward=api.forward):
         return main(words)
 
 

@@ -31,6 +31,7 @@ def test_http() -> None:
         "edge": None,
         "ca": None,
         "token_file": None,
+        "profile": None,
         "ticket": None,
         "tls": None,
         "name": None,

@@ -66,7 +66,7 @@ def test_run_without_configuration_fails(clean_environ: dict[str, str]) -> None:
     assert done.returncode == 2
     assert json.loads(done.stdout)["kind"] == "config"
     first, hint = done.stderr.splitlines()
-    assert first.startswith("quictunnel: error: No edge is configured. Set QUICTUNNEL_EDGE,")
+    assert first.startswith("quictunnel: error: No edge is configured. Run `quictunnel login`")
     assert "quictunnel-edge" in first
     assert "quictunnel demo" in hint
 

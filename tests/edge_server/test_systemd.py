@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_server.banner import banner
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.service import banner
 from edge_server.systemd import goes_to_journal, keep_alive, notify
+from quictunnel.config.credential import Credential
+from quictunnel.config.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,25 +78,42 @@ def test_journal_output_is_recognised(monkeypatch, tmp_path):
     assert not goes_to_journal(1)
 
 
-def running(config: EdgeConfig) -> Any:
+SECRET = "a-secret-of-somebody"
+CREDENTIAL = Credential(("127.0.0.1:4433",), bytes(32), Secret(SECRET))
+
+
+def running(config: EdgeConfig, *, public: str = "127.0.0.1:4433") -> Any:
     """Return what the banner says of an edge, without its parts."""
-    address = "127.0.0.1:4433"
     return SimpleNamespace(
-        config=config, token="a-secret-of-somebody", ca=config.state_dir / "ca.pem", https_port=8443,
-        quic_address=address, public_quic_address=address,
+        config=config, token=SECRET, ca=config.state_dir / "ca.pem", https_port=8443, credential=CREDENTIAL,
+        quic_address="127.0.0.1:4433", public_quic_address=public, is_public=public != "127.0.0.1:4433",
     )  # fmt: skip
+
+
+def secrets_in(text: str) -> list[str]:
+    return [secret for secret in (SECRET, CREDENTIAL.encode()) if secret in text]
+
+
+@pytest.mark.parametrize("public", ["edge.example.com:4433", "203.0.113.9:4433", ""])
+def test_a_public_edge_prints_no_secret_and_not_the_address_of_loopback(tmp_path, public):
+    text = banner(running(EdgeConfig(state_dir=tmp_path), public=public))
+    assert secrets_in(text) == []
+    assert f"token create --state-dir {tmp_path} --note NAME" in text
+    assert ("127.0.0.1" in text) == (not public)
+    assert ("Set --public-host NAME" in text) == (not public)
 
 
 def test_token_is_not_written_to_the_journal(monkeypatch, tmp_path):
     server = running(EdgeConfig(state_dir=tmp_path))
+    assert secrets_in(banner(server)) == [SECRET, CREDENTIAL.encode()]
     assert "export QUICTUNNEL_TOKEN=a-secret-of-somebody\n" in banner(server)
     status = os.fstat(1)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
     assert f'export QUICTUNNEL_TOKEN="$(cat {tmp_path}/token)"\n' in banner(server)
-    assert "a-secret-of-somebody" not in banner(server)
+    assert secrets_in(banner(server)) == []
 
 
 def test_token_is_not_printed_when_hidden(tmp_path):
     server = running(EdgeConfig(state_dir=tmp_path, hide_token=True))
     assert f'export QUICTUNNEL_TOKEN="$(cat {tmp_path}/token)"\n' in banner(server)
-    assert "a-secret-of-somebody" not in banner(server)
+    assert secrets_in(banner(server)) == []

@@ -32,7 +32,7 @@ def new_token(edge: EdgeProcess, *rights: str) -> str:
     The edge accepts it at once, unless other tests have guessed many tokens from the same address. Then only known
     tokens are checked, and a new one becomes known within a second.
     """
-    made = command(edge, "token", "create", *rights)
+    made = command(edge, "token", "create", "--token-only", *rights)
 
     def is_known() -> bool:
         with client_of(edge, made) as client:

@@ -136,7 +136,7 @@ def test_missing_configuration_is_a_finding(
     monkeypatch.setenv("HOME", str(tmp_path))
     findings = list(examine(environ={}))
     assert [each.verdict for each in findings[-9:]] == ["fail", *["skip"] * 8]
-    assert findings[-9].message.startswith("No edge is configured. Set QUICTUNNEL_EDGE")
+    assert findings[-9].message.startswith("No edge is configured. Run `quictunnel login`")
     assert command.show(findings, as_json=False) == 2
     assert "skip public address  not checked: no edge is configured\n" in capsys.readouterr().out
 

@@ -53,7 +53,7 @@ def let_expire(edge, token: str) -> None:
 
 
 def test_a_token_that_is_revoked_or_expires_while_the_tunnel_is_open(own_edge, running):
-    tokens = {why: command(own_edge, "token", "create") for why in ("revoked", "expired")}
+    tokens = {why: command(own_edge, "token", "create", "--token-only") for why in ("revoked", "expired")}
     processes = {why: tunnel(running, own_edge, token) for why, token in tokens.items()}
     for process in processes.values():
         assert json.loads(process.stdout.readline())["event"] == "ready"

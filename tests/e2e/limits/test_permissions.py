@@ -54,7 +54,7 @@ def test_a_token_works_as_soon_as_it_is_made(tmp_path: Path, origin: int):
     edge = start_edge(tmp_path / "state")
     try:
         for _ in range(8):  # more than an address may guess: none of them was a guess
-            token = command(edge, "token", "create")
+            token = command(edge, "token", "create", "--token-only")
             with client_of(edge, token) as client, quictunnel.forward(origin, client=client) as tunnel:
                 assert tunnel.host
     finally:
@@ -139,7 +139,7 @@ def test_tcp_ports_of_ones_own(edge: EdgeProcess, token: str, origin: int):
 
 def test_client_is_served_while_its_address_guesses_tokens(edge: EdgeProcess, token: str, origin: int):
     """From the same address: with tokens that there are not, and with the key of another."""
-    key = command(edge, "token", "create").split(".")[1]
+    key = command(edge, "token", "create", "--token-only").split(".")[1]
     guesses = ["guess", f"qt1.{key}.{'x' * 43}"]
     arrivals = MetricIncrease(edge)
     for guess in guesses * 6:

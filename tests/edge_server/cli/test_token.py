@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import ssl
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,9 @@ from edge_server.__main__ import main
 from edge_server.auth.permission_texts import MAX_NAMES
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import FILE_NAME, TokenStore
+from edge_server.certificates.authority import DevelopmentAuthority
+from edge_server.storage.state_dir import StateDir
+from quictunnel.config.credential import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +53,36 @@ def test_a_token_is_printed_alone_and_once(run, tmp_path: Path):
     assert token not in err
     assert token.rpartition(".")[2] not in run("list")[1] + run("list", "--json")[1]
     assert stat.S_IMODE((tmp_path / "state" / FILE_NAME).stat().st_mode) == 0o600
+
+
+def test_a_credential_is_printed_alone_if_the_address_is_known(run, tmp_path: Path):
+    state = tmp_path / "state"
+    authority = DevelopmentAuthority.load_or_create(state)
+    StateDir(state).keep_public_address("edge.example.com:4433")
+    out, err = run("create")[1:]
+    found = decode(out)
+    assert found.addresses == ("edge.example.com:4433",)
+    assert found.pin == hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority.pem.decode())).digest()
+    assert TokenRegistry("", TokenStore(state)).check(found.token.reveal())
+    assert "quictunnel login" in err
+    assert out.strip() not in err
+    other = json.loads(run("create", "--edge", "[2001:db8::1]:443", "--json")[1])
+    assert decode(other["credential"]).addresses == ("[2001:db8::1]:443",)
+    assert decode(other["credential"]).token.reveal() == other["token"]
+    alone = run("create", "--token-only")[1].strip()
+    assert TokenRegistry("", TokenStore(state)).check(alone)
+
+
+def test_a_wrong_address_creates_no_token(run):
+    assert run("create", "--edge", "nowhere")[0] == 2
+    assert list_tokens(run) == []
+
+
+def test_without_an_address_the_token_is_printed(run):
+    out, err = run("create")[1:]
+    assert out.startswith("qt1.")
+    assert "public address is not known" in err
+    assert json.loads(run("create", "--json")[1])["credential"] is None
 
 
 def test_rights(run):

@@ -128,6 +128,25 @@ class TestDamage:
             StateDir(Path("/proc/self"))
 
 
+class TestPublicAddress:
+    def test_outlives_the_edge(self, path):
+        StateDir(path).keep_public_address("edge.example.com:4433")
+        assert StateDir(path).public_address() == "edge.example.com:4433"
+        StateDir(path).keep_public_address("")
+        assert StateDir(path).public_address() == ""
+
+    def test_of_an_edge_that_was_never_started(self, path):
+        assert StateDir(path).public_address() == ""
+
+    def test_that_cannot_be_used_is_reported(self, path):
+        state = StateDir(path)
+        (path / "public-address").mkdir()
+        with pytest.raises(ConfigError, match="public-address cannot be written"):
+            state.keep_public_address("e:1")
+        with pytest.raises(ConfigError, match="public-address cannot be read"):
+            state.public_address()
+
+
 class TestClientEnv:
     def publish(self, path: Path, port: int = 1):
         return StateDir(path).publish(edge=f"127.0.0.1:{port}", token="t", ca=path / "ca.pem")

@@ -1,0 +1,55 @@
+"""The error for a server whose certificate a client does not accept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.errors import ConfigError
+from quictunnel.transport.engine import CloseCause
+
+if TYPE_CHECKING:
+    from quictunnel.config.client_config import ClientConfig
+    from quictunnel.transport.engine import Closed
+
+# TLS alerts about a certificate (RFC 8446 section 6.2), as QUIC carries them (RFC 9001 section 4.8: 0x100 plus the
+# alert).
+_CERTIFICATE_ALERTS: Final = range(0x100 + 42, 0x100 + 49)
+_EXPIRED: Final = 0x100 + 45
+_UNKNOWN_AUTHORITY: Final = 0x100 + 48
+
+
+class EdgeIdentityError(ConfigError):
+    """A server other than the configured edge answers.
+
+    It ends the first dial. A client that was connected before dials again, because a proxy may be in the path
+    for a while, or the renewal of a certificate may be late."""
+
+
+def certificate_error(closed: Closed, config: ClientConfig) -> EdgeIdentityError | None:
+    """Return the error of a handshake that ended because of the edge's certificate; None of another end."""
+    if closed.code not in _CERTIFICATE_ALERTS or closed.cause not in (CloseCause.HANDSHAKE, CloseCause.PROTOCOL):
+        return None
+    edge = config.edge
+    source = f" (from {config.source})" if config.source else ""
+    if closed.code == _EXPIRED:
+        return EdgeIdentityError(
+            f"The certificate of the edge at {edge} has expired or is not valid yet: check this machine's clock, "
+            "or restart the edge, which renews it."
+        )
+    if config.pin and closed.code == _UNKNOWN_AUTHORITY:
+        return EdgeIdentityError(
+            f"The certificate authority of the edge at {edge} is not the one of this credential{source}: if the "
+            "edge was set up anew, get a new credential from its operator; if not, another server answers in its "
+            "place. The token was not sent."
+        )
+    if config.pin:
+        return EdgeIdentityError(
+            f"The certificate of the edge at {edge} was not accepted: the authority of this credential{source} "
+            f"has not issued it for the name {config.address[0]}. Get a new credential from the edge's operator, "
+            "or check the edge's --public-host. The token was not sent."
+        )
+    return EdgeIdentityError(
+        f"The certificate of the edge at {edge} was not accepted{source}. Set QUICTUNNEL_CA to the file with the "
+        "authority that issued it (a development edge writes it as ca.pem into its state directory), or use a "
+        "credential, which needs no file."
+    )
