@@ -69,13 +69,16 @@ def test_every_document_is_a_page_and_can_be_found(site):
 
 
 def test_titles_say_what_a_page_is(site):
-    """No two pages have the same title, none is called by its file name or by one vague word."""
+    """No two pages have the same title, which is also their heading; none is called by its file name."""
     titles = {}
     for document in DOCS.rglob("*.md"):
         page = document.relative_to(DOCS).with_suffix(".html").as_posix()
         title = re.search("<title>(.*?)</title>", (site / page).read_text())
         assert title is not None
         titles[page] = html.unescape(title[1]).removesuffix(" - quictunnel")
+        heading = re.search("^# (.*)$", document.read_text(), re.MULTILINE)
+        assert heading is not None
+        assert page == "index.html" or heading[1] == titles[page]
     assert len(set(titles.values())) == len(titles)
     named = {Path(page).stem.lower() for page in titles} - {"architecture"}
     assert [title for page, title in titles.items() if page != "index.html" and title.lower() in named] == []
