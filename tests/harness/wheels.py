@@ -54,6 +54,7 @@ class Wheels(NamedTuple):
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_FIND_LINKS": str(self.house),
+            "PIP_NO_COMPILE": "1",  # faster, and no more than a few modules are used
             "PIP_NO_INDEX": "1",
         }
 
