@@ -36,7 +36,7 @@ class StateDatabases:
         """Return the result of a function that uses the databases; called in their thread. The function runs to
         its end even if the caller is cancelled."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
+        return await asyncio.shield(loop.run_in_executor(self._thread, partial(function, *args, **kwargs)))
 
     def close(self) -> None:
         """Close the databases after the functions that were requested. Calling it again has no effect."""
