@@ -45,7 +45,7 @@ class Management:
             owner_name: returns the name of an owner.
         """
         self._databases = StateDatabases(directory)
-        self._tokens = TokenManagement(self._databases.tokens)
+        self._tokens = TokenManagement(self._databases.tokens, directory)
         self._names = NameManagement(self._databases.names, owner_name)
         self._directory = names
 

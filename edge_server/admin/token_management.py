@@ -6,6 +6,7 @@ without ``async`` run in the thread of the databases.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from operator import attrgetter
@@ -16,6 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edge_server.admin.lists import ListQuery, ListView, Page
 from edge_server.admin.state_types import OwnerName, Timestamp
+from edge_server.auth.credentials import credential_of
 from edge_server.auth.permission_texts import (
     MAX_COUNT,
     PermissionTextError,
@@ -28,12 +30,16 @@ from edge_server.auth.permission_texts import (
 )
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import MAX_NOTE
+from quictunnel.errors import ConfigError
 from quictunnel.shared.output import escape_unprintable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from edge_server.auth.token_store import TokenEntry, TokenStore
+
+logger = logging.getLogger(__name__)
 
 MAX_TEXT: Final = 8000
 """Characters of a list of names or domains; the body is limited as well."""
@@ -92,15 +98,23 @@ class CreatedToken(msgspec.Struct, frozen=True, kw_only=True):
     """A new token."""
 
     token: Annotated[str, Meta(description="The token itself, which cannot be shown again.")]
+    credential: Annotated[
+        str | None,
+        Meta(
+            description="The token with the edge's address and authority, for ``quictunnel login``; null: the "
+            "edge's public address is not known."
+        ),
+    ]
     entry: Token
 
 
 class TokenManagement:
     """The tokens in the database. Methods raise ConfigError when it cannot be used."""
 
-    def __init__(self, store: TokenStore) -> None:
-        """Use ``store``, which belongs to this object."""
+    def __init__(self, store: TokenStore, directory: Path) -> None:
+        """Use ``store``, which belongs to this object. ``directory``: the state directory."""
         self._store = store
+        self._directory = directory
         self._view: ListView[Token, Token] = ListView(
             key=lambda token: token.key,
             show=lambda token: token,
@@ -124,7 +138,12 @@ class TokenManagement:
         values = {field: getattr(wanted, field) for field in wanted.__struct_fields__}
         note = values.pop("note")
         secret, entry = self._store.create(_changed(Permissions(domains=()), values, now), note, now)
-        return CreatedToken(token=secret, entry=_shown(entry, now))
+        try:
+            credential = credential_of(self._directory, secret)
+        except ConfigError as error:  # the token exists and has to be shown all the same
+            logger.warning("token %s has no credential: %s", entry.key, error)
+            credential = None
+        return CreatedToken(token=secret, credential=credential, entry=_shown(entry, now))
 
     def change(self, key: str, wanted: TokenChange) -> Token | None:
         """Change a token. Return None if there is none with this key or it is revoked. Raises

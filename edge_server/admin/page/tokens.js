@@ -159,9 +159,10 @@ function revoke(one) {
 
 const secret = byId("secret");
 
-function showSecret({ token, entry }) {
+function showSecret({ token, credential, entry }) {
   say(byId("secret-token"), token);
-  say(byId("secret-copy"), "Copy the token");
+  say(byId("secret-credential"), credential ?? "");
+  byId("secret-login").hidden = !credential;
   const rights = [["Note", (one) => one.note || "–"], ...RIGHTS, ["Expires", shownExpiry]];
   byId("secret-rights").replaceChildren(
     ...rights.map(([head, text]) => element("div", {}, element("dt", {}, head), element("dd", {}, text(entry)))),
@@ -169,14 +170,22 @@ function showSecret({ token, entry }) {
   secret.showModal();
 }
 
-byId("secret-copy").addEventListener("click", async () => {
-  try {
-    await navigator.clipboard.writeText(byId("secret-token").textContent);
-    say(byId("secret-copy"), "Copied");
-  } catch {
-    getSelection().selectAllChildren(byId("secret-token")); // no clipboard without TLS: select it for Ctrl+C
-    say(byId("secret-copy"), "Selected: press Ctrl+C");
-  }
-});
+for (const button of secret.querySelectorAll("[data-copy]")) {
+  const text = button.textContent;
+  button.addEventListener("click", async () => {
+    const shown = byId(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(shown.textContent);
+      say(button, "Copied");
+    } catch {
+      getSelection().selectAllChildren(shown); // no clipboard without TLS: select it for Ctrl+C
+      say(button, "Selected: press Ctrl+C");
+    }
+  });
+  secret.addEventListener("close", () => say(button, text));
+}
 byId("secret-close").addEventListener("click", () => secret.close());
-secret.addEventListener("close", () => say(byId("secret-token"), ""));
+secret.addEventListener("close", () => {
+  say(byId("secret-token"), "");
+  say(byId("secret-credential"), "");
+});

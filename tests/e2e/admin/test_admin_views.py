@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 import quictunnel
 from edge_server.admin import state_types
 from edge_server.admin.models import ReadModels
+from quictunnel.config.credential import decode
 from tests.harness.admin_page import (
     CONTRASTS,
     HOSTILE,
@@ -81,9 +82,11 @@ def test_a_token_is_created_limited_and_revoked_with_the_keyboard_alone(rig: Adm
     token = secret.locator("#secret-token").inner_text()
     assert re.fullmatch(r"qt1\.[a-z2-7]{16}\.[A-Za-z0-9_-]{43}", token)
     expect(secret).to_contain_text("shop, shop-*")
+    assert decode(secret.locator("#secret-credential").inner_text()).token.reveal() == token
     secret.get_by_role("button", name="Done").click()
     expect(secret).to_be_hidden()
     assert token not in page.content(), "it is shown once"
+    assert not page.locator("#secret-credential").text_content()
     row = page.locator("#tokens tbody tr", has_text="Ada's shop")
     expect(row).to_contain_text("tunnels: 1; names: shop, shop-*")
     key = token.split(".")[1]

@@ -12,10 +12,12 @@ from openapi_schema_validator import OAS31Validator
 
 import quictunnel
 from edge_server.__main__ import main
+from edge_server.admin import token_management
 from edge_server.admin.name_management import MAX_EVENTS
 from edge_server.admin.operations import PREFIX
 from edge_server.admin.token_management import MAX_TEXT
 from edge_server.auth.token_store import MAX_NOTE, TokenStore
+from quictunnel.config.credential import decode
 from quictunnel.errors import ConfigError
 from tests.harness.admin_client import DOCUMENT, AdminClient, AdminTunnel, schema_of
 from tests.harness.waiting import eventually
@@ -89,6 +91,24 @@ def test_a_token_is_created_used_limited_and_revoked(
     ]
     assert token not in caplog.text
     assert token.rpartition(".")[2] not in json.dumps(operator.get("/tokens"))
+
+
+def test_a_credential_names_the_edge(
+    rig: AdminTunnel, operator: AdminClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    response = operator.do("/tokens", body={"note": "Ada"}).json()
+    credential = decode(response["credential"])
+    assert credential.token.reveal() == response["token"]
+    assert credential.addresses == (rig.edge.client_config.edge,)
+
+    def fail(*_: object) -> None:
+        raise ConfigError("ca.pem is not a readable certificate: start the edge again.")
+
+    monkeypatch.setattr(token_management, "credential_of", fail)
+    response = operator.do("/tokens", body={"note": "Bob"}).json()
+    assert response["credential"] is None
+    assert response["token"], "the token is shown all the same"
+    assert f"token {response['entry']['key']} has no credential: ca.pem" in caplog.text
 
 
 def test_the_api_and_the_command_agree(
