@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from edge_server.config.edge_config import OPTIONS, differences
 from edge_server.observability import logs
-from edge_server.systemd import notify
+from edge_server.systemd import goes_to_journal, notify
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def reconfigure(services: EdgeServices, current: EdgeConfig, requested: Ed
     services.error_pages.is_on = config.error_pages == "on"
     services.sessions.hold = services.pending.hold = config.hold
     if {"log_format", "log_level"} & set(live):
-        logs.configure_logging(config)
+        logs.configure_logging(config, to_journal=goes_to_journal(2))
     waiting = [name for name in different if name not in live]
     return ReloadOutcome(config, tuple(_NAMES[name] for name in live), tuple(_NAMES[name] for name in waiting))
 

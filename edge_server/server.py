@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edge_server.drain_log import DrainLog
 from edge_server.handoff.protocol import HandoffRefusal
 from edge_server.reload import reconfigure
 from quictunnel.config.credential import Credential, pin_of
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from edge_server.reload import ReloadOutcome
     from edge_server.tunnels.visitor_log import VisitorLog
     from edge_server.wiring import EdgeServices
-
-logger = logging.getLogger(__name__)
 
 DRAIN_POLL_INTERVAL: Final = 0.05
 """Seconds between checks that active visitors remain."""
@@ -67,6 +65,8 @@ class RunningEdge:
     """Closes the port of TLS visitors; may be called more than once."""
     resources: contextlib.AsyncExitStack
     """Closes everything that was opened, in the reverse order."""
+    successor: int = 0
+    """Process ID of the edge that takes over, or has taken over; 0 if there is none."""
 
     @property
     def https_port(self) -> int:
@@ -139,13 +139,26 @@ class RunningEdge:
         self.snapshot.freeze()
         self.services.pending.give_up_all()
         self.clients.drain(self.config.grace)
+        now = asyncio.get_running_loop().time()
+        log = DrainLog(now, self.config.grace, self.visitors, successor=self.successor)
+        why = "stopped early"
+        try:
+            is_over = await self._wait_for_visitors(now + self.config.grace, log)
+            why = "" if is_over else "the time is over"
+        finally:
+            log.end(asyncio.get_running_loop().time(), self.visitors, why=why)
+
+    async def _wait_for_visitors(self, deadline: float, log: DrainLog) -> bool:
+        """Wait until no visitor needs this edge. Return False if some still do at ``deadline``, in the loop's
+        time."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.config.grace
         while (now := loop.time()) < deadline:
             # Polled, because a visitor becomes idle by the passage of time, without an event.
             if not self._is_needed(now):
-                return
+                return True
+            log.report(now, self.visitors)
             await asyncio.sleep(DRAIN_POLL_INTERVAL)
+        return False
 
     async def stop(self) -> None:
         """Close everything, in the reverse order of its opening. A second call does nothing."""
@@ -156,6 +169,7 @@ class RunningEdge:
         if self.clients.is_draining:
             await channel.send(HandoffRefusal("it is stopping"))
         else:
+            self.successor = channel.peer_pid
             await self.handoff.hand_over(channel, self._release)
 
     def _release(self) -> None:
@@ -167,7 +181,6 @@ class RunningEdge:
         if self.services.acme is not None:
             self.services.acme.release()
         self.stop_accepting()
-        logger.info("a successor takes over; %d active visitors remain", self.visitors)
         self.taken_over.set()
 
     def _is_needed(self, now: float) -> bool:

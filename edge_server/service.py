@@ -36,7 +36,7 @@ def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
         ConfigError: the edge cannot start.
     """
     keep_pages()
-    logs.configure_logging(config)
+    logs.configure_logging(config, to_journal=goes_to_journal(2))
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(config, read_again))
 

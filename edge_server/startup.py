@@ -245,6 +245,7 @@ async def _inherit(
         logger.info("no running edge to take over from; starting as usual")
         return None
     stack.callback(inherited.close)
+    logger.info("taking over from the edge with pid %d", inherited.channel.peer_pid)
     inherited.check(config.domain, config.https[1], config.quic[1])
     _inherit_acme_http(inherited, config.acme_http, activated)
     return inherited

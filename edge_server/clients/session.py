@@ -103,6 +103,7 @@ class ClientSession:
         """Digest of the session's secret; set by the session table."""
         self._context = context
         self._is_resumed = False
+        self._has_sent_token = False
         self._token_retry: asyncio.TimerHandle | None = None
         """Timer of the second check of an unknown token."""
         self._on_closed = on_closed
@@ -210,8 +211,22 @@ class ClientSession:
         if self.identity is not None:
             logger.info("client %s from %s disconnected: %s", self.identity.key, self.peer, closed.cause.value)
         else:
-            logger.info("a client from %s disconnected without a valid token: %s", self.peer, closed.cause.value)
+            self._log_stranger(closed)
         self._on_closed(self)
+
+    def _log_stranger(self, closed: Closed) -> None:
+        """Log the end of a connection that no token was accepted on.
+
+        A refused token has its own line. Connections of this machine that send none are probes: of a health check,
+        of ``quictunnel doctor``, of a client that has connected by another address in the meantime.
+        """
+        is_expected = self._has_sent_token or self.peer.startswith("127.") or self.peer == "::1"
+        logger.log(
+            logging.DEBUG if is_expected else logging.INFO,
+            "a connection from %s ended without a token: %s",
+            self.peer,
+            closed.cause.value,
+        )
 
     def _discard_requests(self) -> None:
         """Discard the queued requests, and cancel the DNS check and the second check of the token."""
@@ -225,6 +240,7 @@ class ClientSession:
 
     def _authenticate(self, hello: Hello) -> None:
         """Check the token of a Hello. Addresses with too many failed attempts are refused without a check."""
+        self._has_sent_token = True
         tokens, attempts = self._context.tokens, self._context.attempts
         key = tokens.known_key(hello.token)
         if not attempts.can_try(self.peer, key):

@@ -7,11 +7,11 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_server.handoff.protocol import (
+    PEERCRED,
     SOCKET,
     VERSION,
     HandoffChannel,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 4
-_PEERCRED: Final = struct.Struct("3i")
 
 
 class HandoffListener:
@@ -100,7 +99,7 @@ class HandoffListener:
         except OSError as error:
             logger.debug("a successor disconnected before it was accepted: %s", error.strerror)
             return
-        _, user, _ = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+        _, user, _ = PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size))
         if user not in (0, os.geteuid()):
             sock.close()
             return

@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -88,6 +89,9 @@ class HandoffRefusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
     reason: str
 
 
+PEERCRED: Final = struct.Struct("3i")
+"""Process, user and group of the other end of a Unix socket (unix(7), SO_PEERCRED)."""
+
 Message = HandoffRequest | HandoffOffer | HandoffReady | HandoffNames | HandoffRefusal
 _encode = msgspec.msgpack.Encoder().encode
 RecordWithSocket = tuple[TunnelRecord, "socket.socket | None"]
@@ -121,6 +125,12 @@ class HandoffChannel:
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def peer_pid(self) -> int:
+        """Process ID of the other edge, as the kernel knows it."""
+        found = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size)
+        return int(PEERCRED.unpack(found)[0])
 
     async def send(self, message: Message, sockets: list[socket.socket] | None = None) -> None:
         """Send a message, with sockets. Raises HandoffError."""

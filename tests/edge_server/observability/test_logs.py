@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +43,24 @@ logger = logging.getLogger("edge_server.test")
 @text
 def test_a_line_for_people(lines):
     logger.info("client %s connected", "abc")
-    assert [line[9:] for line in lines()] == ["INFO    client abc connected"]
+    (line,) = lines()
+    assert re.fullmatch(rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO    \[{os.getpid()}\] client abc connected", line)
+
+
+def test_lines_for_the_journal_have_a_priority_each():
+    formatter = logs.JournalFormatter()
+    wanted = {"DEBUG": "<7>", "INFO": "<6>", "WARNING": "<4>", "ERROR": "<3>", "CRITICAL": "<2>"}
+    for name, prefix in wanted.items():
+        record = logging.LogRecord("a", getattr(logging, name), "", 0, "one\ntwo %s", ("x",), None)
+        assert formatter.format(record) == rf"{prefix}one\ntwo x"
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        record = logging.LogRecord("a", logging.ERROR, "", 0, "it failed", (), sys.exc_info())
+    lines = formatter.format(record).split("\n")
+    assert lines[0] == "<3>it failed"
+    assert lines[-1] == "<3>ValueError: wrong"
+    assert all(line.startswith("<3>") for line in lines)
 
 
 @as_json
