@@ -12,7 +12,7 @@ from edge_server.observability import logs, state_dump
 from edge_server.reload import Reloads
 from edge_server.signals import Signals
 from edge_server.startup import start_edge
-from edge_server.systemd import keep_alive, notify, take_activated_sockets
+from edge_server.systemd import goes_to_journal, keep_alive, notify, take_activated_sockets
 from quictunnel.shared import output
 from quictunnel.shared.event_loop import new_event_loop
 from quictunnel.shared.malloc import keep_pages
