@@ -99,6 +99,26 @@ class TokenRegistry:
         is_match = hmac.compare_digest(self._unknown_digest if entry is None else entry.digest, digest)
         return self._if_valid(entry) if is_match else None
 
+    def refusal_reason(self, token: str) -> str:
+        """Return why a token with the right secret is not valid: that it was revoked or has expired, and when.
+
+        Empty for any other token: nobody else learns that its key exists."""
+        entry = self._entries.get(key_of(token) or "")
+        is_match = hmac.compare_digest(self._unknown_digest if entry is None else entry.digest, digest_of(token))
+        return self._reason(entry) if is_match else ""
+
+    def end_reason(self, key: str) -> str:
+        """Return why the token with this key is no longer valid; empty if it is, or if there is none."""
+        return self._reason(self._entries.get(key))
+
+    def _reason(self, entry: TokenEntry | None) -> str:
+        state = "" if entry is None else entry.state(self._now())
+        if entry is None or state == "good":
+            return ""
+        when = entry.revoked if state == "revoked" else entry.permissions.expires
+        at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(when))
+        return f"it was revoked at {at}" if state == "revoked" else f"it expired at {at}"
+
     def current(self, identity: Identity) -> Identity | None:
         """Return the identity with its present permissions; None if its token is no longer valid."""
         return self.identity(identity.key)

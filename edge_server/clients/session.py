@@ -133,18 +133,18 @@ class ClientSession:
         current = self._context.tokens.current(self.identity)
         if current is None:
             logger.info("the session of client %s is ended: its token is no longer valid", self.identity.key)
-            self.end(SessionCode.UNAUTHORIZED)
+            self.end(SessionCode.UNAUTHORIZED, self._context.tokens.end_reason(self.identity.key))
         elif current != self.identity:
             self.identity = current
             self.bindings.apply_permissions_of(current)
 
-    def end(self, code: SessionCode) -> None:
-        """End the session now, with or without a link."""
+    def end(self, code: SessionCode, reason: str = "") -> None:
+        """End the session now, with or without a link. ``reason``: for the client."""
         self._discard_requests()
         if self.session.is_away:
-            self.session.end_if_away(Closed(CloseCause.LOCAL, code, ""))
+            self.session.end_if_away(Closed(CloseCause.LOCAL, code, reason))
         else:
-            self.session.close(code)
+            self.session.close(code, reason)
 
     def end_superseded(self) -> None:
         """End the session for good, because a newer session with the same ticket has taken its name over."""
@@ -262,8 +262,14 @@ class ClientSession:
             self._context.attempts.withdraw_failure(self.peer, key)
             self._welcome_as(identity, hello)
             return
-        logger.warning("a client from %s was refused: wrong token%s", self.peer, f" of {key}" if key else "")
-        self.session.close(SessionCode.UNAUTHORIZED)
+        reason = self._context.tokens.refusal_reason(hello.token)
+        logger.warning(
+            "a client from %s was refused: wrong token%s%s",
+            self.peer,
+            f" of {key}" * bool(key),
+            f", {reason}" * bool(reason),
+        )
+        self.session.close(SessionCode.UNAUTHORIZED, reason)
 
     def _welcome_as(self, identity: Identity, hello: Hello) -> None:
         """Resume the session that the Hello names, or begin a new one; refuse it if neither is possible."""
@@ -286,7 +292,7 @@ class ClientSession:
             logger.warning(
                 "client %s from %s was refused: session limit of its token reached", identity.key, self.peer
             )
-            self.session.close(SessionCode.OVERLOADED)
+            self.session.close(SessionCode.OVERLOADED, sessions.refusal_reason(identity.key))
             return
         self.identity = identity
         self.session.pool.memory = self._context.memory.share_of(identity.key)

@@ -102,6 +102,13 @@ class SessionTable(Generic[SessionT]):
         self.refused += 1
         return False
 
+    def refusal_reason(self, owner: str) -> str:
+        """Return why :meth:`make_room` has found no room, for the client."""
+        if self.shares.available <= 0:
+            return f"it serves {self.shares.size} clients, as many as it can"
+        held = self.shares.held_by(owner)
+        return f"this token has {held} clients of the {self.shares.size} that the edge can serve, its share"
+
     def add(self, session: SessionT) -> bytes:
         """Add a new session and return its secret."""
         self.begun += 1

@@ -100,7 +100,8 @@ class TcpPorts:
             max_ports: ports for which there are descriptors; None: all.
         """
         self._host = host
-        self._range = ports
+        self.range = ports
+        """The edge's TCP ports."""
         self._clock = clock
         self.shares = Shares(len(ports) if max_ports is None else min(len(ports), max_ports))
         """Ports that are owned, or quarantined for their owner."""
@@ -132,7 +133,7 @@ class TcpPorts:
             is_free: returns True for a port that the owner may have now.
         """
         try:
-            return self._find(owner, preferred, self._range if allowed is None else allowed, is_free)
+            return self._find(owner, preferred, self.range if allowed is None else allowed, is_free)
         except OSError as error:
             return self._log_failure(error)
 
@@ -140,18 +141,18 @@ class TcpPorts:
         """Return a listening socket on exactly this port; None if it cannot be had."""
         self._expire()
         try:
-            return self._take(port, owner) if port in self._range else None
+            return self._take(port, owner) if port in self.range else None
         except OSError as error:
             return self._log_failure(error)
 
     def adopt(self, port: int, owner: str) -> None:
         """Count a port whose socket was inherited from another edge."""
-        if port in self._range:
+        if port in self.range:
             self._assign(port, owner)
 
     def release(self, port: int, owner: str) -> None:
         """Quarantine the port of a tunnel that has ended."""
-        if port not in self._range:
+        if port not in self.range:
             return
         self._assign(port, owner)
         self._quarantined[port] = self._clock() + QUARANTINE_TIME
@@ -161,7 +162,7 @@ class TcpPorts:
         self, owner: str, preferred: int, allowed: range, is_free: Callable[[int], bool]
     ) -> socket.socket | None:
         self._expire()
-        if preferred in self._range and preferred in allowed and is_free(preferred):
+        if preferred in self.range and preferred in allowed and is_free(preferred):
             sock = self._take(preferred, owner)
             if sock is not None:
                 return sock

@@ -23,7 +23,7 @@ from quictunnel.errors import ProtocolError
 from quictunnel.shared.address import short_repr
 from quictunnel.wire import labels
 from quictunnel.wire.codes import BindCode
-from quictunnel.wire.messages import BindRefused, Bound, Unbound
+from quictunnel.wire.messages import MAX_REASON, BindRefused, BindRefusedV3, Bound, Unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 class PortUnavailableError(Exception):
     """The TCP port of a grant is not available."""
 
-    def __init__(self, code: BindCode) -> None:
-        super().__init__(code.name)
+    def __init__(self, code: BindCode, reason: str) -> None:
+        super().__init__(reason)
         self.code = code
 
 
@@ -92,12 +92,17 @@ class Bindings:
             return
         facts = self._facts(identity, bind, is_draining=is_draining, points_here=points_here)
         match self._context.policy.decide(bind, facts):
-            case Refusal(code, reason, level):
+            case Refusal(code, reason, level, explanation):
                 name = short_repr(requested_name(bind, facts.ticket))
                 logger.log(level, "client %s: Bind of name %s refused: %s", identity.key, name, reason)
-                self._session.send(BindRefused(bind.lease, code))
+                self._refuse(bind.lease, code, explanation)
             case grant:
                 self._apply(identity, bind, grant)
+
+    def _refuse(self, number: int, code: BindCode, reason: str) -> None:
+        """Refuse a lease, with the reason if the client's version of the protocol has one."""
+        refused = BindRefusedV3(number, code, reason[:MAX_REASON])
+        self._session.send(refused if self._session.version >= 3 else refused.of_version_1())
 
     def unbind(self, number: int) -> None:
         """Release a lease at the client's request, and confirm it."""
@@ -215,7 +220,7 @@ class Bindings:
         try:
             port = self._open_port(identity, grant.port)
         except PortUnavailableError as error:
-            self._session.send(BindRefused(bind.lease, error.code))
+            self._refuse(bind.lease, error.code, str(error))
             return
         if grant.is_generated:
             context.random_name_limit.try_take(identity.key)
@@ -259,7 +264,14 @@ class Bindings:
             is_free = partial(context.claims.is_free_to, key)
             sock = context.ports.bind(key, plan.preferred, identity.permissions.tcp_ports, is_free=is_free)
         if sock is None:
-            raise PortUnavailableError(BindCode.PORT_TAKEN if plan.exact else BindCode.NO_PORT)
+            ports = f"{context.ports.range.start}-{context.ports.range.stop - 1}"
+            if plan.exact and plan.exact not in context.ports.range:
+                reason = f"TCP port {plan.exact} is outside this edge's range, {ports}"
+            elif plan.exact:
+                reason = f"TCP port {plan.exact} is in use"
+            else:
+                reason = f"no TCP port of this edge's range, {ports}, is free for the token"
+            raise PortUnavailableError(BindCode.PORT_TAKEN if plan.exact else BindCode.NO_PORT, reason)
         return PublicPort(sock)
 
     def _change_port(self, tunnel: Tunnel, port: PublicPort | None) -> None:

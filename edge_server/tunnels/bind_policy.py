@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_server.ingress.ip_filter import IpFilter
+from edge_server.tunnels.bind_explanations import forbidden_name, forbidden_port, limit_of_tunnels
 from edge_server.tunnels.bind_facts import chosen_name, ticket_for
 from edge_server.tunnels.load_balancer import MAX_BACKENDS
 from edge_server.tunnels.options import TunnelOptions
@@ -89,9 +90,11 @@ class Refusal(NamedTuple):
 
     code: BindCode
     reason: str
-    """Reason for the log. The client gets the code."""
+    """Reason for the log."""
     level: int
     """Log level of the message."""
+    explanation: str = ""
+    """The reason for the client: printable ASCII, with names and figures of its own token and of the edge."""
 
 
 class BindCheck:
@@ -204,6 +207,8 @@ class RefusalRule(NamedTuple):
     """As in :class:`Refusal`."""
     applies: Callable[[BindCheck], bool]
     level: int = logging.DEBUG
+    explain: Callable[[BindCheck], str] | None = None
+    """Returns the reason for the client; None: it is the one for the log."""
 
 
 RULES: Final = (
@@ -239,16 +244,19 @@ RULES: Final = (
         BindCode.NAME_TAKEN,
         "another token owns the name",
         lambda check: check.is_chosen and not check.is_domain and check.has_other_owner,
+        explain=lambda check: f"another token owns the name {check.name}",
     ),
     RefusalRule(
         None,
         "the token does not allow the name",
         lambda check: check.is_chosen and check.facts.name.forbidden is not None,
+        explain=lambda check: forbidden_name(check.name, check.facts),
     ),
     RefusalRule(
         BindCode.NAME_TAKEN,
         "another token owns the domain",
         lambda check: check.is_chosen and check.is_domain and check.has_other_owner,
+        explain=lambda check: f"another token owns the domain {check.name}",
     ),
     RefusalRule(
         BindCode.TOO_MANY_NAMES,
@@ -285,11 +293,13 @@ RULES: Final = (
         BindCode.FORBIDDEN,
         "the token does not allow the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.allows_port(check.bind.tcp_port),
+        explain=lambda check: forbidden_port(check.bind.tcp_port, check.facts.identity),
     ),
     RefusalRule(
         BindCode.PORT_TAKEN,
         "another token owns the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.facts.port.is_free,
+        explain=lambda check: f"another token owns TCP port {check.bind.tcp_port}",
     ),
     RefusalRule(
         BindCode.TOO_MANY_NAMES,
@@ -373,6 +383,7 @@ RULES: Final = (
                 check.facts.owner_leases - (check.takeover_target is not None)
             )
         ),
+        explain=lambda check: limit_of_tunnels(check.facts.identity),
     ),
     RefusalRule(
         BindCode.TOO_MANY,
@@ -402,7 +413,8 @@ class BindPolicy:
             if rule.applies(check):
                 code = rule.code if rule.code is not None else facts.name.forbidden
                 assert code is not None, "the rule of the permissions applies where they forbid something"
-                return Refusal(code, rule.reason, rule.level)
+                explanation = rule.reason if rule.explain is None else rule.explain(check)
+                return Refusal(code, rule.reason, rule.level, explanation)
         return _grant(check)
 
 

@@ -34,24 +34,25 @@ FAILED: Final = 1
 MISCONFIGURED: Final = 2
 """Exit status of a wrong command line, a wrong configuration or a refused token."""
 UNREACHABLE: Final = 3
-"""Exit status when the edge cannot be reached."""
+"""Exit status when the edge cannot be reached, or is full."""
 OUTCOMES: Final[tuple[tuple[type[Error] | tuple[type[Error], ...], int, str], ...]] = (
     (
         EdgeUnavailableError,
         UNREACHABLE,
-        "Check host and port (UDP); `quictunnel demo` needs no edge; --log-level debug shows more.",
+        "`quictunnel doctor` finds out why.",
     ),
     (AuthError, MISCONFIGURED, "The token comes from QUICTUNNEL_TOKEN or --token-file."),
-    ((ConfigError, InvalidError), MISCONFIGURED, "`quictunnel --help` explains; `quictunnel demo` needs no edge."),
-    (OriginUnavailableError, FAILED, "`quictunnel doctor PORT` checks the local port."),
+    ((ConfigError, InvalidError), MISCONFIGURED, "`quictunnel COMMAND --help` explains the arguments."),
+    (OriginUnavailableError, FAILED, "`quictunnel doctor PORT` checks the local service."),
     (
         ProtocolError,
         FAILED,
         "Client and edge may be of different versions; --log-level debug shows more.",
     ),
-    (Error, FAILED, "--log-level debug shows more."),
+    (Error, FAILED, ""),
 )
-"""Exit statuses and hints of the package's errors; the first entry that fits counts."""
+"""Exit statuses of the package's errors, and hints for those without an advice of their own. The first entry that
+fits counts."""
 
 COMMANDS: Final = {
     "http": ("quictunnel.cli.forward_commands", "expose a local port at a public https:// address"),
@@ -100,7 +101,7 @@ Exit status:
   0    stopped by Ctrl-C or SIGTERM, after the drain (a second Ctrl-C stops at once)
   1    another failure, such as no listener on the local port within --wait
   2    wrong usage, wrong configuration, or a token that is refused, revoked or expired
-  3    the edge cannot be reached
+  3    the edge cannot be reached, or accepts no more clients or tunnels now
   141  the reader of the output has closed it, as in `quictunnel doctor | head`
 
 With --json, an error is also printed as one JSON object on stdout:
@@ -149,13 +150,13 @@ def _main(words: Sequence[str]) -> int:
         kind = error_kind(error)
     except Error as error:
         status, hint = next((status, hint) for kind, status, hint in OUTCOMES if isinstance(error, kind))
-        message, kind = str(error), error_kind(error)
+        message, hint, kind = error.message, error.advice or hint, error_kind(error)
     except KeyboardInterrupt:
         return DONE  # stopped before the tunnel was open: nothing to drain
     message = output.escape_unprintable(" ".join(message.split()))
     if is_json_requested(words):
         print(error_event(kind, message, hint, status), flush=True)
-    print(f"quictunnel: error: {message}\n  {hint}", file=sys.stderr)
+    print(f"quictunnel: error: {message}", *([hint] if hint else []), sep="\n  ", file=sys.stderr)
     return status
 
 

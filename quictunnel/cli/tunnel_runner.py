@@ -41,6 +41,10 @@ MAX_PENDING_STATES: Final = 2 * MAX_PENDING
 for hours while a pipe is blocked."""
 
 
+MAX_ERROR: Final = 500
+"""Characters of the message with which a tunnel ended; it may quote the edge."""
+
+
 class Inbox:
     """Queue of events for the main thread.
 
@@ -264,10 +268,17 @@ def _watch(reporter: Reporter, inbox: Inbox, client: Client, feed: RequestFeed |
                 return
             reporter.event(event)
             if event.kind in ("failed", "refused", LOST):
-                failure = client.failure if event.kind != LOST else None
-                raise type(failure or Error())(f"The tunnel has ended: {one_line(event.message)}")
+                raise _ended(event, client)
     finally:
         _update(reporter, feed)
+
+
+def _ended(event: ClientEvent, client: Client) -> Error:
+    """Return the error for a tunnel that has ended; ``event`` says why."""
+    failure = client.failure if event.kind != LOST else None
+    if failure is None:
+        return Error(f"The tunnel has ended: {one_line(event.message, MAX_ERROR)}")
+    return type(failure)(f"The tunnel has ended: {failure.message}", advice=failure.advice)
 
 
 def _update(reporter: Reporter, feed: RequestFeed | None) -> None:

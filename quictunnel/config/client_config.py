@@ -148,7 +148,7 @@ def load(
 def _checked(found: Partial, environ: Mapping[str, str]) -> ClientConfig:
     """Return the configuration of the values that were found. Raises ConfigError if they are invalid."""
     if not found.edge:
-        raise ConfigError(NOTHING_CONFIGURED)
+        raise ConfigError(NOTHING_CONFIGURED, advice="`quictunnel demo` shows a tunnel without an edge of yours.")
     if not found.token:
         raise _missing_token_error(found.source, found.edge)
     parse_address(found.edge, what=f"the edge in {found.source}")

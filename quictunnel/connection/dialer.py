@@ -7,7 +7,13 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.edge_connection import EdgeConnection, no_answer_error, resolve
+from quictunnel.connection.closed_port import wait_until_refused
+from quictunnel.connection.connection_errors import (
+    EdgePortClosedError,
+    no_answer_error,
+    port_closed_error,
+)
+from quictunnel.connection.edge_connection import EdgeConnection, resolve
 from quictunnel.connection.edge_identity import EdgeIdentityError
 from quictunnel.errors import EdgeUnavailableError, Error
 
@@ -55,16 +61,14 @@ class Dialer:
             asyncio.create_task(self._dial_address(config, address, number * ADDRESS_STAGGER, dial_timeout))
             for number, (config, address) in enumerate(targets)
         ]
-        failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
+        failure: Error | None = None
         first: EdgeConnection | None = None
         try:
             for attempt in asyncio.as_completed(attempts):
                 try:
                     first = await attempt
-                except EdgeIdentityError as error:
-                    failure = error  # another address may be the edge's; if none is, this says more than a timeout
-                except EdgeUnavailableError as error:
-                    failure = failure if isinstance(failure, EdgeIdentityError) else error
+                except (EdgeIdentityError, EdgeUnavailableError) as error:
+                    failure = _clearer(failure, error)  # another address may be the edge's
                 else:
                     return first
         finally:
@@ -78,7 +82,7 @@ class Dialer:
             except asyncio.CancelledError:
                 await self._close_connections(attempts)  # the first as well: the caller does not get it
                 raise
-        raise failure
+        raise failure or EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
 
     async def dial_in_parallel(
         self, down: asyncio.Event, dial_timeout: float, is_unneeded: Callable[[], bool]
@@ -149,11 +153,11 @@ class Dialer:
             ) from error
         self.engine = connection.engine
         try:
-            async with asyncio.timeout(dial_timeout):
-                await connection.greet()
+            await self._greet(config, connection, dial_timeout)
         except BaseException as error:
             self._owner.connection_failed(connection)
-            if isinstance(error, (TimeoutError, EdgeUnavailableError)) and not connection.has_received:
+            has_no_answer = isinstance(error, (TimeoutError, EdgeUnavailableError)) and not connection.has_received
+            if has_no_answer and not isinstance(error, EdgePortClosedError):
                 # This timeout or the engine's own has expired.
                 raise await self._no_answer_error(dial_timeout) from None
             if isinstance(error, TimeoutError):
@@ -162,6 +166,23 @@ class Dialer:
                 ) from None
             raise
         return connection
+
+    async def _greet(self, config: ClientConfig, connection: EdgeConnection, dial_timeout: float) -> None:
+        """Wait for the edge's Welcome. Raises EdgePortClosedError if the edge's machine says that nothing listens.
+
+        Anybody on the path can forge that. So it counts only until the edge has sent a packet."""
+        greeting = asyncio.ensure_future(connection.greet())
+        refused = asyncio.ensure_future(wait_until_refused(connection.address))
+        try:
+            async with asyncio.timeout(dial_timeout):
+                await asyncio.wait((greeting, refused), return_when=asyncio.FIRST_COMPLETED)
+                if not greeting.done() and refused.result() and not connection.has_received:
+                    raise port_closed_error(config, connection.address)
+                await greeting
+        finally:
+            for task in (greeting, refused):
+                task.cancel()
+            await asyncio.gather(greeting, refused, return_exceptions=True)
 
     async def _no_answer_error(self, dial_timeout: float) -> EdgeUnavailableError:
         if dial_timeout >= CONNECT_TIMEOUT:
@@ -188,3 +209,14 @@ class Dialer:
                 self._owner.connection_failed(connection)
 
         await asyncio.gather(*(end(connection) for connection in connections if connection is not keep))
+
+
+def _clearer(before: Error | None, latest: Error) -> Error:
+    """Return the error of two addresses that says more.
+
+    Another server than the edge says most. A closed port says something only if all addresses have it closed,
+    because an edge may listen on one address of its name alone."""
+    if before is None or isinstance(latest, EdgeIdentityError):
+        return latest
+    is_kept = isinstance(before, EdgeIdentityError) or isinstance(latest, EdgePortClosedError)
+    return before if is_kept else latest

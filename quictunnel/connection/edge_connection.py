@@ -7,31 +7,24 @@ manager, which dials again after a loss.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from quictunnel.connection.edge_identity import EdgeIdentityError, certificate_error
-from quictunnel.errors import (
-    AuthError,
-    ConfigError,
-    EdgeUnavailableError,
-    Error,
-    ProtocolError,
-)
+from quictunnel.connection.connection_errors import explain
+from quictunnel.connection.edge_identity import certificate_error
+from quictunnel.errors import EdgeUnavailableError, Error, ProtocolError
 from quictunnel.shared import unpatched
-from quictunnel.shared.address import format_address
 from quictunnel.shared.event_loop import in_thread
 from quictunnel.shared.version import SOFTWARE
 from quictunnel.transport.endpoint import Endpoint
-from quictunnel.transport.engine import CloseCause, Closed, EngineSettings
+from quictunnel.transport.engine import Closed, EngineSettings
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.qlog import tracer_of
 from quictunnel.transport.session import Session
 from quictunnel.transport.udp import UdpSocket, wildcard
-from quictunnel.wire.codes import ALPN, OLDEST_VERSION, PROTOCOL_VERSION, SESSION_SENTENCES, SessionCode
+from quictunnel.wire.codes import ALPN, OLDEST_VERSION, PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import AnyMessage, GoAway, Hello, Welcome
@@ -45,11 +38,6 @@ logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT: Final = 0.5
 """Seconds in which the closing packets of a connection may still be retransmitted."""
-TCP_PROBE_TIMEOUT: Final = 1.0
-"""Seconds that the host of an edge that does not answer has to answer a TCP connection."""
-
-# The TLS alert no_application_protocol, as QUIC carries it (RFC 9001 section 4.8: 0x100 plus the alert).
-_NO_ALPN: Final = 0x100 + 120
 
 
 class EdgeConnectionOwner(Protocol):
@@ -315,47 +303,6 @@ def _client_engine(config: ClientConfig, largest_datagram: int) -> Engine:
     return create_engine(settings, config.engine)
 
 
-def explain(closed: Closed, edge: str, *, welcome: Welcome | None) -> Error:
-    """Return why a session ended, as the error that a caller should see.
-
-    ``welcome``: the edge's Welcome, if one had arrived.
-    """
-    if closed.cause is CloseCause.PEER and closed.code in frozenset(SessionCode):
-        code = SessionCode(closed.code)
-        sentence = SESSION_SENTENCES[code]
-        if code is SessionCode.UNAUTHORIZED:
-            return AuthError(token_refused_message(edge, was_accepted=welcome is not None))
-        # An edge of version 1 has one code for a newer link of the session and for a newer session.
-        is_superseded = code is SessionCode.LINK_REPLACED and welcome is not None and welcome.version < 2
-        if is_superseded or code in (SessionCode.SUPERSEDED, SessionCode.ENDED):
-            # Dialling again would take the name back, and the other client would do the same, for ever; or it
-            # would undo what the operator has done.
-            return Error(f"{sentence} (edge at {edge}; this client gives its tunnels up)")
-        if code in (SessionCode.VERSION, SessionCode.BANNED):
-            return ConfigError(f"{sentence} (edge at {edge})")
-        return EdgeUnavailableError(f"{sentence} (edge at {edge}; the client dials again by itself)")
-    if closed.code == _NO_ALPN:
-        return EdgeIdentityError(
-            f"The server at {edge} speaks QUIC but is not an edge (it does not offer the protocol {ALPN}); check "
-            "QUICTUNNEL_EDGE."
-        )
-    return EdgeUnavailableError(f"The connection to the edge at {edge} ended: {closed.cause.value}.")
-
-
-def token_refused_message(edge: str, *, was_accepted: bool) -> str:
-    """Return the message of an AuthError. An edge does not disclose which of the reasons it was."""
-    if was_accepted:
-        return (
-            f"The edge at {edge} does not accept the token any more: it has been revoked or has expired. "
-            "Ask the edge's operator for another one, and set QUICTUNNEL_TOKEN to it."
-        )
-    return (
-        f"The edge at {edge} refused the token: it is not a token of this edge, or it has been revoked or has "
-        "expired. Set QUICTUNNEL_TOKEN to a token of this edge; that of a development edge is in client.env in "
-        "its state directory."
-    )
-
-
 async def resolve(config: ClientConfig) -> list[Address]:
     """Return the addresses of the edge. Raises EdgeUnavailableError if its name has none."""
     host, port = config.address
@@ -364,31 +311,11 @@ async def resolve(config: ClientConfig) -> list[Address]:
         found = await in_thread(query)
     except OSError as error:
         raise EdgeUnavailableError(
-            f"The name of the edge, {host}, could not be resolved ({error.strerror or error}); "
-            "check QUICTUNNEL_EDGE and this machine's DNS."
+            f"The name of the edge, {host}, could not be resolved ({error.strerror or error}).",
+            advice="Check the address of the edge (QUICTUNNEL_EDGE, --edge) and this machine's DNS.",
         ) from error
     addresses: list[Address] = []
     for _, _, _, _, address in found:
         if address not in addresses:
             addresses.append(address)
     return addresses
-
-
-async def no_answer_error(config: ClientConfig, seconds: float) -> EdgeUnavailableError:
-    """Return the error for an edge that has not answered at all; it says whether UDP looks blocked."""
-    host, port = config.address
-    edge = format_address(host, port)
-    verdict = "nothing on that host answers, not even to TCP: is the address right and the edge running?"
-    # A refused TCP connection proves, like an accepted one, that the host exists.
-    with contextlib.suppress(OSError, TimeoutError):
-        try:
-            async with asyncio.timeout(TCP_PROBE_TIMEOUT):
-                _, writer = await asyncio.open_connection(host, port)
-            writer.close()
-        except ConnectionRefusedError:
-            pass
-        verdict = (
-            "the host itself answers, so either no edge is running on this port (`quictunnel-edge` starts "
-            "one) or UDP looks blocked on the way."
-        )
-    return EdgeUnavailableError(f"No answer from the edge at {edge} over UDP within {seconds:.0f} s; {verdict}")

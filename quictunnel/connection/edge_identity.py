@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
@@ -31,25 +32,40 @@ def certificate_error(closed: Closed, config: ClientConfig) -> EdgeIdentityError
         return None
     edge = config.edge
     source = f" (from {config.source})" if config.source else ""
+    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    reason = closed.reason.lower()  # of either QUIC engine
+    if closed.code == _EXPIRED and "not valid yet" in reason:
+        return EdgeIdentityError(
+            f"The certificate of the edge at {edge} is not valid yet by this machine's clock, {now}.",
+            advice="Set this machine's clock; if it is right, the edge's certificate was made with a wrong one.",
+        )
     if closed.code == _EXPIRED:
         return EdgeIdentityError(
-            f"The certificate of the edge at {edge} has expired or is not valid yet: check this machine's clock, "
-            "or restart the edge, which renews it."
+            f"The certificate of the edge at {edge} has expired by this machine's clock, {now}.",
+            advice="Set this machine's clock; if it is right, the edge has to be restarted, which renews it.",
+        )
+    if "not valid for name" in reason or "doesn't match" in reason:
+        return EdgeIdentityError(
+            f"The certificate of the edge at {edge} is for another name than {config.address[0]}.",
+            advice="Use a name that is in the certificate (`quictunnel doctor` lists them), or check the edge's "
+            "--public-host.",
         )
     if config.pin and closed.code == _UNKNOWN_AUTHORITY:
         return EdgeIdentityError(
-            f"The certificate authority of the edge at {edge} is not the one of this credential{source}: if the "
-            "edge was set up anew, get a new credential from its operator; if not, another server answers in its "
-            "place. The token was not sent."
+            f"The certificate authority of the edge at {edge} is not the one of this credential{source}. The "
+            "token "
+            "was not sent.",
+            advice="If the edge was set up anew, get a new credential from its operator; if not, another server "
+            "answers in its place.",
         )
     if config.pin:
         return EdgeIdentityError(
             f"The certificate of the edge at {edge} was not accepted: the authority of this credential{source} "
-            f"has not issued it for the name {config.address[0]}. Get a new credential from the edge's operator, "
-            "or check the edge's --public-host. The token was not sent."
+            f"has not issued it for the name {config.address[0]}. The token was not sent.",
+            advice="Get a new credential from the edge's operator, or check the edge's --public-host.",
         )
     return EdgeIdentityError(
-        f"The certificate of the edge at {edge} was not accepted{source}. Set QUICTUNNEL_CA to the file with the "
-        "authority that issued it (a development edge writes it as ca.pem into its state directory), or use a "
-        "credential, which needs no file."
+        f"The certificate of the edge at {edge} was not accepted{source}: no trusted authority has issued it.",
+        advice="Set QUICTUNNEL_CA to the file with the authority that issued it (a development edge writes it as "
+        "ca.pem into its state directory), or use a credential, which needs no file.",
     )

@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quictunnel.connection.dial_queue import DialQueue
 from quictunnel.connection.ticket_writer import TicketWriter
-from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
+from quictunnel.errors import EdgeUnavailableError, Error, InvalidError, ProtocolError
 from quictunnel.origin.dial import Origin
 from quictunnel.shared.address import https_url
-from quictunnel.wire.codes import BIND_SENTENCES, BindCode
-from quictunnel.wire.messages import CLIENT_ID_SIZE, AnyMessage, BindRefused, BindV2, Bound, Unbind, Unbound
+from quictunnel.wire.codes import BIND_REFUSALS, BIND_SENTENCES, BindCode
+from quictunnel.wire.messages import (
+    CLIENT_ID_SIZE,
+    AnyMessage,
+    BindRefused,
+    BindRefusedV3,
+    BindV2,
+    Bound,
+    Unbind,
+    Unbound,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,6 +95,8 @@ class ClientLease:
     """Counts since the lease was bound."""
     unbound: asyncio.Future[None] | None = None
     """Done when the edge has closed the port, if somebody waits for that."""
+    is_edge_closing: bool = False
+    """True if an edge has refused the lease because it drains."""
     origin_warning: str = ""
     """The last warning about the origin. It is not repeated until the origin has answered or fails otherwise."""
 
@@ -212,8 +223,8 @@ class Leases:
         match message:
             case Bound():
                 self._bound(message)
-            case BindRefused(lease=number, code=code):
-                self._refused(number, code)
+            case BindRefused():
+                self._refused(message)
             case Unbound(lease=number):
                 self._to_unbind.discard(number)
                 lease = self._by_number.get(number)
@@ -239,16 +250,16 @@ class Leases:
                 "warning", f"The edge could not assign the old address again; the tunnel is now at {url}."
             )
 
-    def _refused(self, number: int, code: BindCode) -> None:
-        lease = self._by_number.get(number)
+    def _refused(self, message: BindRefused) -> None:
+        code, lease = message.code, self._by_number.get(message.lease)
         if lease is None:
             return
         if not lease.answer.done():
             if code is BindCode.CLOSING:
+                lease.is_edge_closing = True
                 return  # the edge drains; the next session requests the lease again
             lease.is_answered = True
-            kind = EdgeUnavailableError if code in _TEMPORARY else InvalidError
-            lease.answer.set_exception(kind(BIND_SENTENCES[code]))
+            lease.answer.set_exception(refusal_error(message))
         else:
             is_final = code in _FINAL
             if lease.answer.exception() is not None or (is_final and not lease.is_wanted):
@@ -260,3 +271,12 @@ class Leases:
                 "lost" if is_final else "warning",
                 f"The edge no longer serves {lease.options.target.noun}: {BIND_SENTENCES[code]}",
             )
+
+
+def refusal_error(message: BindRefused) -> Error:
+    """Return the error for a refused lease, with the edge's reason if it gives one."""
+    what, advice = BIND_REFUSALS[message.code]
+    if isinstance(message, BindRefusedV3) and message.reason:
+        what = f"The edge refused the tunnel: {message.reason}."
+    kind = EdgeUnavailableError if message.code in _TEMPORARY else InvalidError
+    return kind(what, advice=advice)

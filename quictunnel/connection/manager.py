@@ -10,9 +10,10 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.connection.connection_errors import no_answer_error
 from quictunnel.connection.dialer import CONNECT_TIMEOUT, Dialer
 from quictunnel.connection.draining import DrainingSessions
-from quictunnel.connection.edge_connection import EdgeConnection, no_answer_error, resolve
+from quictunnel.connection.edge_connection import EdgeConnection, resolve
 from quictunnel.connection.leases import ClientLease, Leases
 from quictunnel.connection.network_monitor import NetworkChange, NetworkMonitor
 from quictunnel.connection.redial_schedule import RedialSchedule
@@ -134,8 +135,16 @@ class ConnectionManager:
                 await lease.writer.wait_first_write()
         except TimeoutError:
             await self._undo_bind(lease)
+            if lease.is_edge_closing:
+                raise EdgeUnavailableError(
+                    f"The edge at {self._config.edge} is shutting down and accepts no new tunnel; no other has "
+                    "taken its "
+                    f"place within {BIND_TIMEOUT:.0f} s.",
+                    advice="Try again in a moment.",
+                ) from None
             raise EdgeUnavailableError(
-                f"The edge at {self._config.edge} did not answer within {BIND_TIMEOUT:.0f} s; try again later."
+                f"The edge at {self._config.edge} did not answer within {BIND_TIMEOUT:.0f} s.",
+                advice="Try again later.",
             ) from None
         except BaseException:
             await self._undo_bind(lease)
@@ -445,7 +454,7 @@ class ConnectionManager:
     def connection_ended(self, connection: EdgeConnection, error: Error) -> None:
         """Handle the end of the session; fail if the error is permanent."""
         if connection is self._connection:
-            self._publish("warning", str(error))
+            self._publish("warning", error.message if error.temporary else str(error))
             self._link_lost()
             if not error.temporary:
                 self._fail(error)

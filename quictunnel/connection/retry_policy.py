@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.connection.connection_errors import EdgePortClosedError
 from quictunnel.connection.edge_identity import EdgeIdentityError
 from quictunnel.errors import Error
 
@@ -46,13 +47,17 @@ class RetryPolicy:
                 f"This client failed {MAX_UNEXPECTED_ERRORS} times in a row by a bug ({error!r}); see its log."
             )
         logger.info("%s", error)
+        if isinstance(error, EdgePortClosedError) and not was_connected:
+            return error
         if not error.temporary:
             # Another certificate than before: a proxy or portal may be in the path for a while, or a renewal be
             # late.
             if not (was_connected and isinstance(error, EdgeIdentityError)):
                 return error
             if str(error) != str(self.last):
-                self._publish("warning", f"{error} It was accepted before, so this client dials again by itself.")
+                self._publish(
+                    "warning", f"{error.message} It was accepted before, so this client dials again by itself."
+                )
         self.last = error
         return None
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 OLDEST_VERSION = 1
-"""The oldest version that this program speaks to a peer; version 1 has no BindV2."""
+"""The oldest version that this program speaks to a peer. Version 1 has no BindV2, version 2 no BindRefusedV3."""
 ALPN = "quictunnel/1"
 
 
@@ -150,53 +150,65 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     ),
 }
 
-BIND_SENTENCES: dict[BindCode, str] = {
+BIND_REFUSALS: dict[BindCode, tuple[str, str]] = {
     BindCode.TOO_MANY: (
-        "The edge's limit of tunnels for this client or its token is reached; close a tunnel that is not needed."
+        "The edge's limit of tunnels for this client or its token is reached.",
+        "Close a tunnel that is not needed, or ask the edge's operator for a higher limit.",
     ),
     BindCode.NO_PORT: (
-        "The edge has no free TCP port for this token; close a tunnel that has one, try again later, or ask the "
-        "edge's operator to widen --tcp-ports."
+        "The edge has no free TCP port for this token.",
+        "Close a tunnel that has one, try again later, or ask the edge's operator to widen --tcp-ports.",
     ),
     BindCode.H2_FORBIDDEN: (
-        "This edge has only a wildcard certificate. With HTTP/2, browsers would send requests of one tunnel to "
-        "another. The edge's operator can provide certificates for single names, or allow it with "
-        "--allow-wildcard-h2."
+        "HTTP/2 is not possible with this edge's certificate of several names: browsers would mix up tunnels.",
+        "The edge's operator can provide certificates for single names, or allow it with --allow-wildcard-h2.",
     ),
-    BindCode.CLOSING: "The edge is shutting down and accepts no new tunnel.",
+    BindCode.CLOSING: ("The edge is shutting down and accepts no new tunnel.", "Try again in a moment."),
     BindCode.STALE: (
-        "Another program has used this tunnel's ticket later and has its name. Stop that program, or start "
-        "without the ticket."
+        "Another program has used this tunnel's ticket later and has its name.",
+        "Stop that program, or start without the ticket.",
     ),
-    BindCode.FORBIDDEN: "The token does not allow a tunnel with these options; ask the operator of the edge.",
-    BindCode.NAME_TAKEN: "The name belongs to another client. Choose another name.",
+    BindCode.FORBIDDEN: (
+        "The token does not allow a tunnel with these options.",
+        "Ask the edge's operator for a token that does, or leave the option out.",
+    ),
+    BindCode.NAME_TAKEN: ("The name belongs to another client.", "Choose another name."),
     BindCode.NAME_RESERVED: (
-        "The name is reserved, and the token does not allow it. Choose another name, or ask the edge's operator."
+        "The name is reserved, and the token does not allow it.",
+        "Choose another name, or ask the edge's operator.",
     ),
     BindCode.PORT_TAKEN: (
-        "The TCP port is not available: it belongs to another client, is in use, or is outside the edge's range."
+        "The TCP port is not available: it belongs to another client, is in use, or is outside the edge's range.",
+        "Choose another port, or let the edge choose one.",
     ),
     BindCode.NOT_SHARED: (
-        "Another client with the same token has this name. To share it, all of them must set pool=True. A name "
-        "that two clients take from each other again and again stays with the one that has it."
+        "Another client with the same token has this name, and keeps it.",
+        "To share a name, all of its clients must set pool=True (--pool).",
     ),
-    BindCode.NAME_TAKEN_OVER: "Another client with the same token has taken over the name; this tunnel has ended.",
+    BindCode.NAME_TAKEN_OVER: (
+        "Another client with the same token has taken over the name; this tunnel has ended.",
+        "Clients with pool=True (--pool) share a name.",
+    ),
     BindCode.TOO_MANY_NAMES: (
-        "The edge's limit of names and ports for this token is reached. Use one of them (a ticket keeps a random "
-        "name), or ask the edge's operator to release some (`quictunnel-edge name`)."
+        "The edge's limit of names and ports for this token is reached.",
+        "Use one that it has (a ticket keeps a random name), or ask the edge's operator to release some.",
     ),
-    BindCode.BANNED: "The edge's operator has banned this name.",
+    BindCode.BANNED: ("The edge's operator has banned this name.", "Choose another name, or ask the operator."),
     BindCode.DOMAIN_FORBIDDEN: (
-        "The token does not allow this domain; the edge's operator can make a token that does with "
-        "`quictunnel-edge token create --domains DOMAIN`."
+        "The token does not allow this domain.",
+        "The edge's operator can make a token that does with `quictunnel-edge token create --domains DOMAIN`.",
     ),
     BindCode.DOMAIN_ELSEWHERE: (
-        "The domain does not point to the edge. Add a CNAME record to a name of the edge, or A and AAAA records "
-        "with its addresses, and try again when the old records have expired from caches."
+        "The domain does not point to the edge.",
+        "Add a CNAME record to a name of the edge, or A and AAAA records, and try again when caches have them.",
     ),
     BindCode.NO_CERTIFICATE: (
-        "The edge has no certificate for this domain and does not request one (its operator can enable that with "
-        "--acme). With tls='passthrough' the local service uses its own certificate."
+        "The edge has no certificate for this domain and does not request one.",
+        "Its operator can enable that with --acme; with tls='passthrough' the local service uses its own.",
     ),
-    BindCode.INVALID: "The edge does not serve a tunnel with these options.",
+    BindCode.INVALID: ("The edge does not serve a tunnel with these options.", "Check the options of the tunnel."),
 }
+"""For each code, what happened, and what to do."""
+
+BIND_SENTENCES: dict[BindCode, str] = {code: " ".join(both) for code, both in BIND_REFUSALS.items()}
+"""Both in one text."""

@@ -21,6 +21,8 @@ authenticated yet."""
 MAX_TOKEN = 512
 """Characters of a token; those of this edge have 64."""
 MAX_SOFTWARE = 64
+MAX_REASON = 200
+"""Characters of the reason why a lease is refused."""
 MAX_HOST = 253
 """The longest DNS name (RFC 1035 section 2.3.4 less the dots of the wire form)."""
 MAX_TICKET = 1024
@@ -185,6 +187,18 @@ class BindRefused(Message, frozen=True, tag=5):
     code: BindCode
 
 
+class BindRefusedV3(BindRefused, frozen=True, tag=13):
+    """Edge, to a client that speaks version 3: a BindRefused that also says why."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON, pattern=PRINTABLE_PATTERN)] = ""
+    """The reason for people, as a clause that begins in lower case, with the limit or range that applies; empty:
+    as the code says."""
+
+    def of_version_1(self) -> BindRefused:
+        """Return the BindRefused of version 1, without the reason."""
+        return BindRefused(self.lease, self.code)
+
+
 class Unbind(Message, frozen=True, tag=6):
     """Client: ends the lease. The edge accepts no new visitors; open streams continue. Also allowed for a refused
     or unconfirmed lease, because a client that timed out does not know."""
@@ -247,6 +261,7 @@ AnyMessage = (
     | BindV2
     | Bound
     | BindRefused
+    | BindRefusedV3
     | Unbind
     | Unbound
     | Credits

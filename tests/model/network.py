@@ -110,6 +110,9 @@ class Network:
         async def no_answer_error(config: Any, seconds: float) -> EdgeUnavailableError:
             return EdgeUnavailableError("No answer.")
 
+        async def is_refused(address: Address) -> bool:
+            return False
+
         with contextlib.ExitStack() as stack:
 
             def patch(target: Any, name: str, value: Any) -> None:
@@ -125,6 +128,7 @@ class Network:
             patch(quictunnel.connection.manager, "resolve", resolve)
             patch(quictunnel.connection.dialer, "no_answer_error", no_answer_error)
             patch(quictunnel.connection.manager, "no_answer_error", no_answer_error)
+            patch(quictunnel.connection.dialer, "wait_until_refused", is_refused)
             patch(quictunnel.connection.dialer, "EdgeConnection", WatchedConnection)
             patch(quictunnel.connection.manager, "NetworkMonitor", NoWatch)
             patch(tcp, "is_gone", lambda transport: transport.is_gone)

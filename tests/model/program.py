@@ -13,7 +13,7 @@ from quictunnel.connection.manager import BIND_TIMEOUT, DRAIN_GRACE, ConnectionM
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.errors import Error
 from quictunnel.origin.dial import Origin
-from quictunnel.wire.codes import BIND_SENTENCES, BindCode
+from quictunnel.wire.codes import BIND_REFUSALS, BindCode
 from tests.model.stores import SECOND_TOKEN, TOKEN
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class Program:
     def _check_refusal(self, error: Error) -> None:
         """A Bind is refused only for what the rules have done."""
         ticket = self.ticket
-        code = next((code for code, sentence in BIND_SENTENCES.items() if sentence == str(error)), None)
+        code = next((code for code, (_, advice) in BIND_REFUSALS.items() if advice == error.advice), None)
         may_be = {BindCode.BANNED} if ticket.is_banned else set()
         if not ticket.is_pool:
             may_be |= {BindCode.STALE, BindCode.NOT_SHARED}

@@ -10,6 +10,7 @@ from quictunnel.connection import dial_queue
 from quictunnel.connection.dial_queue import MAX_CONCURRENT_DIALS
 from quictunnel.connection.leases import ClientLease
 from quictunnel.connection.visitor_handler import VisitorHandler
+from quictunnel.origin.target import Target
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.wire.codes import StreamCode
 
@@ -42,7 +43,7 @@ class Visitor:
 class Service:
     """An origin that answers a dial when the test says so."""
 
-    port = 8000
+    target = Target(8000)
 
     def __init__(self) -> None:
         self.dials: dict[Visitor, asyncio.Future] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quictunnel.connection.edge_connection import EdgeIdentityError
+from quictunnel.connection.edge_identity import EdgeIdentityError
 from quictunnel.connection.retry_policy import MAX_UNEXPECTED_ERRORS, RetryPolicy
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError
 from quictunnel.shared.supervision import Supervisor

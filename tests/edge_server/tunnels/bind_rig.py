@@ -88,6 +88,7 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
+        self.version = 2
         self.is_ready = True
         self.link = SimpleNamespace(connection=SimpleNamespace(address=("127.0.0.1", 1)))
         self.streams: list[FakeStream] = []

@@ -19,7 +19,7 @@ from edge_server.tunnels.ownership_store import OwnershipStore
 from edge_server.tunnels.tickets import Ticket
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.wire.codes import BindCode, SessionCode
-from quictunnel.wire.messages import BindRefused, Bound
+from quictunnel.wire.messages import BindRefused, BindRefusedV3, Bound
 from tests.edge_server.tunnels.bind_rig import A, B, Client, made
 
 if TYPE_CHECKING:
@@ -312,3 +312,31 @@ async def test_program_with_a_lost_answer_gets_its_name_back(services: EdgeServi
     assert Client(services, A).ask(ticket=ticket, client_id=b"two") is BindCode.STALE
     got = Client(services, A).got(ticket=ticket, client_id=b"one", again=True)
     assert got.host == services.names.host_of(name)
+
+
+async def test_client_of_version_3_gets_the_reason(services: EdgeServices):
+    """With the figures that its code cannot have. An older one gets the code alone."""
+    outside, ports = services.ports.range.stop, services.ports.range
+    limited = Identity("b", Permissions(tunnels=1, names=("shop", "web-*"), tcp_ports=ports))
+    client = Client(services, limited)
+    client.session.version = 3
+    client.got()
+    reasons = {
+        "the token may have 1 tunnel at once, and has as many": {},
+        "the token does not allow the name other, only shop, web-*": {"name": "other"},
+        f"the token does not allow TCP port 1, only {ports.start}-{ports.stop - 1}": {
+            "tcp_port": 1,
+            "unencrypted": True,
+        },
+    }
+    for number, (reason, wishes) in enumerate(reasons.items(), 2):
+        client.ask(number, **wishes)
+        assert client.session.sent[-1].reason == reason
+    free = Client(services, A)
+    free.session.version = 3
+    assert free.ask(tcp_port=outside, unencrypted=True) is BindCode.PORT_TAKEN
+    words = f"TCP port {outside} is outside this edge's range, {ports.start}-{ports.stop - 1}"
+    assert free.session.sent[-1] == BindRefusedV3(1, BindCode.PORT_TAKEN, words)
+    older = Client(services, A)
+    assert older.ask(tcp_port=outside, unencrypted=True) is BindCode.PORT_TAKEN
+    assert older.session.sent[-1] == BindRefused(1, BindCode.PORT_TAKEN)

@@ -313,7 +313,7 @@ class AioquicEngine:
     def _evict(self, connection: AioquicConnection) -> None:
         """Close an unauthenticated connection to free its place, and forget it once its close is sent."""
         self.counters.unadmitted_evicted += 1
-        self.end(connection, CloseCause.LOCAL, self._settings.eviction_code, "The server is at capacity")
+        self.end(connection, CloseCause.LOCAL, self._settings.eviction_code, "the server is at capacity")
         connection.is_evicted = True
 
     def _give_up_handshake(self, connection: AioquicConnection) -> None:
