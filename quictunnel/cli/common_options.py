@@ -28,6 +28,11 @@ def target(text: str) -> int | str:
     """Return the local service that a user names: a port number, or a text for ``forward()``."""
     if text.isascii() and text.isdigit():
         return port(text)
+    if ":" not in text and "/" not in text:
+        raise click.BadParameter(
+            f"should be a port from 1 to {MAX_PORT}, host:port, an http:// or https:// URL, or unix:PATH, not "
+            f"{short_repr(text)}."
+        )
     try:
         parse_target(text)
     except InvalidError as error:
@@ -102,7 +107,7 @@ ORIGIN: Final = combine_options(
     click.option(
         "--insecure-origin",
         is_flag=True,
-        help="accept any certificate of an https:// service, such as a self-signed one",
+        help="do not check the certificate of an https:// service",
     ),
     click.option(
         "--origin-ca",

@@ -32,7 +32,7 @@ Examples:
   quictunnel http localhost:3000          the same as 3000; http://localhost:3000 as well
   quictunnel http web:8000                port 8000 of another machine or container
   quictunnel http unix:/run/app.sock      a Unix socket
-  quictunnel http https://localhost:8443 --insecure-origin     a service with TLS, self-signed
+  quictunnel http https://localhost:8443 --insecure-origin     a service with its own certificate
   quictunnel http 50051 --h2              gRPC, or another server with HTTP/2 without TLS
   quictunnel http 8000 --name my-app      the same public address each time
   quictunnel http 8000 --domain app.example.com     your own domain

@@ -24,7 +24,7 @@ MAX_REASON: Final = 200
 
 # The TLS alert no_application_protocol, as QUIC carries it (RFC 9001 section 4.8: 0x100 plus the alert).
 _NO_ALPN: Final = 0x100 + 120
-_ASK_FOR_TOKEN: Final = "Ask the edge's operator for another one, and set QUICTUNNEL_TOKEN to it."  # noqa: S105
+_ASK_FOR_ANOTHER: Final = "Ask the edge's operator for another one, and set QUICTUNNEL_TOKEN to it."
 _LATER: Final = "Try again in a moment."
 _OPERATOR: Final = "Ask the operator of the edge."
 
@@ -90,11 +90,11 @@ def token_error(edge: str, reason: str, *, was_accepted: bool) -> AuthError:
         was_accepted: True if the edge has accepted the token before.
     """
     if reason:
-        return AuthError(f"The edge at {edge} does not accept the token: {reason}.", advice=_ASK_FOR_TOKEN)
+        return AuthError(f"The edge at {edge} does not accept the token: {reason}.", advice=_ASK_FOR_ANOTHER)
     if was_accepted:
         return AuthError(
             f"The edge at {edge} does not accept the token any more: it has been revoked or has expired.",
-            advice=_ASK_FOR_TOKEN,
+            advice=_ASK_FOR_ANOTHER,
         )
     return AuthError(
         f"The edge at {edge} refused the token: it is not a token of this edge.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from quictunnel.errors import ConfigError
+from quictunnel.errors import ConfigError, Error
 from quictunnel.shared.address import short_repr
 from quictunnel.shared.help_pages import HelpContext, HelpFormatter
 from quictunnel.shared.lazy_imports import import_module
@@ -176,7 +176,8 @@ def error_kind(error: Exception) -> str:
     """Return the kind of an error for :func:`error_event`: ``edge_unavailable`` for EdgeUnavailableError."""
     if isinstance(error, click.UsageError):
         return "usage"
-    name = type(error).__name__.removesuffix("Error")
+    public = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == Error.__module__)
+    name = next(public, type(error).__name__).removesuffix("Error")
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() or "other"
 
 

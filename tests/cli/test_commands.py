@@ -13,6 +13,7 @@ import click
 import pytest
 
 from quictunnel import errors
+from quictunnel.cli.common_options import forward_arguments
 from quictunnel.cli.main import COMMANDS, commands, main
 from quictunnel.shared.command_line import error_kind
 from tests.cli.fake_client import FakeApi, run_with
@@ -34,6 +35,8 @@ def test_http() -> None:
         "profile": None,
         "ticket": None,
         "tls": None,
+        "insecure_origin": False,
+        "origin_ca": None,
         "name": None,
         "domain": None,
         "pool": False,
@@ -54,6 +57,9 @@ def test_every_option() -> None:
     expected = {"h2_enabled": True, "edge": "e:1", "ca": Path("ca.pem"), "token_file": Path("t"), "as_json": True}
     assert options | expected == options
     assert parse("demo --once --json") == {"once": True, "as_json": True, "quiet": False, "requests": None}
+    options = parse("http https://web:8443 --insecure-origin --inspect-address :0")
+    assert options["port"] == "https://web:8443"
+    assert forward_arguments(options)["verify_origin"] is False
     options = parse("run --port 80 -- ls --json -- x")
     assert (options["port"], options["program"]) == (80, ("ls", "--json", "--", "x"))
     assert not options["as_json"]

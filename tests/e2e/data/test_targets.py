@@ -232,7 +232,7 @@ def test_the_command_line(edge: EdgeProcess, service: TlsService, running) -> No
     [
         ("http://localhost:3000/api", "leave out '/api'"),
         ("70000", "should be a port from 1 to 65535"),
-        ("localhost", "should be an int"),
+        ("localhost", "should be a port from 1 to 65535, host:port"),
     ],
 )
 def test_wrong_arguments(argument: str, words: str) -> None:
