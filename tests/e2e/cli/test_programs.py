@@ -172,9 +172,11 @@ class TestTunnelRefused:
     def test_a_wrong_token(self, edge):
         environment = children_environment(edge) | {"QUICTUNNEL_TOKEN": "wrong-token-of-mine"}
         done = finish(*CLIENT, "http", "8000", "--json", env=environment)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "QUICTUNNEL_TOKEN" in one_line(done, "quictunnel")
-        assert "wrong-token-of-mine" not in done.stderr
+        assert done.returncode == 2
+        assert json.loads(done.stdout)["kind"] == "auth"
+        assert "is not a token of this edge" in one_line(done, "quictunnel")
+        assert "QUICTUNNEL_TOKEN" in done.stderr
+        assert "wrong-token-of-mine" not in done.stdout + done.stderr
 
     def test_no_configuration(self, tmp_path):
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
