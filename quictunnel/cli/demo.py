@@ -59,8 +59,8 @@ Examples:
 @click.option("--once", is_flag=True, help="exit after the request")
 @OUTPUT
 @LOG_LEVEL
-def demo(*, once: bool, **options: Any) -> None:
-    """Run ``quictunnel demo``.
+def demo(*, once: bool, **options: Any) -> int:
+    """Run ``quictunnel demo`` and return its exit status.
 
     Raises:
         Error: the request failed.
@@ -81,7 +81,7 @@ def demo(*, once: bool, **options: Any) -> None:
             show(fetch(opened.tunnel, config.ca), opened.tunnel, reporter)
             return not once
 
-        serve(
+        return serve(
             client,
             TunnelRequest(port),
             reporter=reporter,

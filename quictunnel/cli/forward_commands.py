@@ -57,9 +57,9 @@ Examples:
 @DOMAIN
 @ORIGIN
 @TUNNEL
-def http(**options: Any) -> None:
-    """Run ``quictunnel http``."""
-    open_tunnel(**options)
+def http(**options: Any) -> int:
+    """Run ``quictunnel http`` and return its exit status."""
+    return open_tunnel(**options)
 
 
 @click.command(
@@ -77,9 +77,9 @@ Examples:
 @click.option("--tcp-port", type=port, help="the public TCP port to request")
 @ORIGIN
 @TUNNEL
-def tcp(**options: Any) -> None:
-    """Run ``quictunnel tcp``."""
-    open_tunnel(unencrypted=True, **options)
+def tcp(**options: Any) -> int:
+    """Run ``quictunnel tcp`` and return its exit status."""
+    return open_tunnel(unencrypted=True, **options)
 
 
 def open_tunnel(
@@ -89,16 +89,16 @@ def open_tunnel(
     token_file: Path | None,
     profile: str | None,
     **options: Any,
-) -> None:
-    """Open a tunnel and serve until a signal arrives. ``options``: arguments of ``forward()``, and those of
-    the output."""
+) -> int:
+    """Open a tunnel, serve until a signal arrives, and return the exit status. ``options``: arguments of
+    ``forward()``, and those of the output."""
     output = take_output_options(options)
     config = load_config(edge=edge, ca=ca, token_file=token_file, profile=profile)
     inbox = Inbox()
     interrupts = Interrupts(inbox)
     with interrupts.installed():
         client = new_client(config)
-        serve(
+        return serve(
             client,
             TunnelRequest(port, forward_arguments(options)),
             reporter=choose_reporter(client, output),

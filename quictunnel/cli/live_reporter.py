@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 from quictunnel.cli.formatting import milliseconds, rate, size
 from quictunnel.cli.outage import Outage
 from quictunnel.cli.reporter import STOPPING, one_line, time_of_day
-from quictunnel.cli.request_lines import cells, cut, request_line, skipped_line
+from quictunnel.cli.request_lines import WIDTH_FOR_TIME, cells, cut, request_line, skipped_line
 from quictunnel.cli.screen import Screen, terminal_size
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ MIN_WIDTH: Final = 30
 """Columns that the screen needs for the labels and a folded address. Narrower terminals get plain lines."""
 MIN_HEIGHT: Final = 10
 """Rows that the screen needs for the facts. Lower terminals get plain lines."""
-WIDTH_FOR_TIME: Final = 60
-"""Columns from which on a request has the time of day before it."""
 LABEL: Final = 12
 """Columns of a label and the space behind it."""
 REDRAW_INTERVAL: Final = 0.1

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
-from quictunnel.cli.request_lines import request_line, skipped_line
+from quictunnel.cli.request_lines import WIDTH_FOR_TIME, request_line, skipped_line
 
 if TYPE_CHECKING:
     from quictunnel.cli.outage import Outage
@@ -103,13 +103,14 @@ class TextReporter:
 
     def requests(self, batch: RequestBatch) -> None:
         """Print a line for each request, with the time."""
-        when = time_of_day(time.time())
-        width = None if self._width is None else self._width - len(when) - 2
+        has_time = self._width is None or self._width >= WIDTH_FOR_TIME
+        when = f"{time_of_day(time.time())}  " if has_time else ""
+        width = None if self._width is None else self._width - len(when)
         lines = [request_line(summary).text(width) for summary in batch.shown]
         if batch.skipped:
             lines.append(skipped_line(batch.skipped))
         if lines:
-            self._line("\n".join(f"{when}  {line}" for line in lines))
+            self._line("\n".join(when + line for line in lines))
 
     def note(self, message: str) -> None:
         """Print a message."""

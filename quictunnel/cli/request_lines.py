@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 20
 """Requests to show between two updates of the output, which come four times a second. The others are counted. A
 person reads no more, and a log does not grow by more."""
+WIDTH_FOR_TIME: Final = 60
+"""Columns of a terminal from which on a request has the time of day before it."""
 MIN_PATH: Final = 12
 """Columns for a path; if fewer are left, the visitor's address is not shown."""
 MAX_VISITOR: Final = 45

@@ -139,6 +139,7 @@ def launch(
     check_port_is_free(port, program[0])
     inbox = Inbox()
     child: Child | None = None
+    stopped = STOPPED
 
     def exit_process(status: int) -> None:
         if child is not None:
@@ -155,7 +156,7 @@ def launch(
             wait_for_program(child, port, wait or DEFAULT_WAIT)
             if child.status is None:
                 client = new_client(config)
-                serve(
+                stopped = serve(
                     client,
                     TunnelRequest(port, forward_arguments(options)),
                     reporter=choose_reporter(client, output, can_redraw=False),
@@ -164,7 +165,7 @@ def launch(
                     output=output,
                 )
         status = child.status
-    return STOPPED if status is None else report_end(child, status, port, was_open=interrupts.is_serving)
+    return stopped if status is None else report_end(child, status, port, was_open=interrupts.is_serving)
 
 
 def check_port_is_free(port: int, program: str) -> None:

@@ -21,7 +21,7 @@ from quictunnel.cli.output_options import OutputOptions
 from quictunnel.cli.reporter import OpenedTunnel, one_line
 from quictunnel.errors import Error
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent
-from quictunnel.shared.output import discard
+from quictunnel.shared.output import EXIT_STATUS, discard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -206,8 +206,10 @@ def serve(
     interrupts: Interrupts,
     output: OutputOptions | None = None,
     when_open: Callable[[OpenedTunnel], bool] = lambda _: True,
-) -> None:
+) -> int:
     """Open a tunnel, report its events until the inbox is stopped, and let the tunnel drain.
+
+    Return the exit status: 0, or that of a program whose output has no reader any more.
 
     Errors of the package are raised, and so is KeyboardInterrupt while the tunnel opens.
 
@@ -230,7 +232,7 @@ def serve(
             with quictunnel.forward(request.port, client=client, **options) as tunnel:
                 interrupts.is_serving = True
                 gate.opened()
-                with _ignoring_a_closed_pipe():
+                with _ignoring_a_closed_pipe() as pipe:
                     opened = OpenedTunnel(tunnel, request.port, has_tcp=request.tcp)
                     reporter.opened(opened)
                     if when_open(opened):
@@ -243,6 +245,7 @@ def serve(
                 for event in inbox.remaining():
                     reporter.event(event)
                 reporter.closed()
+    return EXIT_STATUS if pipe.is_closed else 0
 
 
 def _watch(reporter: Reporter, inbox: Inbox, client: Client, feed: RequestFeed | None) -> None:
@@ -288,11 +291,20 @@ def _update(reporter: Reporter, feed: RequestFeed | None) -> None:
     reporter.tick()
 
 
+@dataclass(slots=True)
+class _Pipe:
+    """Output that may have no reader."""
+
+    is_closed: bool = False
+
+
 @contextmanager
-def _ignoring_a_closed_pipe() -> Iterator[None]:
+def _ignoring_a_closed_pipe() -> Iterator[_Pipe]:
     """Ignore BrokenPipeError: if the output has no reader, the caller closes the tunnel as after a signal."""
+    pipe = _Pipe()
     try:
-        yield
+        yield pipe
     except BrokenPipeError:
+        pipe.is_closed = True
         if sys.stdout is not None:
             discard(sys.stdout)

@@ -6,6 +6,9 @@ another thread, as those of the real client do.
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import sys
 import threading
 import time
@@ -18,14 +21,14 @@ import quictunnel
 from quictunnel import errors
 from quictunnel.cli.main import main
 from quictunnel.events import ClientEvent, Snapshot
+from quictunnel.inspect.summaries import RequestSummary
 from quictunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from quictunnel.config.client_config import ClientConfig
-    from quictunnel.inspect.summaries import RequestSummary
 
 HOST = "x7k2.tunnel.localhost"
 
@@ -78,8 +81,17 @@ class FakeApi:
         behaviour: str = "serve",
         events: tuple[tuple[str, str], ...] = (),
         failure: errors.Error | None = None,
+        requests: Sequence[RequestSummary] = (),
     ) -> None:
-        """``failure``: of each client, once it is open."""
+        """Create a fake.
+
+        Args:
+            behaviour: what it does.
+            events: events of each client.
+            failure: failure of each client, once it is open.
+            requests: requests of each tunnel.
+        """
+        self.requests = requests
         self.behaviour = behaviour
         self.failure = failure
         self.events = events
@@ -111,8 +123,13 @@ class FakeApi:
             raise getattr(errors, self.behaviour)(f"A {self.behaviour}.\nOn two lines.")
         client.error = self.failure
         threads = [threading.Thread(target=self._tell_all, args=(client,))] if self.events else []
+        if line := os.environ.get("FAKE_LOG"):
+            threads.append(threading.Timer(0.5, logging.getLogger(__name__).error, args=(line,)))
         for thread in threads:
             thread.start()
+        if on_request is not None:
+            for request in self.requests:
+                on_request(request)
         tcp = ("edge.example.com", 20001) if unencrypted else ("", 0)
         try:
             yield Tunnel(HOST, 8443, *tcp)
@@ -140,5 +157,14 @@ def say(word: str) -> None:
     print(f"[{word} {time.monotonic()}]", file=sys.stderr, flush=True)
 
 
+def requests_of_environment() -> list[RequestSummary]:
+    """Return the requests in FAKE_REQUESTS: method, path, status, seconds of each."""
+    told = json.loads(os.environ.get("FAKE_REQUESTS", "[]"))
+    return [
+        RequestSummary("http", "203.0.113.9", method, path, status, seconds)
+        for method, path, status, seconds in told
+    ]
+
+
 if __name__ == "__main__":
-    sys.exit(run_with(FakeApi(sys.argv[1]), *sys.argv[2:]))
+    sys.exit(run_with(FakeApi(sys.argv[1], requests=requests_of_environment()), *sys.argv[2:]))
