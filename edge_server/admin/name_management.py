@@ -1,6 +1,6 @@
 """Owners of names and ports, and bans, as the operator's page lists and changes them.
 
-It uses the database as ``python -m edge_server name`` does, so a change takes effect within a second. All methods
+It uses the database as ``quictunnel-edge name`` does, so a change takes effect within a second. All methods
 run in the thread of the databases.
 """
 

@@ -1,7 +1,7 @@
 """The databases of the state directory for the operator's page, in a thread of their own.
 
 A write waits for the disk, and at worst for another process; the event loop must not. The edge's own connections
-notice the changes as they notice those of ``python -m edge_server token`` and ``name``.
+notice the changes as they notice those of ``quictunnel-edge token`` and ``name``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tokens as the operator's page lists, creates, limits and revokes them.
 
-It uses the database as ``python -m edge_server token`` does, so a change takes effect within a second. Methods
+It uses the database as ``quictunnel-edge token`` does, so a change takes effect within a second. Methods
 without ``async`` run in the thread of the databases.
 """
 
