@@ -105,7 +105,7 @@ class SessionTable(Generic[SessionT]):
     def refusal_reason(self, owner: str) -> str:
         """Return why :meth:`make_room` has found no room, for the client."""
         if self.shares.available <= 0:
-            return f"it serves {self.shares.size} clients, as many as it can"
+            return f"it serves as many clients as it can, {self.shares.size}"
         held = self.shares.held_by(owner)
         return f"this token has {held} clients of the {self.shares.size} that the edge can serve, its share"
 
