@@ -315,6 +315,7 @@ def _accept_clients(
         claims=services.claims,
         config=config,
         endpoint=endpoint,
+        error_pages=services.error_pages,
         tls_listener=tls_listener,
         clients=clients.sessions,
         https_port=services.https_port,

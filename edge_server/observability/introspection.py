@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge_server.clients.session_table import SessionTable
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.ingress.admission import Admission
+    from edge_server.ingress.error_pages import ErrorPages
     from edge_server.ingress.tls_listener import TlsListener
     from edge_server.observability.loop_lag import LoopLagMonitor
     from edge_server.tunnels.name_directory import NameDirectory
@@ -44,6 +45,7 @@ class Introspection:
     config: EdgeConfig
     endpoint: Endpoint
     """QUIC endpoint with its engine, connections and traffic."""
+    error_pages: ErrorPages
     tls_listener: TlsListener
     """TLS listener of the visitors."""
     clients: Collection[ClientSession]

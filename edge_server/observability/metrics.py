@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from edge_server.certificates.acme.certificate_manager import OrderOutcome
 from edge_server.certificates.context_store import validity_of
+from edge_server.ingress.error_pages import PAGES
 from edge_server.ingress.tls_listener import HandshakeOutcome
 from edge_server.observability import logs
 from edge_server.tunnels.visitor_log import DURATION_BUCKETS, EndReason, Kind
@@ -45,120 +46,209 @@ _KINDS: Final = {"kind": get_args(Kind)}
 _OUTCOMES: Final = {"outcome": tuple(outcome.value for outcome in HandshakeOutcome)}
 _CAUSES: Final = {"cause": tuple(cause.name.lower() for cause in CloseCause)}
 
+PAGE_STATUSES: Final = tuple(sorted({page.status[:3] for page in PAGES.values()}))
+"""HTTP status codes of the edge's error pages."""
+
 METRICS: Final[dict[str, MetricInfo]] = {
     "build_info": MetricInfo(
         "gauge",
-        "Always 1. The labels are the versions of this edge.",
+        "Always 1. The labels are the versions of this edge, of its QUIC engine and of Python.",
         {"version": (), "engine": (), "engine_version": (), "python": ()},
     ),
     "start_time_seconds": MetricInfo(
-        "gauge", "Time at which this edge started to serve, in seconds since the epoch."
+        "gauge", "Time at which this edge started to serve, in seconds since 1970-01-01 UTC."
     ),
     "draining": MetricInfo(
-        "gauge", "1 while no new connections are accepted, because the edge stops or a successor took over."
+        "gauge",
+        "1 while this edge accepts no new connections, because it is stopping or another edge has taken over; "
+        "else 0.",
     ),
     # Visitors.
-    "visitors": MetricInfo("gauge", "Active visitors.", _KINDS),
-    "visitors_begun_total": MetricInfo("counter", "Visitors that were admitted.", _KINDS),
-    "visitors_ended_total": MetricInfo("counter", "Visitors whose connection ended, by reason.", _ENDINGS),
-    "visitor_bytes_total": MetricInfo(
-        "counter", "Bytes of visitors: in is from visitors to origins, out is back.", _DIRECTIONS
+    "visitors": MetricInfo(
+        "gauge", "Connections of visitors that are open now, after their TLS handshake.", _KINDS
     ),
-    "visit_seconds": MetricInfo("histogram", "Duration of finished visitor connections."),
+    "visitors_begun_total": MetricInfo(
+        "counter",
+        "Visitors admitted to a tunnel. Grows by 1 when a visitor has finished its TLS handshake, or has "
+        "connected to a TCP port.",
+        _KINDS,
+    ),
+    "visitors_ended_total": MetricInfo(
+        "counter",
+        "Admitted visitors whose connection is over, by reason. Grows by 1 at the end of each. done, left: all "
+        "delivered; visitor, origin: broken off by that side; refused, stalled, closed, sent_away: see Logs.",
+        _ENDINGS,
+    ),
+    "visitor_bytes_total": MetricInfo(
+        "counter",
+        "Bytes of visitors' data, without TLS and QUIC. in: from visitors to local services; out: from local "
+        "services to visitors. Grows as the bytes pass.",
+        _DIRECTIONS,
+    ),
+    "visit_seconds": MetricInfo(
+        "histogram", "Seconds for which a visitor's connection was open. Observed at the end of each connection."
+    ),
     "visit_first_byte_seconds": MetricInfo(
         "histogram",
-        "Time from a visitor's admission to the origin's first byte, of finished connections that had one.",
+        "Seconds from a visitor's admission to the first byte of the local service. Observed at the end of each "
+        "connection that received a byte.",
     ),
-    "visitor_places": MetricInfo("gauge", "Visitors that may be active at once."),
+    "visitor_places": MetricInfo("gauge", "Largest number of visitors that may be connected at once."),
     "visitors_refused_total": MetricInfo(
         "counter",
-        "Visitors rejected by limits. places: number of visitors of the edge, network, tunnel or token, or a ban; "
-        "waiting: too many waited for a disconnected client; arrivals: connection rate limit.",
+        "Visitors refused by a limit. Grows by 1 for each. places: of the edge, a network, a tunnel or a token, "
+        "or a ban; waiting: too many wait for a lost client; arrivals: too many new ones a second.",
         {"reason": ("places", "waiting", "arrivals")},
     ),
-    "newcomers_waiting": MetricInfo("gauge", "TLS connections between accept and the end of their handshake."),
-    "newcomer_places": MetricInfo(
-        "gauge", "Handshakes that may be in progress at once; beyond that the largest source loses one."
+    "error_pages_total": MetricInfo(
+        "counter",
+        "Error pages that the edge sent itself. Grows by 1 for each page. 404: no tunnel at this name; 502: the "
+        "client did not reach its local service; 503: the tunnel is offline or full.",
+        {"status": PAGE_STATUSES},
     ),
-    "newcomers_total": MetricInfo("counter", "New TLS connections, by result of the handshake.", _OUTCOMES),
+    "newcomers_waiting": MetricInfo(
+        "gauge",
+        "Connections to the TLS port that are in their handshake now, are being refused, or get an error page.",
+    ),
+    "newcomer_places": MetricInfo(
+        "gauge",
+        "Largest number of connections that may be in their TLS handshake at once. Beyond it the network with "
+        "most of them loses its oldest.",
+    ),
+    "newcomers_total": MetricInfo(
+        "counter",
+        "New connections to the TLS port, by result. Grows by 1 at the end of each handshake. welcome: "
+        "completed; refused: no tunnel; slow: timed out; left: closed by the visitor; crowded: too many at once.",
+        _OUTCOMES,
+    ),
     # Clients.
     "sessions": MetricInfo(
         "gauge",
-        "Sessions of clients. stranger: not authenticated yet; away: lost its connection and may resume.",
+        "Sessions of clients now. connected: with a valid token and a connection; away: has lost its connection "
+        "and may resume; stranger: has not sent a valid token yet.",
         {"state": ("connected", "away", "stranger")},
     ),
-    "sessions_begun_total": MetricInfo("counter", "Sessions that started with a valid token."),
-    "sessions_resumed_total": MetricInfo("counter", "Sessions resumed on another connection."),
-    "sessions_given_up_total": MetricInfo("counter", "Sessions that lost their connection and did not resume."),
+    "sessions_begun_total": MetricInfo(
+        "counter", "Sessions begun. Grows by 1 when a client presents a valid token and resumes no session."
+    ),
+    "sessions_resumed_total": MetricInfo(
+        "counter", "Sessions resumed. Grows by 1 when a client continues its session on another connection."
+    ),
+    "sessions_given_up_total": MetricInfo(
+        "counter",
+        "Sessions given up. Grows by 1 when a client that lost its connection has not resumed within --hold, or "
+        "must make room.",
+    ),
     "sessions_refused_total": MetricInfo(
-        "counter", "New sessions rejected because their token had no capacity left."
+        "counter", "New sessions refused. Grows by 1 when a token has used up its share of sessions."
     ),
     "tokens_refused_total": MetricInfo(
         "counter",
-        "Tokens rejected as invalid (wrong), or without a check after too many invalid ones (ignored).",
+        "Refused tokens. Grows by 1 for each attempt. wrong: the token is unknown, revoked or expired; ignored: "
+        "not checked, after too many wrong ones from the same address.",
         {"reason": ("wrong", "ignored")},
     ),
-    "tunnels": MetricInfo("gauge", "Public names in use."),
+    "tunnels": MetricInfo(
+        "gauge", "Public names in use now, including those kept for a client that has not reconnected yet."
+    ),
     # QUIC.
-    "quic_connections": MetricInfo("gauge", "Open QUIC connections."),
-    "quic_connections_closed_total": MetricInfo("counter", "Closed QUIC connections, by cause.", _CAUSES),
+    "quic_connections": MetricInfo("gauge", "QUIC connections with clients that are open now."),
+    "quic_connections_closed_total": MetricInfo(
+        "counter",
+        "Closed QUIC connections. Grows by 1 for each. local, peer: closed by that side; timeout: silence; "
+        "reset: forgotten by the peer; handshake: never open; protocol: violated by the peer; internal: fault.",
+        _CAUSES,
+    ),
     "quic_bytes_total": MetricInfo(
-        "counter", "UDP payload of all QUIC connections, added when each one ends.", _DIRECTIONS
+        "counter",
+        "Bytes in UDP datagrams of all QUIC connections, headers of QUIC included. Grows as they are received "
+        "and sent.",
+        _DIRECTIONS,
     ),
     "quic_packets_total": MetricInfo(
         "counter",
-        "QUIC packets sent, and packets or datagrams received, depending on the engine.",
+        "QUIC packets of all connections. Grows as they are received and sent. An engine may count received "
+        "datagrams instead, which hold one packet or more.",
         _DIRECTIONS,
     ),
-    "quic_packets_lost_total": MetricInfo("counter", "Packets declared lost; their data was retransmitted."),
-    "quic_bytes_in_flight": MetricInfo("gauge", "Bytes sent to clients and not acknowledged yet."),
+    "quic_packets_lost_total": MetricInfo(
+        "counter", "Sent QUIC packets that were declared lost. Grows by 1 for each; their data is sent again."
+    ),
+    "quic_bytes_in_flight": MetricInfo(
+        "gauge", "Bytes sent to clients and not acknowledged yet, of all connections."
+    ),
     "quic_rtt_seconds": MetricInfo(
-        "gauge", "Round trip times of the open connections; 0 without any.", {"of": ("median", "worst")}
+        "gauge",
+        "Round-trip time to clients in seconds, over the connections that are open now; 0 without any.",
+        {"of": ("median", "worst")},
     ),
     "quic_handshakes_begun_total": MetricInfo(
-        "counter", "Handshakes started with clients whose address is validated."
+        "counter",
+        "QUIC handshakes begun. Grows by 1 when a peer whose address is validated starts one.",
     ),
     "quic_handshakes_refused_total": MetricInfo(
         "counter",
-        "Handshakes rejected because the client's network already held the most unauthenticated connections.",
+        "QUIC handshakes refused. Grows by 1 when all places of peers without a valid token are taken, and the "
+        "new peer's network holds the most.",
     ),
     "quic_strangers_replaced_total": MetricInfo(
-        "counter", "Unauthenticated connections evicted for one of another network."
+        "counter",
+        "QUIC connections without a valid token that were closed to make room. Grows by 1 for each that a peer "
+        "of another network replaces.",
     ),
     "quic_answers_total": MetricInfo(
         "counter",
-        "Stateless packets sent to unknown peers.",
+        "Packets sent to peers without a connection. Grows by 1 for each. retry: asks to prove the address; "
+        "version_negotiation: lists versions of QUIC; stateless_reset: ends a forgotten connection.",
         {"answer": ("retry", "version_negotiation", "stateless_reset")},
     ),
-    "quic_faults_total": MetricInfo("counter", "Internal errors that cost at most one connection."),
-    "background_faults_total": MetricInfo(
-        "counter", "Internal errors in background tasks; the log has the details."
+    "quic_faults_total": MetricInfo(
+        "counter",
+        "Faults of this program in a QUIC connection. Grows by 1 for each; a fault ends at most one connection.",
     ),
-    "udp_datagrams_total": MetricInfo("counter", "UDP datagrams.", _DIRECTIONS),
+    "background_faults_total": MetricInfo(
+        "counter",
+        "Background tasks that failed. Grows by 1 for each; the log has the error, and the task is restarted.",
+    ),
+    "udp_datagrams_total": MetricInfo(
+        "counter", "UDP datagrams of the QUIC port. Grows as they are received and sent.", _DIRECTIONS
+    ),
     "udp_datagrams_dropped_total": MetricInfo(
         "counter",
-        "Datagrams dropped. full: the socket's send buffer was full; oversize: larger than the interface's MTU; "
-        "refused: no route or forbidden; unroutable: received for no known connection.",
+        "Dropped UDP datagrams. Grows by 1 for each. full: the send buffer was full; oversize: larger than the "
+        "network allows; refused: no route, or a firewall; unroutable: for no known connection.",
         {"reason": ("full", "oversize", "refused", "unroutable")},
     ),
     # The machine and the certificates.
-    "loop_lag_seconds": MetricInfo("gauge", "Largest delay of the event loop in the last minute."),
+    "loop_lag_seconds": MetricInfo(
+        "gauge",
+        "Largest delay in seconds by which the event loop was late in the last minute. Above 0.25 the edge is "
+        "overloaded.",
+    ),
     "certificate_expiry_timestamp_seconds": MetricInfo(
         "gauge",
-        "Expiry of the first certificate to expire, in seconds since the epoch: for visitors, and for clients. "
-        "ACME certificates of unused names expire without renewal and are excluded.",
+        "Time at which the first certificate expires, in seconds since 1970-01-01 UTC. visitors, clients: who "
+        "sees it. ACME certificates of unused names are not counted, because they are not renewed.",
         {"seen_by": ("visitors", "clients")},
     ),
-    "acme_orders_total": MetricInfo("counter", "Finished ACME orders.", {"outcome": get_args(OrderOutcome)}),
-    "log_records_total": MetricInfo("counter", "Log records.", {"level": ("warning", "error")}),
+    "acme_orders_total": MetricInfo(
+        "counter",
+        "Finished orders of certificates by ACME. Grows by 1 for each that was obtained or has failed.",
+        {"outcome": get_args(OrderOutcome)},
+    ),
+    "log_records_total": MetricInfo(
+        "counter", "Warnings and errors in this edge's log. Grows by 1 for each.", {"level": ("warning", "error")}
+    ),
 }
 """All metrics by name, without :data:`PREFIX`."""
 
 PROCESS_METRICS: Final[dict[str, MetricInfo]] = {
     "process_virtual_memory_bytes": MetricInfo("gauge", "Virtual memory size."),
     "process_resident_memory_bytes": MetricInfo("gauge", "Resident memory size."),
-    "process_start_time_seconds": MetricInfo("gauge", "Start time of the process, in seconds since the epoch."),
-    "process_cpu_seconds_total": MetricInfo("counter", "User and system CPU time."),
+    "process_start_time_seconds": MetricInfo(
+        "gauge", "Start time of the process, in seconds since 1970-01-01 UTC."
+    ),
+    "process_cpu_seconds_total": MetricInfo("counter", "User and system CPU time, in seconds."),
     "process_open_fds": MetricInfo("gauge", "Open file descriptors."),
     "process_max_fds": MetricInfo("gauge", "Limit of open file descriptors."),
 }
@@ -225,6 +315,8 @@ def _of_visitors(introspection: Introspection) -> Iterator[tuple[str, dict[Value
             ("arrivals",): admission.rate_limiter.refused,
         },
     )
+    sent = introspection.error_pages.sent
+    yield "error_pages_total", {(status,): sent[status] for status in PAGE_STATUSES}
     yield "newcomers_waiting", {(): len(listener.pending)}
     yield "newcomer_places", {(): listener.pending.limit}
     yield "newcomers_total", {(outcome.value,): listener.outcomes[outcome] for outcome in HandshakeOutcome}
