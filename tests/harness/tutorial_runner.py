@@ -127,6 +127,8 @@ class Terminal:
                     os.kill(int(pid), signal.SIGKILL)
             self._process.wait(PATIENCE)
         os.close(self._master)
+        # In another process namespace the shell's session has another number: closing the terminal ends it.
+        self._process.wait(PATIENCE)
 
     def _type(self, line: str) -> None:
         os.write(self._master, line.encode() + b"\n")
