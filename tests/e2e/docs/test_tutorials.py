@@ -40,7 +40,7 @@ def processes_of(home):
                 "Laptop, second terminal": "laptop",
                 "Visitor": "visitor",
             },
-            8,
+            9,
         ),
     ],
 )
