@@ -128,6 +128,11 @@ class Machine:
             with self.machine.path("/etc/quictunnel/edge.toml").open("a") as file:
                 file.write(step.text)
 
+    def before_certificates(self, step) -> None:
+        if step.kind == "toml" and "acme-http" in step.text:
+            with self.machine.path("/etc/quictunnel/edge.toml").open("a") as file:
+                file.writelines(line for line in step.text.splitlines(True) if "@" not in line)
+
     def before_upgrade(self, step) -> None:
         if "pip install" in step.text:
             version = self.machine.path("/usr/local/src/quictunnel/quictunnel/shared/version.py")
