@@ -178,6 +178,17 @@ def test_a_visitor_beyond_the_limit_of_a_token(edge: EdgeProcess, client: quictu
         assert echoes(first)
 
 
+def test_a_pool_whose_local_services_are_down(edge: EdgeProcess, client: quictunnel.Client):
+    """The client refuses such a visitor so that the edge can try another one; the edge answers in the end."""
+    with quictunnel.forward(free_port(), pool=True, name="dead-pool", client=client) as tunnel:
+        answer = curl(edge, "--include", *BROWSER, tunnel.url).stdout
+        assert answer.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+        assert b"<h1>The local service does not answer</h1>" in answer
+        eventually(lambda: client.snapshot().visitors_now == 0, "the visitor stays")
+        posted = curl(edge, "--include", "--data-binary", "x" * 10_000, tunnel.url).stdout
+        assert posted.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+
+
 def test_a_flood_of_strangers_is_bounded_and_harms_nobody(embedded: EmbeddedEdge):
     """From one address and from many; beyond the bound strangers get the alert as before."""
     pages = embedded.server.services.error_pages
