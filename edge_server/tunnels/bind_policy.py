@@ -368,6 +368,7 @@ RULES: Final = (
         "a newer client holds the name, so the ticket is stale",
         lambda check: check.has_stale_ticket,
         logging.INFO,
+        explain=lambda _: "another program has used this tunnel's ticket later and has its name",
     ),
     RefusalRule(
         BindCode.NOT_SHARED,

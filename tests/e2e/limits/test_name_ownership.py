@@ -81,20 +81,20 @@ def test_a_name_and_a_port_are_the_same_each_time(edge: EdgeProcess, owner: str,
 def test_owned_names_are_refused_to_other_tokens(edge: EdgeProcess, owner: str, other: str, origin: int):
     options = {"name": "kept", "unencrypted": True, "tcp_port": 18002}
     with client_of(edge, owner) as client, quictunnel.forward(origin, client=client, **options) as tunnel:
-        assert_refused(edge, other, "belongs to another client", name="kept")
+        assert_refused(edge, other, "another token", name="kept")
         assert_refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
         assert is_greeted(edge, tunnel)
-    assert_refused(edge, other, "belongs to another client", name="kept")
-    assert_refused(edge, other, "belongs to another client", name="kept", pool=True)
+    assert_refused(edge, other, "another token", name="kept")
+    assert_refused(edge, other, "another token", name="kept", pool=True)
     assert_refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"name": "www"}, "The name is reserved"),
-        ({"name": "postmaster"}, "The name is reserved"),
-        ({"unencrypted": True, "tcp_port": 22}, "outside the edge.s range"),
+        ({"name": "www"}, "the edge reserves the name"),
+        ({"name": "postmaster"}, "the edge reserves the name"),
+        ({"unencrypted": True, "tcp_port": 22}, "outside this edge.s range"),
         ({"name": "My-App"}, "lower case"),
         ({"name": "\u0430pple"}, "a-z, 0-9 and hyphens"),
         ({"name": "abcdefghijklmno2"}, "form of the edge.s random names"),
@@ -123,7 +123,7 @@ def test_rights_to_names(edge: EdgeProcess, owner: str, origin: int):
             assert is_greeted(edge, tunnel)
     assert_refused(edge, narrow, "token does not allow", name="else")
     new_token(edge, "--names", "promised")
-    assert_refused(edge, owner, "belongs to another client", name="promised")
+    assert_refused(edge, owner, "another token", name="promised")
 
 
 def test_claims_of_a_token_are_limited(edge: EdgeProcess):
@@ -132,7 +132,7 @@ def test_claims_of_a_token_are_limited(edge: EdgeProcess):
         for number in range(MAX_CLAIMS):
             with quictunnel.forward(9, name=f"n{number}", client=client):
                 pass
-    assert_refused(edge, token, "limit of names and ports", name="one-more")
+    assert_refused(edge, token, "maximum of names and ports", name="one-more")
     eventually(lambda: "n3" in command(edge, "name", "list"), "it was not written down")
     command(edge, "name", "release", "n3")
     eventually(lambda: opens(edge, token, "one-more"), "a name was released and none is to be had", timeout=3)
@@ -170,7 +170,7 @@ def test_a_name_that_two_fight_over_stays_with_the_one_that_has_it(edge: EdgePro
         for _ in range(1 + MAX_TAKEOVERS):
             client = stack.enter_context(client_of(edge, owner))
             stack.enter_context(quictunnel.forward(9, name="ring", client=client))
-        with pytest.raises(quictunnel.Error, match="stays with the one that has it"):
+        with pytest.raises(quictunnel.Error, match="taken over 10 times"):
             quictunnel.forward(9, name="ring", client=stack.enter_context(client_of(edge, owner))).__enter__()
 
 
@@ -193,7 +193,7 @@ def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
             eventually(lambda: "lost" in told, "the client was not told")
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
-    assert_refused(edge, owner, "has banned this name", name="phish")
+    assert_refused(edge, owner, "banned the name", name="phish")
 
 
 def test_visitors_of_a_banned_address_are_refused(edge: EdgeProcess, owner: str, origin: int):

@@ -86,7 +86,7 @@ def test_tunnels_of_all_clients_of_a_token_together(edge: EdgeProcess, token: st
         stack.enter_context(quictunnel.forward(origin, client=one))
         second = stack.enter_context(contextlib.ExitStack())
         second.enter_context(quictunnel.forward(origin, client=other))
-        with pytest.raises(quictunnel.Error, match="limit of tunnels"):
+        with pytest.raises(quictunnel.Error, match=r"tunnels? at once, and has as many"):
             quictunnel.forward(1, client=one).__enter__()
         second.close()
         stack.enter_context(quictunnel.forward(1, client=one))
@@ -119,7 +119,7 @@ def test_visitors_of_all_tunnels_of_a_token_together(edge: EdgeProcess, token: s
 @pytest.mark.parametrize("token", [("--tcp-ports", "none")], indirect=True)
 def test_no_tcp_port(edge: EdgeProcess, token: str, origin: int):
     with client_of(edge, token) as client:
-        with pytest.raises(quictunnel.Error, match="The token does not allow"):
+        with pytest.raises(quictunnel.Error, match=r"the token (does not allow|allows no)"):
             quictunnel.forward(origin, unencrypted=True, client=client).__enter__()
         with quictunnel.forward(origin, client=client) as tunnel, tls_connect(edge, tunnel) as visitor:
             assert visitor.recv(5) == b"hello"
@@ -133,7 +133,7 @@ def test_tcp_ports_of_ones_own(edge: EdgeProcess, token: str, origin: int):
             for port in (origin, 1)
         }
         assert ports == {19990, 19991}
-        with pytest.raises(quictunnel.Error, match="no free TCP port"):
+        with pytest.raises(quictunnel.Error, match="is free for the token"):
             quictunnel.forward(2, unencrypted=True, client=client).__enter__()
 
 
