@@ -3,6 +3,8 @@
 import { element, say } from "/dom.js";
 import { isHeld, onRelease } from "/hold.js";
 
+const HEAD = 1.18; // characters of a heading for one of a cell, whose font is larger
+
 /**
  * Columns: {head, text(row), number, width, long, short, link(row), title(row), bad(row), sort}. `width`: of a number, in
  * characters, so that nothing moves when it changes; `sort`: name of the column for the server.
@@ -122,7 +124,7 @@ export class Table {
 
 function heading({ head, number, width, sort }, onSort) {
   const made = element("th", { scope: "col", class: number ? "number" : "" });
-  if (number) made.style.minWidth = `${width ?? 9}ch`;
+  if (number) made.style.minWidth = `calc(${(width ?? 8) * HEAD}ch + var(--gap))`;
   if (!sort || !onSort) {
     made.append(head);
     return made;

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 import quictunnel
-from edge_server.admin import state_types
+from edge_server.admin import history, state_types
 from edge_server.admin.models import ReadModels
 from quictunnel.config.credential import decode
 from tests.harness.admin_page import (
@@ -39,8 +39,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def module_page(browser: Browser, engines) -> Iterator[AdminPageRig]:
-    with AdminPageRig(browser) as rig:
-        yield rig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "SAMPLE_INTERVAL", 1.0)  # so that the charts change within each test
+        with AdminPageRig(browser) as rig:
+            yield rig
 
 
 @pytest.fixture
@@ -234,11 +236,18 @@ SHIFTS = """() => {
   }).observe({ type: "layout-shift" });
 }"""
 
+SEEN_SHIFTS = """async () => {
+  for (let frame = 0; frame < 3; frame += 1) await new Promise(requestAnimationFrame);
+  await new Promise((done) => setTimeout(done)); // entries are delivered after the frame that they are of
+  return window.shifts;
+}"""
+
 
 def test_nothing_moves_under_the_pointer(rig: AdminPageRig):
     """Visitors come and go, and one sends a lot: rows keep their places, values change, what ended is marked."""
     ends = [rig.pair("tcp") for _ in range(4)]
     page = rig.open_page()
+    page.set_viewport_size({"width": 1280, "height": 2600})  # only what is in the window counts as moved
     expect(page.locator("#visitors-count")).to_have_text("4")
     before = cells(page, "visitors")
     page.locator("#visitors tbody tr").nth(1).hover()
@@ -258,8 +267,10 @@ def test_nothing_moves_under_the_pointer(rig: AdminPageRig):
         expect(page.locator("#visitors tbody tr").nth(3)).to_contain_text("100 kB")
         expect(page.locator("#visitors tbody tr").first).to_have_class("gone")
         expect(page.locator("#hold-note")).to_be_visible()
+        chart = page.locator("#charts figcaption").nth(4)
+        expect(chart.locator("b").first).to_contain_text("kB/s")
         assert page.evaluate(BOXES) == boxes
-        assert page.evaluate("window.shifts") == []
+        assert page.evaluate(SEEN_SHIFTS) == []
         assert [row[0] for row in cells(page, "visitors")] == [row[0] for row in before]
         page.mouse.move(5, 5)
         expect(page.locator("#visitors tbody tr")).to_have_count(5)
