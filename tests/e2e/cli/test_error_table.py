@@ -44,7 +44,7 @@ FIRST_PORT: Final = 24_500
 PORTS: Final = 2
 """TCP ports of the edge."""
 NOT_PROVOKED: Final = {
-    "this token has … clients": "takes as many clients as an edge has",
+    "this token has … clients": "takes as many clients as an edge has; test_session_table has it",
     "the name … is reserved for another token": "has the same answer as a name that another token owns",
 }
 """Rows that no test here provokes, and why."""

@@ -75,6 +75,8 @@ def until_refused(rig: SessionTableRig, key: str) -> Iterator[FakeSession]:
 async def test_token_cannot_take_all_sessions(rig: SessionTableRig):
     assert len(list(until_refused(rig, "bad"))) == 80
     assert rig.table.refused == 1
+    words = "this token has 80 clients of the 90 that the edge can serve, its share"
+    assert rig.table.refusal_reason("bad") == words
     assert len(list(until_refused(rig, "good"))) >= 2
     rig.sessions["bad"][0].give_up("test")
     rig.connect("another")
