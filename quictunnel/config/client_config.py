@@ -192,7 +192,7 @@ def client_config_of(
         raise ConfigError("A client needs either edge and token, or a profile, or a credential.")
     if profile is not None:
         return load(profile=profile)
-    stated = Partial(source="", edge=edge, token=token, ca=ca)
+    stated = Partial(source="" if credential is None else "the credential", edge=edge, token=token, ca=ca)
     given = credential or token or ""
     if credential is not None or is_credential(given):
         stated = _with_credential(stated, decode(given, what="credential" if credential is not None else "token"))

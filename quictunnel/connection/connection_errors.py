@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.config.variables import CREDENTIAL
 from quictunnel.connection.edge_identity import EdgeIdentityError
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error
 from quictunnel.shared.address import format_address
@@ -101,6 +102,20 @@ def token_error(edge: str, reason: str, *, was_accepted: bool) -> AuthError:
         advice="Set QUICTUNNEL_TOKEN to a token of this edge; that of a development edge is in client.env in its "
         "state directory.",
     )
+
+
+def with_source(error: Error, source: str) -> Error:
+    """Return the error; if it is about a token, with an advice that fits the source of a credential."""
+    if not isinstance(error, AuthError):
+        return error
+    if source == CREDENTIAL:
+        how = f"set {CREDENTIAL} to it"
+    elif source.startswith(("the profile", "the credential")):
+        how = "run `quictunnel login` with it"
+    else:
+        return error
+    advice = f"Ask the edge's operator for another credential, and {how} (the token is from {source})."
+    return AuthError(error.message, advice=advice)
 
 
 def port_closed_error(config: ClientConfig, address: Address) -> EdgePortClosedError:

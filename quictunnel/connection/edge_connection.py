@@ -12,7 +12,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from quictunnel.connection.connection_errors import explain
+from quictunnel.connection.connection_errors import explain, with_source
 from quictunnel.connection.edge_identity import certificate_error
 from quictunnel.errors import EdgeUnavailableError, Error, ProtocolError
 from quictunnel.shared import unpatched
@@ -277,7 +277,8 @@ class EdgeConnection:
 
     def _explain(self, closed: Closed) -> Error:
         untrusted = certificate_error(closed, self._config)
-        return untrusted or explain(closed, self._config.edge, welcome=self.welcome)
+        error = untrusted or explain(closed, self._config.edge, welcome=self.welcome)
+        return with_source(error, self._config.source)
 
     def _fail(self, error: Error) -> None:
         self._end = error
