@@ -82,11 +82,11 @@ def test_owned_names_are_refused_to_other_tokens(edge: EdgeProcess, owner: str, 
     options = {"name": "kept", "unencrypted": True, "tcp_port": 18002}
     with client_of(edge, owner) as client, quictunnel.forward(origin, client=client, **options) as tunnel:
         assert_refused(edge, other, "another token", name="kept")
-        assert_refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
+        assert_refused(edge, other, "another token owns TCP port", unencrypted=True, tcp_port=18002)
         assert is_greeted(edge, tunnel)
     assert_refused(edge, other, "another token", name="kept")
     assert_refused(edge, other, "another token", name="kept", pool=True)
-    assert_refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
+    assert_refused(edge, other, "another token owns TCP port", unencrypted=True, tcp_port=18002)
 
 
 @pytest.mark.parametrize(
