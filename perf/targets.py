@@ -204,6 +204,15 @@ def ours(
 
 
 @contextlib.contextmanager
+def start_edge(base: Path) -> Iterator[dict[str, str]]:
+    """Run an edge as a program; yield the environment of its clients."""
+    base = base / "edge"
+    with _edge([sys.executable, "-m", "edge_server"], base, dict(os.environ), ("--log-level", "warning")):
+        lines = (base / "client.env").read_text().splitlines()
+        yield os.environ | dict(line.split("=", 1) for line in lines)
+
+
+@contextlib.contextmanager
 def _edge(
     program: Sequence[str], base: Path, environment: dict[str, str], log: Sequence[str]
 ) -> Iterator[subprocess.Popen[str]]:

@@ -202,7 +202,9 @@ class SummaryDirection:
             if isinstance(body, _BoundedChunked):
                 body.lines = 0
             for piece in (data,) if isinstance(data, bytes) else data:
-                self._read(memoryview(piece))
+                if body is not None or self._head or not self._read_whole(piece):
+                    self._read(memoryview(piece))
+                body = self._body
         except (_UnreadableError, BodyError) as error:
             tap.settle(str(error))
         except Exception as error:  # noqa: BLE001 - an error of this module must not reach the byte path
@@ -218,6 +220,28 @@ class SummaryDirection:
         self._tap.taps.buffered -= len(self._head)
         self._head.clear()
         self._body = None
+
+    def _read_whole(self, piece: bytes) -> bool:
+        """Read a piece that begins with a whole head, without copying it: the common case of small requests.
+
+        Return False to have it read the other way, also for everything that is unusual."""
+        tap = self._tap
+        if tap.is_settled or len(piece) > MAX_HEAD or b"\n\n" in piece:
+            return False
+        end = piece.find(b"\n\r\n") + 3
+        if end < 3 or not (_REQUEST if self._is_request else _STATUS).match(piece):
+            return False
+        rest = len(piece) - end
+        if self._is_request:
+            tap.began_request()
+            self._body = tap.on_request(piece if not rest else piece[:end])
+        else:
+            self._body = tap.on_response(piece if not rest else piece[:end])
+        if rest and (tap.is_settled or self._body is None or not self._body.skip(rest)):
+            self._read(memoryview(piece)[end:])
+        elif self._body is not None and self._body.is_done:
+            self._finish()
+        return True
 
     def _read(self, rest: memoryview) -> None:
         tap = self._tap

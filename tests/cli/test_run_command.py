@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FAKE_CLIENT = Path(__file__).with_name("fake_client.py")
 READY = json.dumps(
-    {"event": "ready", "url": f"https://{HOST}:8443", "tls_socket": [HOST, 8443], "tcp_socket": None}
+    {
+        "event": "ready",
+        "url": f"https://{HOST}:8443",
+        "tls_socket": [HOST, 8443],
+        "tcp_socket": None,
+        "target": "localhost:8000",
+    }
 )
 
 
