@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from quictunnel.events import TunnelStats
     from quictunnel.forwarding import forward
-    from quictunnel.inspect.summaries import RequestQueue, RequestSummary
+    from quictunnel.inspect.request_queue import RequestQueue, RequestSummary
     from quictunnel.opening import OpenTunnel, aopen
     from quictunnel.opening import open as open  # noqa: A004 - quictunnel.open, not in __all__
     from quictunnel.shared.version import VERSION
@@ -62,8 +62,8 @@ _MODULES: Final = {
     "Client": ("client", "Client"),
     "Tunnel": ("tunnel", "Tunnel"),
     "TunnelStats": ("events", "TunnelStats"),
-    "RequestQueue": ("inspect.summaries", "RequestQueue"),
-    "RequestSummary": ("inspect.summaries", "RequestSummary"),
+    "RequestQueue": ("inspect.request_queue", "RequestQueue"),
+    "RequestSummary": ("inspect.request_queue", "RequestSummary"),
     "OpenTunnel": ("opening", "OpenTunnel"),
     "aopen": ("opening", "aopen"),
     "forward": ("forwarding", "forward"),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.errors import Error
     from quictunnel.inspect.inspector import Inspector
-    from quictunnel.inspect.summaries import RequestSummary
+    from quictunnel.inspect.request_queue import RequestSummary
     from quictunnel.inspect.tap import TapSource
     from quictunnel.shared.event_loop import EventLoopThread
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quictunnel.inspect.inspector import Inspector
-    from quictunnel.inspect.summaries import RequestSummary
+    from quictunnel.inspect.request_queue import RequestSummary
 
 
 TUNNEL_ATTRIBUTES: Final = frozenset({"close", *(name for name in dir(Tunnel) if not name.startswith("_"))})

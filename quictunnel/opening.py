@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quictunnel.client import Client
-    from quictunnel.inspect.summaries import RequestSummary
+    from quictunnel.inspect.request_queue import RequestSummary
 
 
 class ForwardArguments(TypedDict, total=False):

@@ -20,10 +20,11 @@ import logging
 import re
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect.bodies import Body, BodyError, Chunked, Length, UntilClose
 from quictunnel.inspect.heads import end_of_head, guess_protocol, proxy_header
+from quictunnel.inspect.request_queue import MAX_PATH, RequestSummary
 from quictunnel.shared.error_page import method_of
 
 if TYPE_CHECKING:
@@ -42,11 +43,6 @@ MAX_LINES: Final = 1024
 followed."""
 MAX_FRAMES: Final = 1024
 """HTTP/2 frames to read of one piece of data. Beyond it, requests of the connection are not counted any more."""
-MAX_PATH: Final = 200
-"""Characters of a path."""
-MAX_WAITING: Final = 1000
-"""Summaries in a :class:`RequestQueue`: several times what a terminal shows."""
-
 ENDED_EARLY: Final = "The connection ended before the response was complete."
 SWITCHED: Final = "The connection uses another protocol now."
 HTTP2: Final = "HTTP/2"
@@ -57,55 +53,6 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 _HEADERS: Final = 1
 """Type of a HEADERS frame (RFC 9113 section 6.2). A client sends one for a request, and one for its trailers."""
-
-
-class RequestSummary(NamedTuple):
-    """Finished request, or a connection whose requests cannot be read."""
-
-    kind: Literal["http", "http2", "raw", "refused"]
-    """``http``: one request. ``http2`` and ``raw``: a connection, reported at its beginning and at its end.
-    ``refused``: a connection that the local service did not accept."""
-    visitor: str
-    """Address of the visitor, without the port."""
-    method: str = ""
-    """Method of the request; empty for a connection."""
-    path: str = ""
-    """Path without its query, which may contain secrets; at most MAX_PATH printable characters."""
-    status: int = 0
-    """Status of the response; 0 without one."""
-    seconds: float = 0.0
-    """Seconds from the first byte of the request to the last of the response, or of the connection."""
-    note: str = ""
-    """Reason why the request failed or the connection is not read as HTTP/1; empty for a complete request."""
-    requests: int = 0
-    """Requests on a connection with HTTP/2, when it has ended."""
-    is_open: bool = False
-    """True for the report at the beginning of a connection."""
-    bytes_in: int = 0
-    """Bytes from the visitor on a connection that has ended and whose requests cannot be read."""
-    bytes_out: int = 0
-    """Bytes to the visitor, likewise."""
-
-
-class RequestQueue:
-    """Bounded queue of summaries, to be given as ``on_request``. Any thread may take from it."""
-
-    def __init__(self, limit: int = MAX_WAITING) -> None:
-        self._limit = limit
-        self._summaries: deque[RequestSummary] = deque()
-        self.dropped = 0
-        """Number of summaries that found the queue full."""
-
-    def __call__(self, summary: RequestSummary) -> None:
-        """Add a summary; drop it if the queue is full."""
-        if len(self._summaries) < self._limit:
-            self._summaries.append(summary)
-        else:
-            self.dropped += 1
-
-    def take(self) -> list[RequestSummary]:
-        """Return the waiting summaries, the oldest first, and remove them."""
-        return [self._summaries.popleft() for _ in range(len(self._summaries))]
 
 
 class SummaryTaps:
@@ -237,7 +184,7 @@ class SummaryDirection:
             self._body = tap.on_request(piece if not rest else piece[:end])
         else:
             self._body = tap.on_response(piece if not rest else piece[:end])
-        if rest and (tap.is_settled or self._body is None or not self._body.skip(rest)):
+        if rest and (self._body is None or not self._body.skip(rest)):
             self._read(memoryview(piece)[end:])
         elif self._body is not None and self._body.is_done:
             self._finish()

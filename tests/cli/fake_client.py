@@ -21,7 +21,7 @@ import quictunnel
 from quictunnel import errors
 from quictunnel.cli.main import main
 from quictunnel.events import ClientEvent, Snapshot
-from quictunnel.inspect.summaries import RequestSummary
+from quictunnel.inspect.request_queue import RequestSummary
 from quictunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 
 import pytest
 
@@ -18,11 +19,12 @@ from quictunnel.cli.live_reporter import (
     Timed,
     event_text,
     facts,
+    request_texts,
 )
 from quictunnel.cli.reporter import OpenedTunnel
-from quictunnel.cli.request_lines import RequestBatch
+from quictunnel.cli.request_lines import RequestBatch, request_line
 from quictunnel.events import ClientEvent, Snapshot
-from quictunnel.inspect.summaries import RequestSummary
+from quictunnel.inspect.request_queue import RequestSummary
 from quictunnel.tunnel import Tunnel
 
 QUIET = Snapshot("connected", 0, 0, 0, 0, 0.0123, "aioquic")
@@ -116,6 +118,22 @@ def test_the_last_requests_that_fit_are_below_the_facts() -> None:
         assert len(reporter._requests) == MAX_REQUESTS
     finally:
         reporter.closed()
+
+
+def test_the_screen_in_the_documents_is_what_is_drawn() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/run-watch-diagnose.md").read_text()
+    shown = page.partition("draws it -->\n```text\n")[2].partition("\n```")[0].splitlines()
+    snapshot = Snapshot("connected", 2, 57, 1_200_000, 31_400_000, 0.012, "native")
+    requests = [
+        Timed("12:00:01", request_line(summary("/hello"))),
+        Timed("12:00:02", request_line(RequestSummary("http", "198.51.100.7", "POST", "/api/orders", 201, 0.038))),
+        Timed(
+            "12:00:03",
+            request_line(RequestSummary("raw", "203.0.113.9", seconds=12, bytes_in=1_200_000, bytes_out=3000)),
+        ),
+    ]
+    opened = OpenedTunnel(Tunnel("my-app.tunnel.example.com", 443), 8000, has_tcp=False)
+    assert [*drawn(opened, snapshot), "", *request_texts(requests, 80, PLAIN)] == shown
 
 
 def test_requests_that_are_too_many_are_counted() -> None:

@@ -20,7 +20,7 @@ from quictunnel.connection.leases import Leases
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.errors import ProtocolError
 from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
-from quictunnel.inspect.summaries import RequestSummary
+from quictunnel.inspect.request_queue import RequestSummary
 from quictunnel.integrations.jupyter import TunnelDisplay
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.status.model import Report, TunnelStatus

@@ -11,18 +11,16 @@ from hypothesis import strategies as st
 
 from quictunnel.inspect import summaries
 from quictunnel.inspect.exchange_store import ExchangeState
+from quictunnel.inspect.request_queue import MAX_PATH, RequestQueue, RequestSummary
 from quictunnel.inspect.summaries import (
     ENDED_EARLY,
     MAX_FRAMES,
     MAX_HEAD,
     MAX_HEADS,
     MAX_LINES,
-    MAX_PATH,
     MAX_PIPELINED,
     SWITCHED,
     FrameCounter,
-    RequestQueue,
-    RequestSummary,
     SummaryTap,
     SummaryTaps,
 )
