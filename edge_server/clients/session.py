@@ -381,7 +381,7 @@ class ClientSession:
     async def _check_domain(self, bind: Bind) -> None:
         assert self.identity is not None
         is_known = self._context.claims.owner(bind.domain) == self.identity.key
-        points_here = await self._context.domains.point_here(
+        points_here = await self._context.domains.points_here(
             bind.domain, owner=self.identity.key, is_known=is_known
         )
         if not self._is_closing:

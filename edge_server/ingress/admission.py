@@ -135,9 +135,9 @@ class Admission:
             if not count[key]:
                 del count[key]
 
-    def wait(self, waiting: QueuedVisitor, host: str, owner: str, tunnel_name: str) -> QueuedVisitor | None:
-        """Let an admitted visitor wait for the client. Return the visitor that has to stop waiting for it, or
-        None."""
+    def enqueue(self, waiting: QueuedVisitor, host: str, owner: str, tunnel_name: str) -> QueuedVisitor | None:
+        """Take a place for an admitted visitor that waits for the client of its tunnel. Return the visitor that
+        loses its place then, which may be this one, or None."""
         evicted = self.waiting.acquire(waiting, host, owner=owner, tunnel_name=tunnel_name)
         if evicted is not None:
             what = "too many visitors wait for a disconnected client, one was refused"

@@ -33,9 +33,9 @@ BACKLOG: Final = 1024
 """Connections that the kernel queues while the edge is busy: half a second of what one core accepts. A client that
 finds the queue full retries after a second."""
 ACCEPTS_PER_ITERATION: Final = 8
-"""Backlog that is given to asyncio, which accepts as many connections and one more in one iteration of the loop.
-Two iterations pass before the first of them can be refused; until then they take descriptors that are
-kept free. uvloop accepts one connection."""
+"""Backlog for asyncio, which accepts one connection more than that in each iteration of the loop.
+Two iterations pass before the first of them can be refused; until then they take descriptors that are kept free.
+uvloop accepts one connection."""
 
 TCPI_UNACKED_OFFSET: Final = 24
 """Offset of ``tcpi_unacked`` in Linux's ``struct tcp_info``: for a listening socket, the length of its queue."""

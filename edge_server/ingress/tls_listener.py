@@ -131,7 +131,7 @@ class HandshakeOutcome(enum.Enum):
     VISITOR_CLOSED = "left"
     """The visitor disconnected or failed the handshake."""
     OVERLOADED = "crowded"
-    """Evicted at capacity."""
+    """Refused at the rate limit, or evicted at capacity."""
     BANNED = "banned"
     """From a banned address."""
 
@@ -199,7 +199,8 @@ class TlsListener:
         ClosingConnection(self, raw, alert)
 
     def abort(self) -> None:
-        """Reset all pending connections. Those past their handshake belong to their protocols."""
+        """Reset all connections that hold a place, also those that are being closed or get an error page. Visitors
+        of a tunnel hold none: they belong to their protocols."""
         for connection in self.pending:
             connection.abort()
 
@@ -209,7 +210,7 @@ class TlsListener:
 
 
 class ClosingConnection:
-    """An admitted visitor whose socket stays open until it has read an alert."""
+    """A visitor past its handshake, whose socket stays open until the visitor has read an alert."""
 
     __slots__ = ("_listener", "_raw")
 
@@ -292,7 +293,7 @@ class PendingConnection(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         """Give the place back."""
         descriptors.clear_close_on_fork(self._raw.get_extra_info("socket"))
-        self._on_closed()
+        self._leave_listener()
 
     def abort(self) -> None:
         """Reset the connection."""
@@ -365,20 +366,20 @@ class PendingConnection(asyncio.Protocol):
             self._outcome = HandshakeOutcome.ACCEPTED
         else:
             self._outcome = HandshakeOutcome.REFUSED
-        self._on_closed()
+        self._leave_listener()
 
     def _refuse(self, outcome: HandshakeOutcome, response: bytes, *, is_upload: bool = False) -> None:
         self._outcome = outcome
         self._timer.cancel()
         LingeringClose(
-            self._raw, response, loop=self._listener.loop, on_closed=self._on_closed, is_upload=is_upload
+            self._raw, response, loop=self._listener.loop, on_closed=self._leave_listener, is_upload=is_upload
         )
 
     def _on_timeout(self) -> None:
         self._outcome = HandshakeOutcome.TIMED_OUT
         reset(self._raw)
 
-    def _on_closed(self) -> None:
+    def _leave_listener(self) -> None:
         self._timer.cancel()
         self._listener.pending.release(self)
         self._listener.outcomes[self._outcome] += 1

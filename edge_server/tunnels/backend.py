@@ -35,6 +35,7 @@ class IssuedTicket:
     """True if this client got the name by its first Bind (``again`` False), so it is newer than every earlier
     holder of the name."""
     since: float = field(default_factory=time.monotonic)
+    """Time at which it was issued, or at which this edge restored its tunnel (time.monotonic)."""
 
 
 class BackendBindings(Protocol):

@@ -195,7 +195,7 @@ class Bindings:
             tcp_port=tunnel.tcp_port,
             is_port_free=self._context.claims.is_free_to(key, tunnel.tcp_port),
             generation=ticket.generation,
-            age=now - ticket.since,
+            ticket_age=now - ticket.since,
             client_id=ticket.client_id,
             is_first_bind=ticket.is_first_bind,
             is_pool=tunnel.is_pool,

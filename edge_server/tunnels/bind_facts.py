@@ -30,8 +30,8 @@ class TunnelFacts:
     """True unless another identity owns that port."""
     generation: int = 1
     """Generation of its latest ticket."""
-    age: float = 0.0
-    """Seconds since that ticket was issued."""
+    ticket_age: float = 0.0
+    """Seconds since that ticket was issued, or since this edge restored the tunnel."""
     client_id: bytes = b""
     """ID of its client (``messages.BindV2.client_id``); empty if the client did not send it."""
     is_first_bind: bool = False
@@ -53,7 +53,7 @@ class TunnelFacts:
         """
         if generation >= self.generation:
             return False
-        return generation < self.generation - 1 or self.age >= PREVIOUS_TICKET_SECONDS
+        return generation < self.generation - 1 or self.ticket_age >= PREVIOUS_TICKET_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

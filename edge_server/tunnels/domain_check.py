@@ -63,16 +63,17 @@ class DomainCheck:
         """A semaphore for each owner with checks that run or wait."""
         self._checks_of_owner: Counter[str] = Counter()
 
-    async def point_here(self, domain: str, *, owner: str = "", is_known: bool = False) -> bool:
-        """Return True if a domain points to this edge, or that cannot be found out.
+    async def points_here(self, domain: str, *, owner: str = "", is_known: bool = False) -> bool:
+        """Return True if a domain points to this edge; if the check is off, or the edge does not know
+        its own addresses; or if the domain does not resolve, but its owner has claimed it already.
 
         It takes at most LOOKUP_TIMEOUT seconds in addition to the wait for other checks.
 
         Args:
             domain: the domain.
             owner: key of the token that requests it.
-            is_known: True if the owner has claimed the domain already. It then passes if it does not resolve, so
-                that a short failure of DNS takes no domain away.
+            is_known: True if the owner has claimed the domain already. A short failure of DNS then takes no domain
+                away.
         """
         now = asyncio.get_running_loop().time()
         if self._resolve is None or self._valid_until.get(domain, 0.0) > now:

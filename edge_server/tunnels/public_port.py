@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class PublicPort:
-    """A listening socket. Call :meth:`listen` always, even after :meth:`stop`: it then closes the socket."""
+    """A listening socket. After :meth:`stop`, :meth:`listen` only closes the socket, so call it in any case."""
 
     def __init__(self, sock: socket.socket) -> None:
         descriptors.set_close_on_fork(sock)

@@ -53,7 +53,7 @@ class WaitingVisitors:
         refused."""
         timer = asyncio.get_running_loop().call_later(seconds, self._time_out, splice)
         waiting = self._waiting[splice] = WaitingVisitor(self, splice, entry_point, timer)
-        evicted = self._admission.wait(waiting, visit.address, visit.owner, visit.tunnel_name)
+        evicted = self._admission.enqueue(waiting, visit.address, visit.owner, visit.tunnel_name)
         if evicted is not None:
             evicted.reject()
 

@@ -51,7 +51,9 @@ class Dialer:
     async def dial(self, dial_timeout: float = CONNECT_TIMEOUT) -> EdgeConnection:
         """Return a connection on which the edge has sent Welcome. When cancelled, nothing stays open.
 
-        Raises an Error if all addresses fail: the last one, but an EdgeIdentityError before any other.
+        Raises an Error. An EdgeUnavailableError or EdgeIdentityError of one address lets the others continue, any
+        other Error ends the dial at once. If all addresses fail, an EdgeIdentityError comes before any other, an
+        EdgePortClosedError after any other, and among equals the last one counts.
 
         Args:
             dial_timeout: seconds for each address.
@@ -159,7 +161,7 @@ class Dialer:
             has_no_answer = isinstance(error, (TimeoutError, EdgeUnavailableError)) and not connection.has_received
             if has_no_answer and not isinstance(error, EdgePortClosedError):
                 # This timeout or the engine's own has expired.
-                raise await self._no_answer_error(dial_timeout) from None
+                raise await _no_answer(config, dial_timeout) from None
             if isinstance(error, TimeoutError):
                 raise EdgeUnavailableError(
                     f"The edge at {config.edge} did not send Welcome within {dial_timeout:.0f} s."
@@ -184,12 +186,6 @@ class Dialer:
                 task.cancel()
             await asyncio.gather(greeting, refused, return_exceptions=True)
 
-    async def _no_answer_error(self, dial_timeout: float) -> EdgeUnavailableError:
-        if dial_timeout >= CONNECT_TIMEOUT:
-            return await no_answer_error(self._config, dial_timeout)
-        # A short timeout means that the edge was reached before: no search for the reason.
-        return EdgeUnavailableError(f"No answer from the edge at {self._config.edge} within {dial_timeout:.0f} s.")
-
     def _report(self, ended: Sequence[EdgeConnection | BaseException]) -> None:
         """Report unexpected exceptions of attempts that no caller awaits, because another one has succeeded."""
         for each in ended:
@@ -209,6 +205,14 @@ class Dialer:
                 self._owner.connection_failed(connection)
 
         await asyncio.gather(*(end(connection) for connection in connections if connection is not keep))
+
+
+async def _no_answer(config: ClientConfig, dial_timeout: float) -> EdgeUnavailableError:
+    """Return the error for an edge that has sent nothing."""
+    if dial_timeout >= CONNECT_TIMEOUT:
+        return await no_answer_error(config, dial_timeout)
+    # A short timeout means that the edge was reached before: no search for the reason.
+    return EdgeUnavailableError(f"No answer from the edge at {config.edge} within {dial_timeout:.0f} s.")
 
 
 def _clearer(before: Error | None, latest: Error) -> Error:

@@ -53,16 +53,18 @@ class EdgeConnectionOwner(Protocol):
     def connection_stream(self, stream: Stream) -> None:
         """Serve a visitor. May raise ProtocolError."""
 
-    def connection_secret(self, connection: EdgeConnection) -> bytes | None:
-        """Return the secret of a session that lost its link; called when the handshake is complete.
+    def claim_secret(self, connection: EdgeConnection) -> bytes | None:
+        """Reserve the saved session, whose link is lost or suspect, for this connection, and return its secret.
 
-        Empty for a new session; None if another connection is ahead of this one."""
+        Called when the handshake is complete. Empty for a new session; None if another connection has claimed the
+        secret."""
 
     def connection_failed(self, connection: EdgeConnection) -> None:
-        """Handle a connection that ended before a Welcome."""
+        """Handle a connection that ended, or was closed, before it was activated."""
 
-    def connection_resumed(self, connection: EdgeConnection) -> Session:
-        """Return the session whose secret was sent: the edge resumes it on this connection's link."""
+    def session_to_resume(self, connection: EdgeConnection) -> Session:
+        """Return the session whose secret this connection has sent: the edge resumes it on this link. Raises
+        ProtocolError if there is none."""
 
     def connection_usable(self, connection: EdgeConnection) -> None:
         """Handle that the session may be used: a new one at once, a resumed one when both sides know where each
@@ -203,7 +205,7 @@ class EdgeConnection:
 
     def session_up(self) -> None:
         """Send Hello."""
-        secret = self._owner.connection_secret(self)
+        secret = self._owner.claim_secret(self)
         if secret is None:
             self.session.close(SessionCode.DONE)
             return
@@ -229,7 +231,7 @@ class EdgeConnection:
             self.welcome = message
             if message.resumed:
                 # At once, not when ``greet`` returns: the edge's ResumeState follows in the same batch of packets.
-                link, self.session = self.session.link, self._owner.connection_resumed(self)
+                link, self.session = self.session.link, self._owner.session_to_resume(self)
                 self.session.resume(link, self)
                 self.session.send_resume_state()
             else:

@@ -94,7 +94,7 @@ class ClientLease:
     counts: VisitorCounts = field(default_factory=VisitorCounts)
     """Counts since the lease was bound."""
     unbound: asyncio.Future[None] | None = None
-    """Done when the edge has closed the port, if somebody waits for that."""
+    """Done when the edge has ended the lease, if somebody waits for that."""
     is_edge_closing: bool = False
     """True if an edge has refused the lease because it drains."""
     origin_warning: str = ""
@@ -115,7 +115,7 @@ class ClientLease:
             await asyncio.sleep(DRAIN_INTERVAL)
 
     def on_unbound(self) -> None:
-        """Complete ``unbound``: the edge has closed the port, or the session that held it has ended."""
+        """Complete ``unbound``: the edge has ended the lease, or the session that held it has ended."""
         if self.unbound is not None and not self.unbound.done():
             self.unbound.set_result(None)
 

@@ -1,4 +1,4 @@
-"""Connection manager of one client: keeps its session with the edge through failures of link, edge and network.
+"""Connection manager of one client: keeps a session with the edge, over one connection after another.
 
 Everything here runs on the background event loop. ``client`` is the interface for other threads.
 """
@@ -55,7 +55,7 @@ DRAIN_GRACE: Final = 5.0
 
 
 class ConnectionManager:
-    """Connection of a client to its edge, from the first dial to the end.
+    """Keeps a client connected to its edge: dials, resumes, moves and replaces connections.
 
     Implements :class:`~quictunnel.connection.edge_connection.EdgeConnectionOwner`."""
 
@@ -152,7 +152,7 @@ class ConnectionManager:
         return lease
 
     async def release(self, lease: ClientLease, grace: float = DRAIN_GRACE) -> None:
-        """Close the public port now, let active visitors finish for up to ``grace`` seconds, reset the rest.
+        """End the lease now, let active visitors finish for up to ``grace`` seconds, reset the rest.
 
         When cancelled, they are reset at once."""
         if self.leases.get(lease.number) is None:
@@ -222,7 +222,7 @@ class ConnectionManager:
         while True:
             try:
                 await self._activate(await self._dialer.dial(self._dial_timeout))
-                await self._serve()
+                await self._watch_connection()
                 if self.failure is not None:
                     return
             except Exception as error:  # noqa: BLE001 - unexpected ones too: the retry policy reports and counts them
@@ -255,13 +255,14 @@ class ConnectionManager:
         await self._schedule.pause(wait)
 
     def _record_end(self) -> bool:
-        """Note the end of the active connection. Return True if it lasted, so that the next dial comes soon."""
+        """Note that the active connection is over, or about to be replaced. Return True if it lasted, so that the
+        next dial comes soon."""
         has_lasted = self._schedule.connection_ended()
         if has_lasted:
             self._retry.reset()
         return has_lasted
 
-    async def _serve(self) -> None:
+    async def _watch_connection(self) -> None:
         """Watch the active connection until its link is lost.
 
         Meanwhile dial in parallel: if the link is suspect, or if the edge drains."""
@@ -370,7 +371,7 @@ class ConnectionManager:
         self._up.clear()
         if self._resumable.session is None:
             for lease in self.leases:
-                # The edge closes the port with the session: no Unbound will come, and none is needed.
+                # The edge ends the lease with the session: no Unbound will come, and none is needed.
                 lease.on_unbound()
         if connection is not None:
             await connection.close()
@@ -410,16 +411,16 @@ class ConnectionManager:
         """True once :meth:`close` was called."""
         return self._machine.state is ConnectionState.CLOSED
 
-    def connection_secret(self, connection: EdgeConnection) -> bytes | None:
-        """Return the secret of the saved session. Empty if there is none; None if another connection has sent
-        it."""
+    def claim_secret(self, connection: EdgeConnection) -> bytes | None:
+        """Reserve the saved session for this connection, and return its secret. Empty if there is none; None if
+        another connection has claimed it."""
         return self._resumable.start_resuming(connection)
 
     def connection_failed(self, connection: EdgeConnection) -> None:
         """Let another connection resume the saved session."""
         self._resumable.connection_failed(connection)
 
-    def connection_resumed(self, connection: EdgeConnection) -> Session:
+    def session_to_resume(self, connection: EdgeConnection) -> Session:
         """Return the session that resumes on the link of this connection."""
         return self._resumable.session_for(connection)
 
@@ -482,7 +483,7 @@ class ConnectionManager:
         if self._connection is None:
             return
         lease.unbound = asyncio.get_running_loop().create_future()
-        with contextlib.suppress(TimeoutError):  # the edge closes the port with the session at the latest
+        with contextlib.suppress(TimeoutError):  # the edge ends the lease with the session at the latest
             async with asyncio.timeout(BIND_TIMEOUT):
                 await lease.unbound
 

@@ -125,7 +125,7 @@ class ResumableSession:
                 self._start_expiry()
 
     def forget_session(self) -> None:
-        """Save the session no longer: it has a link again, or ends."""
+        """Stop saving the session: it has a link again, or ends."""
         self.session = self._resuming_connection = None
         self._is_overdue = False
         if self._expiry is not None:

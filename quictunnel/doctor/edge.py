@@ -278,12 +278,12 @@ class _PassiveOwner:
     def connection_stream(self, stream: Stream) -> None:
         stream.abort(StreamCode.UNKNOWN_LEASE)
 
-    def connection_secret(self, _connection: EdgeConnection) -> bytes:
+    def claim_secret(self, _connection: EdgeConnection) -> bytes:
         return b""
 
     def connection_failed(self, connection: EdgeConnection) -> None: ...
 
-    def connection_resumed(self, connection: EdgeConnection) -> Session:
+    def session_to_resume(self, connection: EdgeConnection) -> Session:
         return connection.session  # never called: the Hello names no session
 
     def connection_usable(self, connection: EdgeConnection) -> None: ...

@@ -20,9 +20,9 @@ class DialFailure(NamedTuple):
     status: str
     """HTTP status and reason phrase, for the visitor."""
     visitor_text: str
-    """Body of the HTTP response, for the visitor: a template of ``Target.format``."""
+    """Body of the HTTP response, for the visitor: a template with ``{place}`` only."""
     event: str
-    """Text of the client's event, for the user: likewise."""
+    """Text of the client's event, for the user: a template of ``Target.format``."""
 
     def event_for(self, target: Target) -> str:
         """Return the text of the client's event about a target."""

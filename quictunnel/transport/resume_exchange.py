@@ -1,8 +1,8 @@
 """Exchange of stream offsets between both ends of a session when a new link replaces a lost one.
 
-Each end first sends the offsets of every stream (:class:`ResumeState`). A stream that the peer's list lacks is
-over at the peer or, at the client, has never arrived. When the client's list is complete, the edge opens every
-stream again.
+Each end first sends the offsets of every stream (:class:`ResumeState`). A stream that is missing in the edge's
+list is over at the edge. One that is missing in the client's list is over at the client, or has never arrived
+there. When the client's list is complete, the edge opens every stream again.
 """
 
 from __future__ import annotations

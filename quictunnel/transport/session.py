@@ -108,7 +108,9 @@ class Session:
 
     @property
     def is_ready(self) -> bool:
-        """Return True if a new stream can be opened at once: the link is up and offsets are exchanged."""
+        """Return True if the session has a link and awaits no ResumeState, so a new stream need not wait.
+
+        Also True before the handshake is complete, and while the link is being closed."""
         return not self.is_away and not self.is_awaiting_resume_state
 
     @property
@@ -327,10 +329,12 @@ class Session:
             self._exchange.remember(stream)
             stream.complete()
 
-    def aborted_while_away(self, stream: Stream) -> None:
+    def aborted_without_quic_stream(self, stream: Stream) -> None:
         """Note that a stream was aborted while it had no QUIC stream.
 
-        If the edge's ResumeState on this link named it, the client is sent a reset."""
+        While the session is away there is nothing to do: the next ResumeState does not name the stream. On a new
+        link the edge may have named it already; it then resets the stream when its turn to be opened again
+        comes."""
         if self._side is Side.EDGE and not self.is_away:
             self._exchange.reset_later(stream)
 

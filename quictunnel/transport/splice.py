@@ -112,7 +112,7 @@ class Splice(asyncio.BaseProtocol):
         self._awaits_join = False
         """True while reading is paused until :meth:`join`."""
         self._early: list[bytes | memoryview] | None = None
-        """Bytes read before the join, in one iteration of the loop."""
+        """Bytes for the next join or for the error page: read before the join, or left over by a lost stream."""
         self._poll_timer: asyncio.TimerHandle | None = None
         self._is_writing_paused = False
         """True while the transport's write buffer is above its high-water mark."""
@@ -259,8 +259,8 @@ class Splice(asyncio.BaseProtocol):
         self._report_closed()
 
     def _read_unread_bytes(self, error: Exception | None) -> bool:  # noqa: ARG002 - for the subclasses
-        """Continue to read the bytes that the kernel still holds after a failed write. Return False if there are
-        none."""
+        """Start to read the bytes that the kernel may still hold after a failed write. Return False if there can
+        be none, or nobody would get them."""
         return False
 
     @property

@@ -61,7 +61,7 @@ class StreamOwner(Protocol):
     def forget_if_ended(self, stream: Stream) -> None:
         """Forget the stream if both directions have ended cleanly."""
 
-    def aborted_while_away(self, stream: Stream) -> None:
+    def aborted_without_quic_stream(self, stream: Stream) -> None:
         """Note that a stream was aborted while it had no QUIC stream."""
 
     def forget(self, stream: Stream) -> None:
@@ -287,8 +287,8 @@ class Stream:
                     self._session.send_aborted(self, code)
                 self._session.link.schedule_transmit()
             else:
-                # Without a link: the next exchange of ResumeState shows the peer that the stream is gone.
-                self._session.aborted_while_away(self)
+                # The session is away, or has not opened the stream again on its new link.
+                self._session.aborted_without_quic_stream(self)
             self._over()
 
     # From the link (transport.link.StreamHandler).
@@ -327,8 +327,9 @@ class Stream:
     def stopped(self, code: int) -> None:
         """Handle a stop by the peer, which refuses further bytes.
 
-        ABORTED means that the peer's TCP connection is gone while bytes that it sent may still be in flight. They
-        are awaited; a reset by the peer follows, or, if the peer had ended cleanly, one by this end."""
+        ABORTED means that the peer's TCP connection is gone while bytes that the peer sent may still be in flight.
+        This end continues to receive them. Then the peer resets the stream; if the peer has ended its direction
+        cleanly, this end resets the stream (:meth:`consume_end`)."""
         if self._sender.is_done or self.is_over:
             return
         reason = stream_code(code)
@@ -411,7 +412,8 @@ class Stream:
         self._abort_if_delivered()
 
     def fail(self, code: StreamCode) -> None:
-        """Abort a stream that the peer, the link or a deadline ended, and call the consumer's ``stream_lost``."""
+        """Abort both directions and call the consumer's ``stream_lost``: for every cause but the consumer itself,
+        which calls :meth:`abort`."""
         if not self.is_over:
             consumer, unconsumed = self._consumer, self._unconsumed(code)
             self.abort(code)

@@ -48,7 +48,7 @@ class Bios:
 class TlsRecords:
     """One side of a TLS connection."""
 
-    __slots__ = ("_bios", "_tls", "finished", "partial", "peer_finished")
+    __slots__ = ("_bios", "_tls", "is_read_closed", "is_write_closed", "partial")
 
     def __init__(self, context: ssl.SSLContext, bios: Bios, *, server_name: str | None = None) -> None:
         """Prepare a handshake.
@@ -63,10 +63,10 @@ class TlsRecords:
         self._tls = context.wrap_bio(
             bios.incoming, bios.outgoing, server_side=server_name is None, server_hostname=server_name
         )
-        self.finished = False
-        """True once our close_notify was created; nothing can be encrypted any more."""
-        self.peer_finished = False
-        """True once the peer's close_notify was read; nothing can be decrypted any more."""
+        self.is_write_closed = False
+        """True once our close_notify was created: nothing can be encrypted any more."""
+        self.is_read_closed = False
+        """True once the peer's close_notify was read, or its FIN between records: nothing more is decrypted."""
         self.partial = False
         """True within a record: an end here is a truncation. Also True after a message of TLS itself (a key
         update), until the next record; an end there counts as a truncation too."""
@@ -110,17 +110,17 @@ class TlsRecords:
             while incoming.pending:
                 chunk = read(MAX_RECORD)
                 if not chunk:
-                    self._peer_finished()
+                    self._close_read()
                     break
                 chunks.append(chunk)
         except ssl.SSLWantReadError:
             self.partial = True  # OpenSSL keeps the partial record
         except ssl.SSLZeroReturnError:
-            self._peer_finished()
+            self._close_read()
         except ssl.SSLError as error:
             raise self._error(error) from None
         plain = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return plain, bios.outgoing.read() if bios.outgoing.pending else b"", self.peer_finished
+        return plain, bios.outgoing.read() if bios.outgoing.pending else b"", self.is_read_closed
 
     def encrypt(self, data: bytes | bytearray | memoryview) -> Iterator[bytes]:
         """Yield ``data`` as records, a batch at a time. Each batch has to be taken before the next one is
@@ -140,9 +140,9 @@ class TlsRecords:
     def finish(self) -> bytes:
         """Return our close_notify; empty if it was created before. Reading continues: TLS 1.3 closes its
         directions separately (RFC 8446 section 6.1), and OpenSSL lets TLS 1.2 do the same."""
-        if self.finished:
+        if self.is_write_closed:
             return b""
-        self.finished = True
+        self.is_write_closed = True
         try:
             self._tls.unwrap()
         except ssl.SSLWantReadError:
@@ -151,8 +151,8 @@ class TlsRecords:
             return self._error(error).alert
         return self._bios.outgoing.read()
 
-    def _peer_finished(self) -> None:
-        self.peer_finished = True
+    def _close_read(self) -> None:
+        self.is_read_closed = True
         self._bios.incoming.read()
 
     def _error(self, error: ssl.SSLError) -> TlsProtocolError:

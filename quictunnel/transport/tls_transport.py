@@ -147,7 +147,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._phase is _Phase.HANDSHAKE:
             return False  # the raw transport closes itself
         if (
-            not self._records.finished
+            not self._records.is_write_closed
             and has_reported_error(self._raw)
             and not isinstance(self._raw, UnreadBytesTransport)
         ):
@@ -190,8 +190,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             protocol.connection_lost(exc)
 
     def _read_unread_bytes(self, error: Exception | None) -> bool:
-        """Continue reading from a broken connection that has unread bytes. Return True if there are any."""
-        if self._phase is not _Phase.OPEN or self._records.peer_finished or self._raw_ended:
+        """Start to read the bytes that the kernel may still hold after a failed write. Return False if there can
+        be none, or nobody would get them."""
+        if self._phase is not _Phase.OPEN or self._records.is_read_closed or self._raw_ended:
             return False
         splice = self._protocol if isinstance(self._protocol, TlsSplice) else None
         if splice is not None and not splice.wants_unread_bytes:
@@ -235,7 +236,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             on_handshake_done(complete)
 
     def _decrypt(self, data: bytes) -> None:
-        if self._records.peer_finished:
+        if self._records.is_read_closed:
             return  # RFC 8446 section 6.1: ignored
         try:
             plain, answer, ended = self._records.decrypt(data)
@@ -255,7 +256,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._deliver_eof()
 
     def _answer(self, answer: bytes) -> bool:
-        if self._records.finished or self._raw.is_closing():
+        if self._records.is_write_closed or self._raw.is_closing():
             return True  # nothing may follow our close_notify
         if self._is_writing_paused:
             self._unsolicited += len(answer)
@@ -267,12 +268,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def _tcp_ended(self) -> None:
         """Handle the peer's FIN after all bytes before it were read."""
-        if self._phase is not _Phase.OPEN or self._records.peer_finished:
+        if self._phase is not _Phase.OPEN or self._records.is_read_closed:
             return
         if self._records.partial:
             self._fail(TruncationError())
         else:
-            self._records.peer_finished = True
+            self._records.is_read_closed = True
             self._deliver_eof()
 
     def _deliver_eof(self) -> None:
@@ -312,7 +313,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self.handshake_error = error
         alert = error.alert if isinstance(error, TlsProtocolError) else b""
         is_read_only = isinstance(self._raw, UnreadBytesTransport)
-        if not alert or is_read_only or self._is_writing_paused or self._records.finished:
+        if not alert or is_read_only or self._is_writing_paused or self._records.is_write_closed:
             reset(self._raw)
         elif self._on_handshake_done is not None:
             LingeringClose(self._raw, alert, loop=self._loop, on_closed=self._on_closed)
@@ -328,7 +329,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Encrypt and send. Raises RuntimeError after :meth:`write_eof`."""
         if self._phase is not _Phase.OPEN or self._raw.is_closing():
             return  # connection_lost is on its way; a TCP transport drops these too
-        if self._records.finished:
+        if self._records.is_write_closed:
             raise RuntimeError("write() after write_eof()")
         if data:
             raw = self._raw
@@ -344,7 +345,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def write_eof(self) -> None:
         """Send close_notify and a FIN; reading continues."""
-        if self._phase is not _Phase.OPEN or self._records.finished or self._raw.is_closing():
+        if self._phase is not _Phase.OPEN or self._records.is_write_closed or self._raw.is_closing():
             return
         self._raw.write(self._records.finish())
         end_writing(self._raw)
@@ -372,7 +373,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def is_reading(self) -> bool:
         """Return True while application data can be received."""
-        return self._phase is _Phase.OPEN and not self._is_reading_paused and not self._records.peer_finished
+        return self._phase is _Phase.OPEN and not self._is_reading_paused and not self._records.is_read_closed
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set the limits of the raw transport."""
@@ -397,7 +398,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._phase = _Phase.CLOSING
         if self._raw.is_closing():
             return
-        if not self._records.finished:
+        if not self._records.is_write_closed:
             self._raw.write(self._records.finish())
         self._raw.close()
 

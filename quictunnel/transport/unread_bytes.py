@@ -45,8 +45,11 @@ class UnreadBytesTransport(asyncio.Transport):
     def take(
         cls, transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol, error: Exception | None
     ) -> Self | None:
-        """Return a transport for the socket of one that broke with ``error``. Return None if no bytes are unread,
-        or no descriptor for a duplicate is left. Reading starts with :meth:`resume_reading`."""
+        """Return a transport for the socket of one that broke with ``error``; there may be no unread bytes.
+
+        Return None if there can be none (``error`` is no OSError, or ``transport`` is an UnreadBytesTransport
+        already), or they cannot be read (the socket is closed, or no descriptor for a duplicate is left). Reading
+        starts with :meth:`resume_reading`."""
         sock: socket.socket | None = transport.get_extra_info("socket")
         if not isinstance(error, OSError) or isinstance(transport, cls) or sock is None or sock.fileno() < 0:
             return None

@@ -40,7 +40,7 @@ def carries_before_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The edge does not say that a visitor left during a resume."""
-    monkeypatch.setattr(Session, "aborted_while_away", lambda session, stream: None)
+    monkeypatch.setattr(Session, "aborted_without_quic_stream", lambda session, stream: None)
 
 
 def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,7 +224,7 @@ class NullEvents:
     def connection_ended(self, connection, error):
         pass
 
-    def connection_secret(self, connection):
+    def claim_secret(self, connection):
         return b""
 
     def connection_away(self, connection, closed):

@@ -235,7 +235,7 @@ REFUSALS: Final = (
         BindCode.STALE,
         "a newer client holds the name, so the ticket is stale",
         ANY,
-        {"ticket": ticket(), "name_tunnel": held(generation=2, age=PREVIOUS_TICKET_SECONDS)},
+        {"ticket": ticket(), "name_tunnel": held(generation=2, ticket_age=PREVIOUS_TICKET_SECONDS)},
     ),
     Row(
         BindCode.STALE,
@@ -367,12 +367,12 @@ GRANTED: Final = (
     # The answer with the newest ticket was lost: a moment ago, or by this very client.
     (
         ANY,
-        {"ticket": ticket(), "name_tunnel": held(generation=2, age=PREVIOUS_TICKET_SECONDS - 1)},
+        {"ticket": ticket(), "name_tunnel": held(generation=2, ticket_age=PREVIOUS_TICKET_SECONDS - 1)},
         {"by_ticket": True},
     ),
     (
         bind(client_id=b"p", again=True),
-        {"ticket": ticket(), "name_tunnel": held(generation=9, age=99.0, client_id=b"p")},
+        {"ticket": ticket(), "name_tunnel": held(generation=9, ticket_age=99.0, client_id=b"p")},
         {"generation": 2},
     ),
     (WEB, {"name_tunnel": held(takeover_ages=FULL[1:])}, {"kind": GrantKind.TAKE_OVER}),

@@ -42,7 +42,7 @@ class Resolver:
 
 
 def test_without_a_resolver_everything_points_here():
-    assert asyncio.run(DomainCheck().point_here("app.example.com"))
+    assert asyncio.run(DomainCheck().points_here("app.example.com"))
 
 
 async def test_single_common_address_is_enough():
@@ -50,36 +50,36 @@ async def test_single_common_address_is_enough():
         edge_example="192.0.2.1 2001:db8::1", a_example="2001:db8::1 192.0.2.9", b_example="192.0.2.9"
     )
     domains = DomainCheck(["", "edge.example", "192.0.2.7"], resolver)
-    assert await domains.point_here("a.example")
-    assert not await domains.point_here("b.example")
-    assert not await domains.point_here("nowhere.example")
+    assert await domains.points_here("a.example")
+    assert not await domains.points_here("b.example")
+    assert not await domains.points_here("nowhere.example")
     resolver.known["c.example"] = frozenset(["192.0.2.7"])
-    assert await domains.point_here("c.example")
+    assert await domains.points_here("c.example")
 
 
 async def test_edge_without_known_addresses_accepts_domains():
-    assert await DomainCheck(["edge.example"], Resolver(b_example="192.0.2.9")).point_here("b.example")
+    assert await DomainCheck(["edge.example"], Resolver(b_example="192.0.2.9")).points_here("b.example")
 
 
 async def test_a_resolver_that_fails_takes_nothing_away_from_its_owner():
     resolver = Resolver(edge_example="192.0.2.1", b_example="192.0.2.9")
     domains = DomainCheck(["edge.example"], resolver)
-    assert await domains.point_here("mine.example", is_known=True)
-    assert not await domains.point_here("b.example", is_known=True), "it does point elsewhere"
+    assert await domains.points_here("mine.example", is_known=True)
+    assert not await domains.points_here("b.example", is_known=True), "it does point elsewhere"
 
 
 async def test_positive_answers_are_cached():
     resolver = Resolver(edge_example="192.0.2.1", a_example="192.0.2.1")
     domains = DomainCheck(["edge.example"], resolver)
-    assert await domains.point_here("a.example")
+    assert await domains.points_here("a.example")
     resolver.asked.clear()
-    assert await domains.point_here("a.example")
+    assert await domains.points_here("a.example")
     assert resolver.asked == []
     for number in range(MAX_CACHED):
         resolver.known[f"n{number}"] = frozenset(["192.0.2.1"])
-        await domains.point_here(f"n{number}")
+        await domains.points_here(f"n{number}")
     resolver.asked.clear()
-    await domains.point_here("a.example")
+    await domains.points_here("a.example")
     assert "a.example" in resolver.asked, "no more are remembered than may be"
 
 
@@ -103,7 +103,7 @@ async def test_so_many_are_looked_up_at_once_and_none_for_ever(
     domains = DomainCheck(["192.0.2.1"], slow)
     found = await asyncio.gather(
         *(
-            domains.point_here(f"n{number}.example", owner=f"o{number % owners}")
+            domains.points_here(f"n{number}.example", owner=f"o{number % owners}")
             for number in range(3 * MAX_CHECKS)
         )
     )
@@ -123,12 +123,12 @@ async def test_slow_lookups_delay_only_their_owner():
 
     domains = DomainCheck(["edge.example"], resolve)
     slow = [
-        asyncio.create_task(domains.point_here(f"n{number}.example", owner="slow"))
+        asyncio.create_task(domains.points_here(f"n{number}.example", owner="slow"))
         for number in range(2 * MAX_CHECKS)
     ]
     await asyncio.sleep(0)
     async with asyncio.timeout(2):
-        assert await domains.point_here("good.example", owner="another")
+        assert await domains.points_here("good.example", owner="another")
     for task in slow:
         task.cancel()
     await asyncio.wait(slow)
@@ -149,10 +149,10 @@ async def test_a_name_server_of_the_operators_choice(server: Names):
     with pytest.raises(OSError, match=r"broken\.example\.org"):
         await addresses("broken.example.org")
     config = parse(["--domain", "tunnel.example.com", "--resolver", f"127.0.0.1:{server.dns}"])
-    assert not await domain_check_of(config).point_here("far.example.org")
-    assert await domain_check_of(config).point_here("near.example.org")
+    assert not await domain_check_of(config).points_here("far.example.org")
+    assert await domain_check_of(config).points_here("near.example.org")
     skips = parse(["--domain", "tunnel.example.com", "--resolver", "127.0.0.1:1", "--skip-domain-check"])
-    assert await domain_check_of(skips).point_here("far.example.org")
+    assert await domain_check_of(skips).points_here("far.example.org")
 
 
 async def test_name_server_may_be_given_by_name(server: Names):
@@ -186,7 +186,7 @@ async def test_names_that_hang_in_the_systems_resolver_hold_up_no_other_work(mon
     domains = DomainCheck(["192.0.2.1"], system_addresses)
     try:
         found = await asyncio.gather(
-            *(domains.point_here(f"n{number}.example", owner="slow") for number in range(24))
+            *(domains.points_here(f"n{number}.example", owner="slow") for number in range(24))
         )
         assert not any(found)
         async with asyncio.timeout(2):
