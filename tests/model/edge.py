@@ -17,7 +17,7 @@ from edge_server.clients.acceptor import ClientAcceptor
 from edge_server.clients.session import ClientSession, SessionContext
 from edge_server.clients.session_table import SessionTable
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.handoff.snapshot_entry import trusted
+from edge_server.handoff.snapshot_entry import without_outdated_fields
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.server import RunningEdge
@@ -234,7 +234,7 @@ class ModelEdge(RunningEdge):
     def noted_names(self, *, is_last: bool) -> Names:
         """Return what an edge that is started after this one knows of it. ``is_last``: it stops in good order."""
         names = [TunnelRecord.of(tunnel, tunnel.tcp_port) for tunnel in self.services.registry]
-        return [(trusted(name, is_last=is_last), None) for name in names]
+        return [(without_outdated_fields(name, is_last=is_last), None) for name in names]
 
     def hand_over(self) -> Names:
         """Take nobody any more: a successor does from now on (:meth:`RunningEdge.hand_over`)."""
