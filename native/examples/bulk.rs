@@ -132,7 +132,6 @@ fn settings() -> Settings {
         private_key: made.signing_key.serialize_pem().into_bytes(),
         authorities: vec![made.cert.der().to_vec()],
         pin: Vec::new(),
-        pin: Vec::new(),
         idle_timeout: 30.0,
         handshake_timeout: 10.0,
         max_unadmitted: 16,

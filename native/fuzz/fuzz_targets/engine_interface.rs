@@ -36,6 +36,7 @@ fn settings(is_server: bool) -> Settings {
         certificate: certificate.clone(),
         private_key: private_key.clone(),
         authorities: vec![authority.clone()],
+        pin: Vec::new(),
         idle_timeout: 30.0,
         handshake_timeout: 10.0,
         max_unadmitted: 16,
