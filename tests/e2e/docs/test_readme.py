@@ -44,7 +44,7 @@ def environ(tmp_path, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_readme(tmp_path, environ, monkeypatch):
-    monkeypatch.setattr(tutorial_runner, "PATIENCE", 240.0)  # for pip
+    monkeypatch.setattr(tutorial_runner, "PATIENCE", 120.0)  # for pip
     for program in ("bash", "curl", "ps", "setsid"):
         need(program)
     place = tmp_path / "reader"
