@@ -48,6 +48,11 @@ class RequestQueue:
         self.dropped = 0
         """Number of summaries that found the queue full."""
 
+    @property
+    def is_full(self) -> bool:
+        """True if a summary would be dropped."""
+        return len(self._summaries) >= self._limit
+
     def __call__(self, summary: RequestSummary) -> None:
         """Add a summary; drop it if the queue is full."""
         if len(self._summaries) < self._limit:

@@ -23,8 +23,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect.bodies import Body, BodyError, Chunked, Length, UntilClose
+from quictunnel.inspect.frame_counter import FrameCounter
 from quictunnel.inspect.heads import end_of_head, guess_protocol, proxy_header
-from quictunnel.inspect.request_queue import MAX_PATH, RequestSummary
+from quictunnel.inspect.request_queue import MAX_PATH, RequestQueue, RequestSummary
 from quictunnel.shared.error_page import method_of
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ MAX_PIPELINED: Final = 32
 MAX_LINES: Final = 1024
 """Lines between chunks to read of one piece of data, which takes about a millisecond. A body of tiny chunks is not
 followed."""
-MAX_FRAMES: Final = 1024
-"""HTTP/2 frames to read of one piece of data. Beyond it, requests of the connection are not counted any more."""
 ENDED_EARLY: Final = "The connection ended before the response was complete."
 SWITCHED: Final = "The connection uses another protocol now."
 HTTP2: Final = "HTTP/2"
@@ -51,8 +50,6 @@ _REQUEST: Final = re.compile(rb"([A-Z][A-Z-]{0,22}) ([!-~\x80-\xff]+) HTTP/1\.[0
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r\n]")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _PREFACE: Final = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-_HEADERS: Final = 1
-"""Type of a HEADERS frame (RFC 9113 section 6.2). A client sends one for a request, and one for its trailers."""
 
 
 class SummaryTaps:
@@ -72,11 +69,22 @@ class SummaryTaps:
         self.buffered = 0
         """Bytes of the incomplete heads of all connections."""
         self._report = report
+        self._queue = report if isinstance(report, RequestQueue) else None
         self._has_failed = False
 
     def tap(self, visitor: str) -> SummaryTap:
         """Return a tap for a new connection of a visitor (``host:port``)."""
         return SummaryTap(self, visitor.rpartition(":")[0].strip("[]"))
+
+    @property
+    def is_full(self) -> bool:
+        """True if a summary would be dropped, so that requests need not be read."""
+        return self._queue is not None and self._queue.is_full
+
+    def skip(self) -> None:
+        """Count a request that was not read."""
+        assert self._queue is not None, "only a queue is full"
+        self._queue.dropped += 1
 
     def report(self, summary: RequestSummary) -> None:
         """Pass a summary on. Never raises."""
@@ -141,6 +149,8 @@ class SummaryDirection:
             if tap.frames is not None and self._is_request:
                 tap.frames.passed(data)
             return
+        if (tap.is_paused or (self._is_request and tap.pauses())) and self._skip(data):
+            return
         try:
             if body is not None and body.skip(size):
                 if body.is_done:
@@ -153,9 +163,29 @@ class SummaryDirection:
                     self._read(memoryview(piece))
                 body = self._body
         except (_UnreadableError, BodyError) as error:
-            tap.settle(str(error))
+            if tap.is_resuming:
+                tap.pause()  # the piece that looked like a request was none
+            else:
+                tap.settle(str(error))
         except Exception as error:  # noqa: BLE001 - an error of this module must not reach the byte path
             tap.fail(error)
+
+    def _skip(self, data: bytes | list[bytes]) -> bool:
+        """Count requests unread while summaries would be dropped. Return False when this piece is to be read.
+
+        A visitor's first piece after a response is taken for a request."""
+        tap = self._tap
+        if not self._is_request:
+            tap.is_answered = True
+            return True
+        if tap.is_answered:
+            first = data if isinstance(data, bytes) else data[0]
+            if not tap.taps.is_full and _REQUEST.match(first):
+                tap.is_paused, tap.is_resuming = False, True
+                return False
+            tap.is_answered = False
+            tap.taps.skip()
+        return True
 
     def ended(self) -> None:
         """Note the end of this direction: a body that the connection delimits is complete."""
@@ -261,45 +291,6 @@ class SummaryDirection:
         return before
 
 
-class FrameCounter:
-    """Counter of the requests of a connection with HTTP/2: HEADERS frames of the visitor that open a stream."""
-
-    def __init__(self, skip: int) -> None:
-        """``skip``: bytes before the first frame."""
-        self.requests = 0
-        self._skip = skip
-        self._head = b""
-        self._last_stream = 0
-        self._is_lost = False
-
-    def passed(self, data: bytes | list[bytes]) -> None:
-        """Count the requests in the visitor's next bytes."""
-        frames = 0
-        for piece in (data,) if isinstance(data, bytes) else data:
-            at = 0
-            while at < len(piece) and not self._is_lost:
-                if self._skip:
-                    step = min(self._skip, len(piece) - at)
-                    self._skip -= step
-                    at += step
-                    continue
-                need = 9 - len(self._head)  # a frame's header (RFC 9113 section 4.1)
-                self._head += piece[at : at + need]
-                at += need
-                if len(self._head) == 9:
-                    self._on_frame()
-                    frames += 1
-                    self._is_lost = frames > MAX_FRAMES
-
-    def _on_frame(self) -> None:
-        stream = int.from_bytes(self._head[5:], "big") & 0x7FFFFFFF
-        if self._head[3] == _HEADERS and stream > self._last_stream:
-            self._last_stream = stream
-            self.requests += 1
-        self._skip = int.from_bytes(self._head[:3], "big")
-        self._head = b""
-
-
 class SummaryTap:
     """Tapped connection that reports its requests."""
 
@@ -309,6 +300,9 @@ class SummaryTap:
         "_waiting",
         "frames",
         "has_request",
+        "is_answered",
+        "is_paused",
+        "is_resuming",
         "is_settled",
         "request",
         "response",
@@ -324,6 +318,12 @@ class SummaryTap:
         self.response = SummaryDirection(self, is_request=False)
         self.has_request = False
         """True after the first request."""
+        self.is_paused = False
+        """True while requests are only counted, because their summaries would be dropped."""
+        self.is_answered = True
+        """True if a response came after the last counted request."""
+        self.is_resuming = False
+        """True after a pause, until a response shows that requests are read at the right place."""
         self.is_settled = False
         """True if the connection is not followed any more."""
         self.why_raw = ""
@@ -343,6 +343,19 @@ class SummaryTap:
         elif not self.is_settled:
             self._fail_waiting(why or ENDED_EARLY)
         self._release()
+
+    def pauses(self) -> bool:
+        """Pause between two requests if their summaries would be dropped. Return True if the tap is paused now."""
+        if self.has_request and self.taps.is_full and not self._waiting:
+            self.pause()
+        return self.is_paused
+
+    def pause(self) -> None:
+        """Read nothing until a request begins whose summary is not dropped."""
+        self._waiting.clear()
+        self.request.release()
+        self.response.release()
+        self.is_paused, self.is_answered, self.is_resuming = True, True, False
 
     def settle(self, why: str) -> None:
         """Report a raw connection, and do not follow it any more."""
@@ -387,6 +400,7 @@ class SummaryTap:
         if status < 200 and status != 101:
             return None
         pending.status = status
+        self.is_resuming = False
         if status == 101 or (pending.method == "CONNECT" and status < 300):
             self.answered()
             self._fail_waiting(SWITCHED)

@@ -11,16 +11,15 @@ from hypothesis import strategies as st
 
 from quictunnel.inspect import summaries
 from quictunnel.inspect.exchange_store import ExchangeState
+from quictunnel.inspect.frame_counter import MAX_FRAMES, FrameCounter
 from quictunnel.inspect.request_queue import MAX_PATH, RequestQueue, RequestSummary
 from quictunnel.inspect.summaries import (
     ENDED_EARLY,
-    MAX_FRAMES,
     MAX_HEAD,
     MAX_HEADS,
     MAX_LINES,
     MAX_PIPELINED,
     SWITCHED,
-    FrameCounter,
     SummaryTap,
     SummaryTaps,
 )
@@ -115,6 +114,38 @@ def test_bodies_are_skipped_unread(watched: Watched):
     assert watched.take() == []
     watched.tap.response.passed(b"x", 1)
     assert watched.take() == [("GET", "/hello", 200, "")]
+
+
+def test_requests_that_would_be_dropped_are_only_counted(monkeypatch: pytest.MonkeyPatch):
+    watched = Watched()
+    watched.queue = RequestQueue(2)
+    watched.taps = SummaryTaps(watched.queue, lambda: watched.now)
+    watched.tap = watched.connect("203.0.113.9:50000")
+    upload = b"POST /up HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (3 * len(GET))
+    for _ in range(2):
+        watched.visitor_sends(GET)
+        watched.origin_sends(OK)
+    with monkeypatch.context() as patched:
+        patched.setattr(summaries.SummaryTap, "on_request", None)  # nothing is read
+        for _ in range(100):
+            watched.visitor_sends(GET)
+            watched.origin_sends(OK[:20], OK[20:])
+        watched.visitor_sends(upload, GET, GET, GET)
+        watched.origin_sends(OK)
+    assert watched.take() == [("GET", "/hello", 200, "")] * 2
+    assert watched.queue.dropped == 101
+    watched.visitor_sends(b"no request")
+    watched.origin_sends(OK)
+    watched.visitor_sends(GET)
+    watched.origin_sends(b"the rest of a long response")
+    watched.visitor_sends(GET)
+    watched.origin_sends(OK)
+    assert watched.take() == [("GET", "/hello", 200, "")]
+    assert not watched.tap.is_paused
+    watched.visitor_sends(b"bytes")
+    assert watched.queue.take()[0].kind == "raw", "read as before"
+    watched.tap.closed("")
+    assert watched.taps.buffered == 0
 
 
 def test_upgrade_is_reported_once(watched: Watched):
