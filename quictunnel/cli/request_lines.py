@@ -53,7 +53,7 @@ class RequestLine(NamedTuple):
     method: str
     """Method, or the kind of a connection: ``tcp``, ``h2``."""
     path: str
-    """Path; empty for a connection."""
+    """Path; of a connection, the visitor."""
     result: str
     """Status and duration; ``connected``, or bytes and duration of a connection."""
     visitor: str
@@ -71,7 +71,7 @@ class RequestLine(NamedTuple):
         """
         visitor, note = cut(self.visitor, MAX_VISITOR), self.note
         if width is None:
-            rest = f"{visitor}  {note}" if note else visitor
+            rest = f"{visitor}  {note}".strip() if note else visitor
             return self.method, self.path, self.result, rest
         taken = cells(self.method) + cells(self.result) + 3
         if width - taken - cells(visitor) < (MIN_PATH if self.path else 0):
@@ -80,7 +80,7 @@ class RequestLine(NamedTuple):
         path = cut(self.path, room)
         path += " " * (min(path_width, room) - cells(path))
         left = width - taken - cells(path) - cells(visitor) - 2
-        rest = f"{visitor}  {cut(note, left)}" if note and left >= MIN_PATH else visitor
+        rest = f"{visitor}  {cut(note, left)}".strip() if note and left >= MIN_PATH else visitor
         return self.method, path, self.result, rest
 
     def text(self, width: int | None = None) -> str:
@@ -97,14 +97,14 @@ def request_line(summary: RequestSummary) -> RequestLine:
         path = escape_unprintable(summary.path)
         return RequestLine(escape_unprintable(summary.method), path, result, visitor, note, summary.status)
     if summary.kind == "refused":
-        return RequestLine("tcp", "", "refused", visitor, note, 502)
+        return RequestLine("tcp", visitor, "refused", "", note, 502)
     kind = "h2" if summary.kind == "http2" else "tcp"
     if summary.is_open:
-        return RequestLine(kind, "", "connected", visitor, "", 0)
+        return RequestLine(kind, visitor, "connected", "", "", 0)
     passed = f"{size(summary.bytes_in)} in, {size(summary.bytes_out)} out, {span(summary.seconds)}"
     if kind == "h2":
         passed = f"{count_of(summary.requests, 'request')}, {passed}"
-    return RequestLine(kind, "", passed, visitor, "", 0)
+    return RequestLine(kind, visitor, passed, "", "", 0)
 
 
 def skipped_line(count: int) -> str:
