@@ -101,14 +101,14 @@ class ChangeWatcher:
         services = self._services
         services.admission.ban(services.claims.banned_networks())
         for client in tuple(self._clients):
-            if not services.admission.admits(client.peer):
+            if services.admission.is_banned(client.peer):
                 client.end(SessionCode.BANNED)
         # Also closed tunnels whose visitors have stayed.
         for tunnel in tuple(services.registry.alive):
             if self._is_banned(tunnel):
                 tunnel.end_visitors()
             else:
-                tunnel.end_visitors(services.admission.admits)
+                tunnel.end_visitors(lambda address: not services.admission.is_banned(address))
         for tunnel in services.registry:
             if self._is_banned(tunnel):
                 logger.info("%s is withdrawn from client %s", tunnel.name, tunnel.owner)

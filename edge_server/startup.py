@@ -163,7 +163,7 @@ async def _open(stack: AsyncExitStack, config: EdgeConfig, activated: ActivatedS
 async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> RunningEdge:
     """Accept clients and visitors, start the background tasks, and publish the address of this edge."""
     files, sockets, services, _, snapshot = opened
-    clients = ClientAcceptor(services.session_context, services.admission.admits)
+    clients = ClientAcceptor(services.session_context, services.admission.is_banned)
     change_watcher = ChangeWatcher(services, clients.sessions)
     stack.push_async_callback(change_watcher.close)
     introspection = _accept_clients(stack, config, opened, clients)

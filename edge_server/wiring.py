@@ -160,7 +160,7 @@ class EdgeServices:
             router.route,
             redirect_target=router.redirect_target,
             max_pending=self.admission.max_handshakes,
-            admits=self.admission.admits,
+            is_banned=self.admission.is_banned,
             shortage=self.admission.shortage,
         )
         self.error_pages.hold_place, self.error_pages.release_place = listener.acquire, listener.pending.release

@@ -125,7 +125,7 @@ class TopTalkers:
             self._tables.append((span, Counter(), Counter()))
         _, addresses, tunnels = self._tables[-1]
         moved = visit.bytes_in + visit.bytes_out
-        for table, key in ((addresses, visit.network or "unknown"), (tunnels, visit.tunnel_name)):
+        for table, key in ((addresses, visit.peer or "unknown"), (tunnels, visit.tunnel_name)):
             table[key] += moved
             if len(table) >= 2 * MAX_TALKERS:
                 most = heapq.nlargest(MAX_TALKERS, table.items(), key=lambda item: item[1])
@@ -148,7 +148,7 @@ class TopTalkers:
         to: dict[str, int] = {}
         for visit in self._visitor_log.active:
             moved = visit.bytes_in + visit.bytes_out
-            host, name = visit.network or "unknown", visit.tunnel_name
+            host, name = visit.peer or "unknown", visit.tunnel_name
             addresses[host] = addresses.get(host, 0) + moved
             tunnels[name] = tunnels.get(name, 0) + moved
             at[host] = at.get(host, 0) + 1

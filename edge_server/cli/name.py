@@ -14,7 +14,7 @@ import click
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.claim_names import ClaimNameError, format_claim, parse_claim
-from edge_server.tunnels.ownership import KEPT_DAYS
+from edge_server.tunnels.ownership import MAX_UNUSED_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, OwnershipStore
 from quictunnel.shared.command_line import Group
 
@@ -44,8 +44,8 @@ NAME: Final = click.argument(
     cls=Group,
     no_args_is_help=False,
     help="Names that clients requested, and TCP ports, written as :20022. Each belongs to the first token that "
-    f"used it, until it was unused for {KEPT_DAYS} days. Also bans: of names, of ports, and of addresses, from "
-    "which no connection is accepted then. A change takes effect in a running edge within a second.",
+    f"used it, until it was unused for {MAX_UNUSED_DAYS} days. Also bans: of names, of ports, and of addresses, "
+    "from which no connection is accepted then. A change takes effect in a running edge within a second.",
 )
 def name() -> None:
     """Group the commands."""

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 class ClientAcceptor:
     """The clients that are connected, including those that have not authenticated yet."""
 
-    def __init__(self, context: SessionContext, admits: Callable[[str], bool]) -> None:
+    def __init__(self, context: SessionContext, is_banned: Callable[[str], bool]) -> None:
         """Start without clients.
 
         Args:
             context: what each session needs.
-            admits: returns False for addresses that are banned.
+            is_banned: returns True for an address from which no client is accepted.
         """
         self._context = context
-        self._admits = admits
+        self._is_banned = is_banned
         self.sessions: set[ClientSession] = set()
         self.is_draining = False
         """True once no new client is accepted, because the edge stops or a successor took over."""
@@ -40,7 +40,7 @@ class ClientAcceptor:
             schedule_transmit: makes the endpoint transmit.
         """
         session = ClientSession(self._context, connection, schedule_transmit, self.sessions.discard)
-        if not self._admits(session.peer):
+        if self._is_banned(session.peer):
             session.session.close(SessionCode.BANNED)
         elif self.is_draining:
             session.session.close(SessionCode.GOING_AWAY)

@@ -73,7 +73,17 @@ class SessionContext:
 
 
 class ClientSession:
-    """The session of one client (a transport.session.SessionHandler)."""
+    """The session of one client (a transport.session.SessionHandler).
+
+    Ways to end it:
+
+    - :meth:`go_away`: later, because the edge drains; the client dials again first.
+    - :meth:`end`: now, with or without a link, with a code and a reason for the client.
+    - :meth:`end_superseded`: likewise, and the session cannot be resumed from another link.
+    - :meth:`end_without_link`: when no link has come in time, or the session has to make room.
+
+    All of them end in :meth:`session_down`. ``Session.close`` and ``Session.end_if_away`` are the halves of
+    :meth:`end`: with a link, and without one."""
 
     def __init__(
         self,
@@ -120,7 +130,7 @@ class ClientSession:
         for lease in self.bindings:
             lease.tunnel.stop_listening()
         if self.session.is_away:
-            self.give_up("the edge drains")
+            self.end_without_link("the edge drains")
         elif self.identity is None:
             self.end(SessionCode.GOING_AWAY)
         else:
@@ -151,7 +161,7 @@ class ClientSession:
         self._context.sessions.remember_superseded(self)
         self.end(_superseded_code(self.session.version))
 
-    def give_up(self, reason: str) -> None:
+    def end_without_link(self, reason: str) -> None:
         """End the session, which has no link. ``reason``: for the log."""
         self._context.sessions.given_up += 1
         key = self.identity.key if self.identity else ""

@@ -45,7 +45,7 @@ class TableEntry(Protocol):
     digest: bytes
     """Digest of the session's secret, set by the table."""
 
-    def give_up(self, reason: str) -> None:
+    def end_without_link(self, reason: str) -> None:
         """End a session that has no link. ``reason``: for the log."""
 
 
@@ -145,7 +145,7 @@ class SessionTable(Generic[SessionT]):
     def link_lost(self, session: SessionT) -> None:
         """Note that a session has lost its link; it is ended after :attr:`hold` seconds."""
         loop = asyncio.get_running_loop()
-        self._away[session] = loop.call_later(self.hold, session.give_up, HOLD_EXPIRED)
+        self._away[session] = loop.call_later(self.hold, session.end_without_link, HOLD_EXPIRED)
         self._away_of.setdefault(_owner(session), {})[session] = None
         if len(self._away) > MAX_AWAY:
             self._give_up_oldest(self._most_away())
@@ -173,12 +173,12 @@ class SessionTable(Generic[SessionT]):
         return max(self._away_of, key=lambda owner: len(self._away_of[owner]))
 
     def _give_up_oldest(self, owner: str) -> None:
-        next(iter(self._away_of[owner])).give_up("no room for all sessions without a link")
+        next(iter(self._away_of[owner])).end_without_link("no room for all sessions without a link")
 
     def give_up_all(self) -> None:
         """End every session without a link."""
         for session in tuple(self._away):
-            session.give_up("the edge stops")
+            session.end_without_link("the edge stops")
 
 
 def _owner(session: TableEntry) -> str:

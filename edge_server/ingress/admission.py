@@ -80,35 +80,35 @@ class Admission:
         self._by_tunnel: Counter[str] = Counter()
         self._by_address: Counter[str] = Counter()
         self._by_network: Counter[str] = Counter()
-        self._banned = IpFilter((), ())
+        self._ban_filter = IpFilter((), ())
 
     def ban(self, networks: Iterable[str]) -> None:
         """Replace the banned networks. Raises ValueError for an invalid one."""
-        self._banned = IpFilter((), networks)
+        self._ban_filter = IpFilter((), networks)
 
-    def admits(self, host: str) -> bool:
-        """Return True unless the address is banned."""
-        return self._banned.admits(host)
+    def is_banned(self, address: str) -> bool:
+        """Return True if the operator has banned the address."""
+        return not self._ban_filter.admits(address)
 
-    def acquire(self, owner: str, tunnel_name: str, host: str, limit: int | None = None) -> bool:
+    def acquire(self, owner: str, tunnel_name: str, address: str, limit: int | None = None) -> bool:
         """Take a place for a visitor; return False, and count it as refused, if there is none.
 
         Args:
             owner: token whose tunnel it visits.
             tunnel_name: name of the tunnel.
-            host: address of the visitor.
+            address: address of the visitor.
             limit: visitors that the owner may have at once; None: no limit.
         """
-        address, network = peer_prefix(host), network_prefix(host)
+        peer, network = peer_prefix(address), network_prefix(address)
         fair = max(self._min_places, MAX_PER_FREE_PLACE * (self.cap - self.active))
         most = max(
             self._by_owner[owner],
             self._by_tunnel[tunnel_name],
-            self._by_address[address],
+            self._by_address[peer],
             self._by_network[network],
         )
         is_short = self.active >= self.cap or most >= fair
-        if is_short or not self.admits(host) or (limit is not None and self._by_owner[owner] >= limit):
+        if is_short or self.is_banned(address) or (limit is not None and self._by_owner[owner] >= limit):
             self.refused += 1
             if is_short:
                 self.shortage.report(
@@ -118,27 +118,27 @@ class Admission:
         self.active += 1
         self._by_owner[owner] += 1
         self._by_tunnel[tunnel_name] += 1
-        self._by_address[address] += 1
+        self._by_address[peer] += 1
         self._by_network[network] += 1
         return True
 
-    def release(self, owner: str, tunnel_name: str, host: str) -> None:
+    def release(self, owner: str, tunnel_name: str, address: str) -> None:
         """Give back a place; the arguments are those of :meth:`acquire`."""
         self.active -= 1
         for count, key in (
             (self._by_owner, owner),
             (self._by_tunnel, tunnel_name),
-            (self._by_address, peer_prefix(host)),
-            (self._by_network, network_prefix(host)),
+            (self._by_address, peer_prefix(address)),
+            (self._by_network, network_prefix(address)),
         ):
             count[key] -= 1
             if not count[key]:
                 del count[key]
 
-    def enqueue(self, waiting: QueuedVisitor, host: str, owner: str, tunnel_name: str) -> QueuedVisitor | None:
+    def enqueue(self, waiting: QueuedVisitor, address: str, owner: str, tunnel_name: str) -> QueuedVisitor | None:
         """Take a place for an admitted visitor that waits for the client of its tunnel. Return the visitor that
         loses its place then, which may be this one, or None."""
-        evicted = self.waiting.acquire(waiting, host, owner=owner, tunnel_name=tunnel_name)
+        evicted = self.waiting.acquire(waiting, address, owner=owner, tunnel_name=tunnel_name)
         if evicted is not None:
             what = "too many visitors wait for a disconnected client, one was refused"
             self.shortage.report(what, self._describe_waiting)

@@ -67,15 +67,15 @@ class IpFilter:
         """True if the filter admits every address."""
         return not self._allow and not self._deny
 
-    def admits(self, host: str) -> bool:
+    def admits(self, address: str) -> bool:
         """Return True if a visitor from this address may enter. An unknown address is admitted by an open filter
         only."""
         if self.is_open:
             return True
-        address = parse_peer(host)
-        if address is None or address in self._deny:
+        parsed = parse_peer(address)
+        if parsed is None or parsed in self._deny:
             return False
-        return not self._allow or address in self._allow
+        return not self._allow or parsed in self._allow
 
 
 def _interval(network: str) -> tuple[int, int, int]:

@@ -64,7 +64,7 @@ class ConnectionRateLimiter:
         self._behind_for = 0
         self._by: Counter[str] = Counter()
 
-    def admit(self, host: str, *, owner: str = "", tunnel_name: str = "") -> bool:
+    def admit(self, address: str, *, owner: str = "", tunnel_name: str = "") -> bool:
         """Count a new connection and return True if it may be admitted; otherwise count it as refused.
 
         ``owner`` and ``tunnel_name`` are empty for names that do not exist.
@@ -74,8 +74,8 @@ class ConnectionRateLimiter:
             self._start_second(second)
         self._seen += 1
         holders = {
-            f"from {peer_prefix(host)}": MAX_PER_REMAINING_OF_ADDRESS,
-            f"within {network_prefix(host)}": MAX_PER_REMAINING_OF_ADDRESS,
+            f"from {peer_prefix(address)}": MAX_PER_REMAINING_OF_ADDRESS,
+            f"within {network_prefix(address)}": MAX_PER_REMAINING_OF_ADDRESS,
             f"of {owner}": MAX_PER_REMAINING,
             f"to {tunnel_name}": MAX_PER_REMAINING,
         }

@@ -150,8 +150,8 @@ class TcpPorts:
         if port in self.range:
             self._assign(port, owner)
 
-    def release(self, port: int, owner: str) -> None:
-        """Quarantine the port of a tunnel that has ended."""
+    def quarantine(self, port: int, owner: str) -> None:
+        """Keep the port of a tunnel that has ended for its owner, for :data:`QUARANTINE_TIME` seconds."""
         if port not in self.range:
             return
         self._assign(port, owner)

@@ -151,7 +151,7 @@ class TlsListener:
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
         max_pending: int = MAX_HANDSHAKES,
-        admits: Callable[[str], bool] = lambda _: True,
+        is_banned: Callable[[str], bool] = lambda _: False,
         shortage: ShortageLog | None = None,
     ) -> None:
         """Start without connections.
@@ -163,14 +163,14 @@ class TlsListener:
             loop: by default the running one.
             deadlines: of the handshake.
             max_pending: connections in their handshake at once.
-            admits: returns False for a banned address.
+            is_banned: returns True for an address from which no visitor is admitted.
             shortage: logs evictions.
         """
         self.route = route
         self.redirect_target = redirect_target
         self.loop = loop or asyncio.get_running_loop()
         self.deadlines = deadlines or Deadlines()
-        self.admits = admits
+        self.is_banned = is_banned
         self.bios = Bios()
         self.outcomes: Counter[HandshakeOutcome] = Counter()
         self.pending: FairPlaces[PlaceHolder] = FairPlaces(
@@ -258,11 +258,11 @@ class PendingConnection(asyncio.Protocol):
         self._address = peer_address(transport)
         descriptors.set_close_on_fork(transport.get_extra_info("socket"))
         self._timer = listener.loop.call_later(listener.deadlines.hello, self._on_timeout)
-        if listener.admits(self._address):
-            listener.acquire(self, self._address)
-        else:
+        if listener.is_banned(self._address):
             self._outcome = HandshakeOutcome.BANNED
             reset(transport)
+        else:
+            listener.acquire(self, self._address)
 
     def data_received(self, data: bytes) -> None:
         """Parse the ClientHello or the plain HTTP request."""

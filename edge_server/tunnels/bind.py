@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_server.tunnels.backend import Backend, IssuedTicket
 from edge_server.tunnels.bind_facts import BindFacts, NameFacts, PortFacts, TunnelFacts, requested_name
-from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, GrantKind, Refusal
+from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, BindRefusal, GrantKind
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.public_port import PublicPort
 from edge_server.tunnels.tickets import Ticket
@@ -92,7 +92,7 @@ class Bindings:
             return
         facts = self._facts(identity, bind, is_draining=is_draining, points_here=points_here)
         match self._context.policy.decide(bind, facts):
-            case Refusal(code, reason, level, explanation):
+            case BindRefusal(code, reason, level, explanation):
                 name = short_repr(requested_name(bind, facts.ticket))
                 logger.log(level, "client %s: Bind of name %s refused: %s", identity.key, name, reason)
                 self._refuse(bind.lease, code, explanation)
@@ -239,7 +239,7 @@ class Bindings:
         backend = Backend(self._session, bind.lease, self, ticket)
         replaced = context.registry.assign(tunnel, backend, grant)
         if is_pending:
-            context.pending.stop_waiting(tunnel)
+            context.pending.end_wait_for_client(tunnel)
         if grant.port is None or not grant.port.keeps:
             self._change_port(tunnel, port)
         lease = self._leases[bind.lease] = Lease(tunnel, backend)
@@ -279,13 +279,13 @@ class Bindings:
         before, tunnel.port = tunnel.port, port
         if before is not None:
             before.stop()
-            self._context.ports.release(before.number, tunnel.owner)
+            self._context.ports.quarantine(before.number, tunnel.owner)
         if port is not None:
             self._context.supervisor.start(port.listen(tunnel.tcp_visitor), "listening for TCP visitors")
 
     def _limit(self, tunnel: Tunnel, identity: Identity) -> None:
         tunnel.owner_max_visitors = identity.permissions.visitors
-        tunnel.rate_limiters = self._context.bandwidth_limiter.buckets_of(identity)
+        tunnel.bandwidth_limiters = self._context.bandwidth_limiter.buckets_of(identity)
 
     def _record(self, tunnel: Tunnel, bind: Bind) -> None:
         """Claim a chosen name or port, add to the history, and order a missing certificate."""
@@ -338,7 +338,7 @@ class Bindings:
         if context.registry.remove_backend(tunnel, backend):
             tunnel.close()
             if port:
-                context.ports.release(port, tunnel.owner)
+                context.ports.quarantine(port, tunnel.owner)
         else:
             tunnel.serve_waiting()
         if port:

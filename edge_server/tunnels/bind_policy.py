@@ -85,7 +85,7 @@ class Grant:
     """As in ``bind_facts.TunnelFacts``."""
 
 
-class Refusal(NamedTuple):
+class BindRefusal(NamedTuple):
     """A Bind that is refused."""
 
     code: BindCode
@@ -204,7 +204,7 @@ class RefusalRule(NamedTuple):
     code: BindCode | None
     """None: the code is that of the permissions (``NameFacts.forbidden``)."""
     reason: str
-    """As in :class:`Refusal`."""
+    """As in :class:`BindRefusal`."""
     applies: Callable[[BindCheck], bool]
     level: int = logging.DEBUG
     explain: Callable[[BindCheck], str] | None = None
@@ -402,7 +402,7 @@ class BindPolicy:
 
     domain: str
 
-    def decide(self, bind: Bind, facts: BindFacts) -> Grant | Refusal:
+    def decide(self, bind: Bind, facts: BindFacts) -> Grant | BindRefusal:
         """Return the answer to a Bind.
 
         Args:
@@ -415,7 +415,7 @@ class BindPolicy:
                 code = rule.code if rule.code is not None else facts.name.forbidden
                 assert code is not None, "the rule of the permissions applies where they forbid something"
                 explanation = rule.reason if rule.explain is None else rule.explain(check)
-                return Refusal(code, rule.reason, rule.level, explanation)
+                return BindRefusal(code, rule.reason, rule.level, explanation)
         return _grant(check)
 
 

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
     from edge_server.tunnels.ownership_store import OwnershipStore
 
-KEPT_DAYS: Final = 30
+MAX_UNUSED_DAYS: Final = 30
 """Days for which an unused name stays with its owner: longer than a holiday, so that its visitors do not reach
 another owner in the meantime."""
-KEPT: Final = KEPT_DAYS * 86_400
+MAX_UNUSED_SECONDS: Final = MAX_UNUSED_DAYS * 86_400
 MARK_USED_INTERVAL: Final = 86_400
 """Seconds after which the time of a claim in use is written again."""
 MAX_CLAIMS: Final = 100
 """Names and ports together that one identity may claim: as many as a session may hold. Without a limit, one
 identity could claim all good names."""
-MAX_PENDING: Final = 10_000
+MAX_UNWRITTEN: Final = 10_000
 """Names with unwritten events; each owner may have its share of them. Events beyond that are dropped: within half
 a second, or while the database cannot be written."""
 
@@ -68,7 +68,7 @@ class NameOwnership:
         self._removed: dict[str, Claim] = {}
         """Claims to remove from the database."""
         self._events: dict[tuple[int, str, str], HistoryEntry] = {}
-        self._event_shares = Shares(MAX_PENDING)
+        self._event_shares = Shares(MAX_UNWRITTEN)
         self._lock = threading.Lock()
         """Protects the pending changes and events, which the loop's thread and the writing thread both use."""
         self._version = -1
@@ -99,12 +99,14 @@ class NameOwnership:
             self.claim(owner, subject)
 
     def remove_expired(self, in_use: Container[str]) -> None:
-        """Remove the claims that were unused for :data:`KEPT` seconds. Call it only while the clock is settled.
+        """Remove the claims that were unused for :data:`MAX_UNUSED_SECONDS` seconds.
+
+        Call it only while the clock is settled.
 
         Args:
             in_use: names and ports whose claims stay.
         """
-        oldest = self._now() - KEPT
+        oldest = self._now() - MAX_UNUSED_SECONDS
         for subject, claim in tuple(self._claims.items()):
             if claim.last_used < oldest and not claim.is_banned and subject not in in_use:
                 self._drop(subject)

@@ -93,8 +93,8 @@ class PendingTunnels:
         current wall clock)."""
         return time.time() - (time.monotonic() - self._waits[tunnel].last_connected)
 
-    def stop_waiting(self, tunnel: Tunnel) -> None:
-        """Stop the wait of a tunnel, whose client has bound it."""
+    def end_wait_for_client(self, tunnel: Tunnel) -> None:
+        """Keep a tunnel no longer for its client, which has bound it or is expected no more."""
         self._waits.pop(tunnel).end.cancel()
 
     def withdraw(self, tunnel: Tunnel) -> None:
@@ -115,8 +115,8 @@ class PendingTunnels:
         logger.info("the client that held %s did not reconnect in time", tunnel.name)
 
     def _forget(self, tunnel: Tunnel) -> None:
-        self.stop_waiting(tunnel)
+        self.end_wait_for_client(tunnel)
         tunnel.close()
         self._registry.remove(tunnel)
         if tunnel.tcp_port:
-            self._ports.release(tunnel.tcp_port, tunnel.owner)
+            self._ports.quarantine(tunnel.tcp_port, tunnel.owner)

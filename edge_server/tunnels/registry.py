@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 NAME_BYTES: Final = 10
 """80 random bits, 16 characters of base32, because nobody should be able to guess the name of another tunnel."""
 MAX_LEASES_PER_EDGE: Final = 10_000
-"""Leases of one edge: twice its sessions (``clients.session_table.MAX_SESSIONS``), and as many as the snapshot for
-a restart takes (``handoff/snapshot_store``)."""
+"""Sum of the weights (:func:`weight_of`) of an edge's leases: twice its sessions
+(``clients.session_table.MAX_SESSIONS``), and as many as the snapshot for a restart takes
+(``handoff/snapshot_store``). Each client of a pool has a lease."""
 GUARANTEED_MIN: Final = 16
-"""Leases that each owner may have in any case, while the edge has room for any."""
+"""Sum of the weights that each owner may have in any case, while the edge has room for any."""
 NETWORKS_PER_LEASE: Final = 16
 """Networks to allow or deny that count as one more lease, because they take as much memory."""
 
 
 def weight_of(options: TunnelOptions) -> int:
-    """Return the number of leases that one with these options counts as."""
+    """Return how many leases a lease with these options counts for."""
     return 1 + (len(options.allow) + len(options.deny)) // NETWORKS_PER_LEASE
 
 

@@ -42,7 +42,7 @@ class Router:
         self,
         names: NameDirectory,
         certificates: CertificatePolicy,
-        arrivals: ConnectionRateLimiter,
+        rate_limiter: ConnectionRateLimiter,
         https_port: int,
         error_pages: ErrorPages,
     ) -> None:
@@ -51,13 +51,13 @@ class Router:
         Args:
             names: finds tunnels by host name.
             certificates: finds the certificates for host names.
-            arrivals: limits the rate of visitors.
+            rate_limiter: limits the rate of visitors.
             https_port: the port to which visitors without TLS are redirected.
             error_pages: answer visitors who reach no tunnel.
         """
         self._names = names
         self._certificates = certificates
-        self._arrivals = arrivals
+        self._rate_limiter = rate_limiter
         self._https_port = https_port
         self._error_pages = error_pages
         self._answer = error_pages.answer  # one bound method for all visitors
@@ -98,7 +98,7 @@ class Router:
     def tls_visitor(self, host_name: str) -> asyncio.Protocol:
         """Return the protocol for a visitor of a host name whose TLS handshake is complete."""
         splice = TlsSplice(lambda splice: self._arrive(splice, EntryPoint(tls=True, host_name=host_name)))
-        splice.on_turned_away = self._answer
+        splice.on_visitor_refused = self._answer
         return splice
 
     def passing_visitor(self, host_name: str) -> TcpSplice:
@@ -146,15 +146,15 @@ class Router:
         """
         tunnel = self._names.find(host_name)
         shares = {} if tunnel is None else {"owner": tunnel.owner, "tunnel_name": tunnel.name}
-        if not self._arrivals.admit(address, **shares):
+        if not self._rate_limiter.admit(address, **shares):
             return OVERLOADED
         return tunnel if tunnel is not None and tunnel.filter.admits(address) else None
 
     def _context(self, tunnel: Tunnel, host_name: str) -> ssl.SSLContext | None:
-        certificates, h2 = self._certificates.contexts, tunnel.options.h2
-        context = certificates.context_for(host_name, h2=h2)
+        contexts, h2 = self._certificates.contexts, tunnel.options.h2
+        context = contexts.context_for(host_name, h2=h2)
         if context is None and tunnel.name == host_name:
-            return certificates.custom_context(host_name, h2=h2)
+            return contexts.custom_context(host_name, h2=h2)
         return context
 
 

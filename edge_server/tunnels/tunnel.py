@@ -77,7 +77,7 @@ class Tunnel:
         self.waiting = WaitingVisitors(admission)
         self.owner_max_visitors: int | None = None
         """Limit of visitors at all tunnels of its owner together."""
-        self.rate_limiters: tuple[RateLimiter, RateLimiter] | None = None
+        self.bandwidth_limiters: tuple[RateLimiter, RateLimiter] | None = None
         """Rate limiters of the bytes from and to its visitors; None if there is no limit."""
         self.total_visitors = 0
         """Visitors that were admitted so far."""
@@ -160,7 +160,7 @@ class Tunnel:
             entry_point is BY_PORT
             and not self._admission.rate_limiter.admit(address, owner=self.owner, tunnel_name=self.name)
         ) or not self._admission.acquire(self.owner, self.name, address, self.owner_max_visitors):
-            splice.refuse(Refusal.AT_CAPACITY if self._admission.admits(address) else None)
+            splice.refuse(None if self._admission.is_banned(address) else Refusal.AT_CAPACITY)
             return
         splice.on_closed = self._visitor_ended
         visit = VisitorConnection(address, port, entry_point.kind, tunnel_name=self.name, owner=self.owner)
@@ -178,7 +178,7 @@ class Tunnel:
     def serve_waiting(self) -> None:
         """Serve the queued visitors, oldest first, because a client has connected or its session has a link
         again."""
-        for splice, entry_point, remaining in self.waiting.release():
+        for splice, entry_point, remaining in self.waiting.take_all():
             self._serve_or_queue(splice, entry_point, self.balancer.choose(), remaining)
 
     def _serve_or_queue(
@@ -201,10 +201,12 @@ class Tunnel:
             splice.refuse(Refusal.AT_CAPACITY)
             return
         visit.set_backend(backend)
-        if self.rate_limiters is not None and splice.throttle is None:
-            splice.throttle = Throttle(*self.rate_limiters)
+        if self.bandwidth_limiters is not None and splice.throttle is None:
+            splice.throttle = Throttle(*self.bandwidth_limiters)
         if self.is_pool:
-            splice.on_refused = lambda refused, code: self._refused(refused, code, entry_point, tried | {backend})
+            splice.on_stream_refused = lambda refused, code: self._refused(
+                refused, code, entry_point, tried | {backend}
+            )
         if self.options.proxy_protocol and not tried:
             stream.write(proxy_header(splice, entry_point, self.options.proxy_protocol))
         splice.join(stream)

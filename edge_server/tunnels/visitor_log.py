@@ -121,9 +121,9 @@ class VisitorConnection:
         "backend",
         "began",
         "kind",
-        "network",
         "number",
         "owner",
+        "peer",
         "port",
         "stream",
         "time_to_first_byte",
@@ -135,8 +135,8 @@ class VisitorConnection:
         self.number = 0
         """Number of the visitor since the start of this edge, set by the log."""
         self.address = address
-        self.network = peer_prefix(address)
-        """Network that limits count as one peer."""
+        self.peer = peer_prefix(address)
+        """Its address, or the /64 of an IPv6 address: what limits count as one peer."""
         self.port = port
         self.kind: Kind = kind
         self.tunnel_name = tunnel_name

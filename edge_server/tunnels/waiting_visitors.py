@@ -64,7 +64,7 @@ class WaitingVisitors:
             waiting.timer.cancel()
             self._admission.waiting.release(waiting)
 
-    def release(self) -> list[Released]:
+    def take_all(self) -> list[Released]:
         """Remove and return all visitors."""
         now = asyncio.get_running_loop().time()
         released = [

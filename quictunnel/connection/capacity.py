@@ -1,8 +1,8 @@
 """Limit of concurrent visitors of a client, so that they do not use up the file descriptors of the user's program.
 
 The limit follows from the process's own (``ulimit -n``), which is read and never changed. A part of it is kept
-free for the program, the rest is shared. A tunnel, or a network of visitors, may hold at most a multiple of the
-number of descriptors that are still free, so that one that takes all it can leaves room for others.
+free for the program, the rest is shared. A tunnel, or a peer (the addresses of one subscriber), may hold at most a
+multiple of the number of free descriptors, so that one that takes all it can leaves room for others.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ KEPT_FREE_DIVISOR: Final = 4
 """Between those two, a quarter of the limit is kept free. A program that serves its visitors itself needs a
 descriptor for each as well, which it opens a moment after the visitor was counted here."""
 SHARE_FACTOR: Final = 8
-"""One tunnel or network may hold 8 times the number of free descriptors (dynamic thresholds, Choudhury and
+"""One tunnel or peer may hold 8 times the number of free descriptors (dynamic thresholds, Choudhury and
 Hahne 1998), which is at most 8/9 of all."""
 MIN_PER_HOLDER: Final = 4
-"""Visitors that each tunnel and network may have as long as any descriptor is free."""
-MAX_CACHED_NETWORKS: Final = 4096
-"""Addresses whose network is cached; a busy visitor connects again and again."""
+"""Visitors that each tunnel and peer may have as long as any descriptor is free."""
+MAX_CACHED_PEERS: Final = 4096
+"""Addresses whose peer is cached; a busy visitor connects again and again."""
 OPEN_DESCRIPTORS: Final = Path("/proc/self/fd")
 """Directory whose size is the number of this process's descriptors, on Linux 6.2 and newer."""
 DESCRIPTOR_DIRS: Final = (OPEN_DESCRIPTORS, Path("/dev/fd"))
@@ -56,33 +56,33 @@ class Capacity:
         loop. A visitor that waits for a busy origin counts twice."""
         self._per_holder: Counter[Hashable] = Counter()
 
-    def reserve(self, tunnel: Hashable, host: str) -> Reservation | None:
-        """Reserve a descriptor for a visitor from ``host``. Return None if its tunnel's or network's share is used
+    def reserve(self, tunnel: Hashable, address: str) -> Reservation | None:
+        """Reserve a descriptor for a visitor from ``address``. Return None if its tunnel's or peer's share is used
         up, or no descriptor is free."""
-        network = network_of(host)
+        peer = peer_of(address)
         free = free_descriptors()
         if free is not None:
             free -= self._opening
             share = max(MIN_PER_HOLDER, SHARE_FACTOR * free)
-            if free <= 0 or any(self._per_holder[key] >= share for key in (tunnel, network)):
+            if free <= 0 or any(self._per_holder[key] >= share for key in (tunnel, peer)):
                 return None
-        return Reservation(self, tunnel, network)
+        return Reservation(self, tunnel, peer)
 
 
 class Reservation:
     """Reservation of one descriptor for one visitor. Released once."""
 
     # Each visitor has one for its whole life: slots take less memory than a tuple and a closure.
-    __slots__ = ("_capacity", "_is_opening", "_network", "_tunnel")
+    __slots__ = ("_capacity", "_is_opening", "_peer", "_tunnel")
 
-    def __init__(self, capacity: Capacity, tunnel: Hashable, network: str) -> None:
+    def __init__(self, capacity: Capacity, tunnel: Hashable, peer: str) -> None:
         self._capacity = capacity
         self._tunnel = tunnel
-        self._network = network
+        self._peer = peer
         self._is_opening = True
         capacity.reserved += 1
         capacity._opening += 1  # noqa: SLF001 - the two classes are one unit
-        capacity._per_holder.update((tunnel, network))  # noqa: SLF001 - likewise
+        capacity._per_holder.update((tunnel, peer))  # noqa: SLF001 - likewise
 
     def mark_opened(self) -> None:
         """Note that the descriptor of the visitor's connection is open."""
@@ -97,7 +97,7 @@ class Reservation:
         self.mark_opened()
         self._capacity.reserved -= 1
         counts = self._capacity._per_holder  # noqa: SLF001 - likewise
-        for key in (self._tunnel, self._network):
+        for key in (self._tunnel, self._peer):
             counts[key] -= 1
             if not counts[key]:
                 del counts[key]
@@ -172,15 +172,15 @@ class _Listing:
 _listing = _Listing()
 
 
-@lru_cache(MAX_CACHED_NETWORKS)
-def network_of(host: str) -> str:
-    """Return the network that counts as one visitor's: an IPv4 address, or a /64 of IPv6."""
+@lru_cache(MAX_CACHED_PEERS)
+def peer_of(address: str) -> str:
+    """Return the addresses that count as one peer: an IPv4 address, or a /64 of IPv6."""
     try:
-        address = ip_address(host.partition("%")[0])
+        parsed = ip_address(address.partition("%")[0])
     except ValueError:
         return ""
-    if not isinstance(address, IPv6Address):
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Network((address, SUBSCRIBER_PREFIX), strict=False))
+    if not isinstance(parsed, IPv6Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(IPv6Network((parsed, SUBSCRIBER_PREFIX), strict=False))

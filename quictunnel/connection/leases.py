@@ -76,10 +76,10 @@ class ClientLease:
     options: ForwardOptions
     origin: Origin
     answer: asyncio.Future[PublicAddress]
-    """The edge's first answer."""
+    """The edge's first answer in any session."""
     is_wanted: bool = False
     """True while the lease is to be requested on each new session."""
-    is_answered: bool = False
+    is_answered_in_session: bool = False
     """True if the edge has answered in the current session; if not, the next link of that session repeats the
     Bind."""
     is_released: bool = False
@@ -179,7 +179,7 @@ class Leases:
 
     def request(self, session: Session, lease: ClientLease) -> None:
         """Send the Bind of a lease."""
-        lease.is_wanted, lease.is_answered = True, False
+        lease.is_wanted, lease.is_answered_in_session = True, False
         bind = lease.bind_message(self._client_id)
         session.send(bind if session.version >= 2 else bind.of_version_1())
 
@@ -195,7 +195,7 @@ class Leases:
         for number in self._to_unbind:  # first: a lease requested below may have the same name
             session.send(Unbind(number))
         for lease in self:
-            if lease.is_wanted and not lease.is_released and not (is_resumed and lease.is_answered):
+            if lease.is_wanted and not lease.is_released and not (is_resumed and lease.is_answered_in_session):
                 self.request(session, lease)
 
     def unbind(self, lease: ClientLease, session: Session | None, *, is_waiting: bool) -> None:
@@ -237,7 +237,7 @@ class Leases:
         lease = self._by_number.get(message.lease)
         if lease is None:
             return  # removed meanwhile; its Unbind is on the way
-        lease.is_answered = True
+        lease.is_answered_in_session = True
         lease.ticket = message.ticket
         if lease.writer is not None:
             lease.writer.put(lease.ticket)
@@ -258,13 +258,13 @@ class Leases:
             if code is BindCode.CLOSING:
                 lease.is_edge_closing = True
                 return  # the edge drains; the next session requests the lease again
-            lease.is_answered = True
+            lease.is_answered_in_session = True
             lease.answer.set_exception(refusal_error(message))
         else:
             is_final = code in _FINAL
             if lease.answer.exception() is not None or (is_final and not lease.is_wanted):
                 return  # known already: an edge repeats it on each link of the session
-            lease.is_answered = True
+            lease.is_answered_in_session = True
             # A Bind in the next session would take the name from the client that has it now.
             lease.is_wanted = lease.is_wanted and not is_final
             self._publish(

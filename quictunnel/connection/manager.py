@@ -71,9 +71,9 @@ class ConnectionManager:
         self._publish = publish
         self._connection: EdgeConnection | None = None
         self._schedule = RedialSchedule()
-        self._up = asyncio.Event()
+        self._connected = asyncio.Event()
         """Set while there is an active connection."""
-        self._down = asyncio.Event()
+        self._link_lost_event = asyncio.Event()
         """Set when the active connection's link is lost."""
         self._wake = asyncio.Event()
         """Set when the connection has to be checked now, before the next interval."""
@@ -185,7 +185,7 @@ class ConnectionManager:
 
     async def _wait_connected(self) -> None:
         """Wait until there is a connection; start the session task if it does not run."""
-        up = asyncio.ensure_future(self._up.wait())
+        up = asyncio.ensure_future(self._connected.wait())
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 while not up.done():
@@ -266,13 +266,13 @@ class ConnectionManager:
         """Watch the active connection until its link is lost.
 
         Meanwhile dial in parallel: if the link is suspect, or if the edge drains."""
-        while not self._down.is_set():
+        while not self._link_lost_event.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_INTERVAL):
                     await self._wake.wait()
             self._wake.clear()  # after the wait: the checks below cover whatever has set it
             connection = self._connection
-            if connection is None or self._down.is_set():
+            if connection is None or self._link_lost_event.is_set():
                 continue
             if self._grace is not None:
                 await self._replace_draining(connection, self._grace)
@@ -295,16 +295,16 @@ class ConnectionManager:
 
         def is_unneeded() -> bool:
             return not self._resumable.is_resuming and (
-                self._down.is_set() or suspect.unanswered_for < SUSPECT_AFTER
+                self._link_lost_event.is_set() or suspect.unanswered_for < SUSPECT_AFTER
             )
 
-        connection = await self._dialer.dial_in_parallel(self._down, URGENT_DIAL_TIMEOUT, is_unneeded)
+        connection = await self._dialer.dial_in_parallel(self._link_lost_event, URGENT_DIAL_TIMEOUT, is_unneeded)
         if connection is not None:
             await self._activate(connection)
             await suspect.close()
         elif suspect.session.is_away:
             self._link_lost()  # the session had resumed on the new link, which was lost at once
-        elif not self._down.is_set():
+        elif not self._link_lost_event.is_set():
             self._resumable.forget_session()  # the old link answers again, or the next check dials again
             if suspect.unanswered_for < SUSPECT_AFTER:
                 self._machine.enter(ConnectionState.CONNECTED, "The edge answers again.")
@@ -313,10 +313,12 @@ class ConnectionManager:
         """Dial for a new session, because the edge drains. Its successor or another edge accepts it, while the
         active visitors finish on the old session."""
         has_lasted = self._record_end()
-        while not self._down.is_set():
+        while not self._link_lost_event.is_set():
             # A random wait: the clients of one edge must not all dial at the same moment.
-            await self._schedule.pause(self._schedule.next_wait(), self._down)
-            connection = await self._dialer.dial_in_parallel(self._down, URGENT_DIAL_TIMEOUT, self._down.is_set)
+            await self._schedule.pause(self._schedule.next_wait(), self._link_lost_event)
+            connection = await self._dialer.dial_in_parallel(
+                self._link_lost_event, URGENT_DIAL_TIMEOUT, self._link_lost_event.is_set
+            )
             if connection is None:
                 continue
             try:
@@ -354,8 +356,8 @@ class ConnectionManager:
         self._was_connected = True
         resumed = self._resumable.session
         self._resumable.forget_session()
-        self._down.clear()
-        self._up.set()
+        self._link_lost_event.clear()
+        self._connected.set()
         if resumed is not None:
             self.counters.resumed += 1
             self._machine.enter(
@@ -368,7 +370,7 @@ class ConnectionManager:
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        self._up.clear()
+        self._connected.clear()
         if self._resumable.session is None:
             for lease in self.leases:
                 # The edge ends the lease with the session: no Unbound will come, and none is needed.
@@ -461,7 +463,7 @@ class ConnectionManager:
                 self._fail(error)
 
     def _link_lost(self) -> None:
-        self._down.set()
+        self._link_lost_event.set()
         self._wake.set()
 
     # Leases.

@@ -127,7 +127,7 @@ class TappedSplice(Splice):
     def eof_received(self) -> bool:
         """Report the end of the origin's bytes."""
         keeps_open = super().eof_received()
-        if self._ended:  # otherwise a reset, whose error was raised by a write
+        if self._has_tcp_ended:  # otherwise a reset, whose error was raised by a write
             self._response.ended()
         return keeps_open
 

@@ -51,7 +51,7 @@ class OriginDialError(Exception):
 async def is_listening(target: Target) -> bool:
     """Return True if a target accepts a connection. Cancellation leaves no socket open."""
     try:
-        sock = await _probe(target)
+        sock = await _connected_socket(target)
     except OSError:  # TimeoutError is one of them
         return False
     sock.close()
@@ -60,7 +60,7 @@ async def is_listening(target: Target) -> bool:
 
 async def open_streams(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to a target, with TLS where it has it, for requests of this program. Raises OSError."""
-    sock = await _probe(target)
+    sock = await _connected_socket(target)
     try:
         if target.path:
             return await asyncio.open_unix_connection(sock=sock)
@@ -71,7 +71,7 @@ async def open_streams(target: Target) -> tuple[asyncio.StreamReader, asyncio.St
         raise
 
 
-async def _probe(target: Target) -> socket.socket:
+async def _connected_socket(target: Target) -> socket.socket:
     """Return a connected socket, to the first address that accepts. Raises OSError."""
     origin = Origin(target)
     failure: OSError = ConnectionRefusedError()

@@ -362,5 +362,5 @@ class _PendingStreamHandler:
     def writable(self) -> None: ...
 
 
-PLACEHOLDER: Final = _PendingStreamHandler()
+HANDLER_FOLLOWS: Final = _PendingStreamHandler()
 """Argument of :meth:`Link.open` for a caller that registers the stream immediately afterwards."""

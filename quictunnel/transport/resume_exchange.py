@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.link import PLACEHOLDER
+from quictunnel.transport.link import HANDLER_FOLLOWS
 from quictunnel.wire.codes import StreamCode, reset_code
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
@@ -148,7 +148,7 @@ class ResumeExchange:
     def open_again(self) -> None:
         """Edge: open streams on the new link, as far as the client allows."""
         while self._to_open and self._unmentioned is None:
-            quic_stream = self._owner.link.open(PLACEHOLDER)
+            quic_stream = self._owner.link.open(HANDLER_FOLLOWS)
             if quic_stream is None:
                 return
             _, stream = self._to_open.popitem()
@@ -179,7 +179,7 @@ class ResumeExchange:
             stream = self._streams.get(number)
             if stream is None:
                 continue
-            if self._side is Side.EDGE and stream.is_untouched:
+            if self._side is Side.EDGE and stream.can_restart:
                 stream.restart()
             else:
                 stream.fail(StreamCode.ABORTED)

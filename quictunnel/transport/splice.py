@@ -68,8 +68,8 @@ class Splice(asyncio.BaseProtocol):
     __slots__ = (
         "_awaits_join",
         "_early",
-        "_ended",
-        "_finished",
+        "_has_stream_ended",
+        "_has_tcp_ended",
         "_is_writing_paused",
         "_on_connected",
         "_poll_timer",
@@ -81,8 +81,8 @@ class Splice(asyncio.BaseProtocol):
         "is_refused",
         "lost",
         "on_closed",
-        "on_refused",
-        "on_turned_away",
+        "on_stream_refused",
+        "on_visitor_refused",
         "throttle",
     )
 
@@ -92,10 +92,10 @@ class Splice(asyncio.BaseProtocol):
         self._on_connected: Callable[[Splice], None] | None = on_connected
         self.on_closed = on_closed
         """May be set until the transport is closed."""
-        self.on_refused: Callable[[Splice, StreamCode], bool] | None = None
+        self.on_stream_refused: Callable[[Splice, StreamCode], bool] | None = None
         """Called when the other end gave the stream up without having consumed any of it. Returns True if it has
         joined the splice with another stream; the bytes written to the first are then written to that one."""
-        self.on_turned_away: Callable[[Splice, Refusal], bool] | None = None
+        self.on_visitor_refused: Callable[[Splice, Refusal], bool] | None = None
         """Called before the TCP connection is reset because no stream serves it. Returns True if it answers the
         visitor instead: it has called :meth:`detach`, and calls :meth:`connection_lost` at the end."""
         self.throttle: Throttle | None = None
@@ -118,9 +118,9 @@ class Splice(asyncio.BaseProtocol):
         """True while the transport's write buffer is above its high-water mark."""
         self._uncredited = 0
         """Bytes written to the transport, or dropped after it was lost, and not yet credited."""
-        self._ended = False
+        self._has_tcp_ended = False
         """True once the TCP peer has sent its FIN."""
-        self._finished = False
+        self._has_stream_ended = False
         """True once the stream has ended and a FIN was sent to the TCP peer."""
 
     @property
@@ -150,7 +150,7 @@ class Splice(asyncio.BaseProtocol):
         if self._early:
             early, self._early = b"".join(self._early), None
             stream.write(early)
-        if self._ended:
+        if self._has_tcp_ended:
             stream.finish()
         if self._awaits_join and not self._transport.is_closing():
             self._awaits_join = False
@@ -164,7 +164,7 @@ class Splice(asyncio.BaseProtocol):
         if self._transport is not None:
             may_answer = reason is not None and not self.is_refused
             self.is_refused = True
-            if reason is None or not may_answer or not self._is_answered(reason):
+            if reason is None or not may_answer or not self._try_answer(reason):
                 tcp.reset(self._transport)
 
     def detach(self) -> tuple[bytes, bool]:
@@ -175,13 +175,14 @@ class Splice(asyncio.BaseProtocol):
             self._poll_timer = None
         self._awaits_join = False
         early, self._early = b"".join(self._early or ()), None
-        return early, self._ended
+        return early, self._has_tcp_ended
 
-    def _is_answered(self, reason: Refusal) -> bool:
+    def _try_answer(self, reason: Refusal) -> bool:
+        """Let the visitor be answered, which takes the transport away. Return False if nobody answers."""
         transport = self._transport
-        if self.on_turned_away is None or transport is None or transport.is_closing():
+        if self.on_visitor_refused is None or transport is None or transport.is_closing():
             return False
-        return self.on_turned_away(self, reason)
+        return self.on_visitor_refused(self, reason)
 
     # From asyncio.
 
@@ -220,7 +221,7 @@ class Splice(asyncio.BaseProtocol):
                 self._poll_later()
 
     def eof_received(self) -> bool:
-        self._ended = True
+        self._has_tcp_ended = True
         if self._stream is not None:
             self._stream.finish()
             self._close_if_done()
@@ -250,7 +251,7 @@ class Splice(asyncio.BaseProtocol):
             stream.consume_end()
         if stream is not None:
             self.has_delivered_all = stream.receive_done
-            self.is_complete = self._ended and self.has_delivered_all and exc is None
+            self.is_complete = self._has_tcp_ended and self.has_delivered_all and exc is None
             if not (self.is_complete or stream.is_over):
                 # Until the peer has every byte that was read, the stream holds this connection's place.
                 self._report_when_over(stream)
@@ -266,7 +267,7 @@ class Splice(asyncio.BaseProtocol):
     @property
     def wants_unread_bytes(self) -> bool:
         """Return True if bytes that the TCP peer has sent can still be delivered after a failed write."""
-        return self._stream is not None and not self._stream.is_over and not self._ended
+        return self._stream is not None and not self._stream.is_over and not self._has_tcp_ended
 
     def writing_failed(self) -> None:
         """Handle a failed write: no more bytes are sent to the TCP peer; those that it has sent are still read."""
@@ -311,7 +312,7 @@ class Splice(asyncio.BaseProtocol):
             self._credit()
 
     def stream_end(self) -> None:
-        self._finished = True
+        self._has_stream_ended = True
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -335,16 +336,16 @@ class Splice(asyncio.BaseProtocol):
         transport = self._transport
         if transport is None:
             return
-        if unconsumed is not None and self.on_refused is not None and not transport.is_closing():
+        if unconsumed is not None and self.on_stream_refused is not None and not transport.is_closing():
             self._early = unconsumed
             self._awaits_join = True
             transport.pause_reading()
-            if self.on_refused(self, code):
+            if self.on_stream_refused(self, code):
                 return
         self.lost = code
         if unconsumed is not None and code in _ANSWERED:
             self._early = unconsumed
-            if self._is_answered(_ANSWERED[code]):
+            if self._try_answer(_ANSWERED[code]):
                 return
         if code is not StreamCode.ABORTED:
             tcp.reset(transport)  # TCP has one kind of reset, whatever the code
@@ -352,7 +353,7 @@ class Splice(asyncio.BaseProtocol):
             # Like a reset of the other TCP connection: earlier bytes are delivered before it. Bytes that the peer
             # sends meanwhile are dropped, but they are read: a peer that cannot send may not read either.
             self._uncredited = 0
-            if not self._ended:
+            if not self._has_tcp_ended:
                 transport.resume_reading()
             tcp.reset_after_delivery(transport)
 
@@ -375,11 +376,11 @@ class Splice(asyncio.BaseProtocol):
     def _poll(self) -> None:
         self._poll_timer = None
         transport = self._transport
-        if transport is None or transport.is_closing() or (transport.is_reading() and not self._ended):
+        if transport is None or transport.is_closing() or (transport.is_reading() and not self._has_tcp_ended):
             return
         if not tcp.is_gone(transport):
             self._poll_later()
-        elif self._stream is None or self._ended:
+        elif self._stream is None or self._has_tcp_ended:
             transport.abort()
         else:
             self._stream.stop_receiving()  # its bytes are still to be read, when the stream has room
@@ -393,7 +394,7 @@ class Splice(asyncio.BaseProtocol):
         if self._uncredited:
             size, self._uncredited = self._uncredited, 0
             stream.consume(size)
-        if self._finished and not stream.receive_done:
+        if self._has_stream_ended and not stream.receive_done:
             stream.consume_end()
 
     def _discard(self, size: int) -> None:
@@ -404,10 +405,15 @@ class Splice(asyncio.BaseProtocol):
     @property
     def _waits_for_throttle_alone(self) -> bool:
         """Return True if both directions ended and all bytes were sent: only their credit is still withheld."""
-        return self._ended and self._finished and not self._is_writing_paused and self.throttle is not None
+        return (
+            self._has_tcp_ended
+            and self._has_stream_ended
+            and not self._is_writing_paused
+            and self.throttle is not None
+        )
 
     def _close_if_done(self) -> None:
-        if self._ended and self._finished and self.lost is None and self._transport is not None:
+        if self._has_tcp_ended and self._has_stream_ended and self.lost is None and self._transport is not None:
             self._transport.close()  # after its write buffer is flushed
 
 
@@ -438,7 +444,7 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         if (
-            not self._finished
+            not self._has_stream_ended
             and tcp.has_reported_error(self.transport)
             and not isinstance(self.transport, UnreadBytesTransport)
         ):

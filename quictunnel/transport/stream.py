@@ -366,8 +366,8 @@ class Stream:
         return self._quic_stream
 
     @property
-    def is_untouched(self) -> bool:
-        """Return True if no byte was acknowledged: the stream may be opened again as if it were new."""
+    def can_restart(self) -> bool:
+        """Return True if no byte was acknowledged, so that :meth:`restart` may send all of them again."""
         return self._sender.buffer.base == 0 and not self.is_stopped_by_peer
 
     def attach_quic_stream(self, quic_stream: int) -> None:
@@ -423,10 +423,8 @@ class Stream:
     def _unconsumed(self, code: StreamCode) -> list[bytes | memoryview] | None:
         """Return all bytes that were written, if the peer consumed none of them; None otherwise."""
         buffer = self._sender.buffer
-        is_touched = (
-            buffer.base or self.is_stopped_by_peer or self.receive_window.received or self._has_received_end
-        )
-        return None if code not in NOT_CONSUMED or is_touched else buffer.pieces()
+        was_used = buffer.base or self.is_stopped_by_peer or self.receive_window.received or self._has_received_end
+        return None if code not in NOT_CONSUMED or was_used else buffer.pieces()
 
     def credited(self, consumed: int, limit: int) -> bool:
         """Handle credit: bytes that the peer consumed, and its limit. Return True if either has grown. Raises

@@ -126,7 +126,7 @@ class WatchedAcceptor(ClientAcceptor):
     """The clients of one edge; reports their events to the model."""
 
     def __init__(self, system: ModelSystem, context: SessionContext, admission: Admission) -> None:
-        super().__init__(context, admission.admits)
+        super().__init__(context, admission.is_banned)
         self._system = system
         self.all_clients: list[WatchedClientSession] = []
 

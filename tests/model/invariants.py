@@ -281,7 +281,7 @@ def _check_given_up(system: ModelSystem) -> None:
         connection = program.manager._connection
         if connection is not None and connection.welcome is not None and system.client_of(connection) is client:
             for held in program.manager.leases:
-                is_had = held.is_wanted and held.is_answered and not held.is_released
+                is_had = held.is_wanted and held.is_answered_in_session and not held.is_released
                 if is_had and not client.bindings.is_held(held.number) and not program.was_told:
                     system.fail(
                         "a program was not told that its name is gone", f"{program} ({program.events[-4:]})"

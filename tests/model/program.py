@@ -143,7 +143,7 @@ class WatchedManager(ConnectionManager):
     async def _replace_suspect(self, sick: EdgeConnection) -> None:
         self.program.system.reach("a second link is dialled beside a sick one")
         await super()._replace_suspect(sick)
-        if self._connection is sick and not self._down.is_set():
+        if self._connection is sick and not self._link_lost_event.is_set():
             self.program.system.reach("the first of two links came back")
 
 
@@ -236,7 +236,8 @@ class Program:
         """A Bind is refused only for what the rules have done."""
         ticket = self.ticket
         code = next((code for code, (_, advice) in BIND_REFUSALS.items() if advice == error.advice), None)
-        may_be = {BindCode.BANNED} if ticket.is_banned else set()
+        # The error of a bind at an edge that drains until the timeout has the same advice as CLOSING.
+        may_be = {BindCode.CLOSING} | ({BindCode.BANNED} if ticket.is_banned else set())
         if not ticket.is_pool:
             may_be |= {BindCode.STALE, BindCode.NOT_SHARED}
         if self.system.is_superseded(self):

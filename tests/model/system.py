@@ -283,7 +283,7 @@ class ModelSystem:
         visitor = self.visitor_of(dial)
         visitor.may_be_reset(REFUSED_BY_SERVICE)
         visitor.refused_by = dial.program
-        dial.outcome.set_exception(OriginDialError(REFUSED))
+        dial.outcome.set_exception(OriginDialError(REFUSED, dial.origin.target))
 
     # What the product says of its sessions.
 

@@ -17,7 +17,7 @@ from quictunnel.connection.capacity import (
     Capacity,
     free_descriptors,
     kept_free,
-    network_of,
+    peer_of,
 )
 
 
@@ -190,4 +190,4 @@ def test_lowest_free_descriptor_is_the_last_resort(silent_system, monkeypatch, t
     ],
 )
 def test_a_subscriber_is_one_network(host, network):
-    assert network_of(host) == network
+    assert peer_of(host) == network

@@ -101,7 +101,7 @@ async def test_the_edge_takes_the_second_link(client, relay, relieved, late: int
         await until_resumed(client)
     else:
         # The old link is no more.
-        await asyncio.to_thread(eventually, client._manager._down.is_set, timeout=LONG_TIMEOUT)
+        await asyncio.to_thread(eventually, client._manager._link_lost_event.is_set, timeout=LONG_TIMEOUT)
     relay.flows[late].release()
     await until_resumed(client)
     assert len(relay.flows) == 2

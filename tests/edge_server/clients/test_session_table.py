@@ -26,7 +26,7 @@ class FakeSession:
         self.is_over = False
         self._sessions = sessions
 
-    def give_up(self, reason: str) -> None:
+    def end_without_link(self, reason: str) -> None:
         self.is_over = True
         self._sessions.remove(self)  # type: ignore[arg-type]
 
@@ -78,7 +78,7 @@ async def test_token_cannot_take_all_sessions(rig: SessionTableRig):
     words = "this token has 80 clients of the 90 that the edge can serve, its share"
     assert rig.table.refusal_reason("bad") == words
     assert len(list(until_refused(rig, "good"))) >= 2
-    rig.sessions["bad"][0].give_up("test")
+    rig.sessions["bad"][0].end_without_link("test")
     rig.connect("another")
 
 
@@ -140,7 +140,7 @@ async def test_superseded_session_gives_its_place_back(rig: SessionTableRig):
     session = rig.connect("a")
     rig.table.remember_superseded(session)  # type: ignore[arg-type]
     assert rig.table.shares.used == 1, "it is not over yet"
-    session.give_up("test")
+    session.end_without_link("test")
     assert rig.table.shares.used == 0
 
 
@@ -150,7 +150,7 @@ async def test_superseded_secrets_are_forgotten_with_their_token(rig: SessionTab
         session = FakeSession(rig.table, key)
         secrets[key] = rig.table.add(session)  # type: ignore[arg-type]
         rig.table.remember_superseded(session)  # type: ignore[arg-type]
-        session.give_up("test")
+        session.end_without_link("test")
     rig.table.forget_superseded(lambda key: key == "b")
     assert rig.table.is_superseded(secrets["a"], "a")
     assert not rig.table.is_superseded(secrets["b"], "b")
@@ -163,8 +163,8 @@ async def test_ended_sessions_leave_nothing(rig: SessionTableRig):
             rig.leave(session)
         if number % 4 == 1:
             rig.reconnect(session)
-        session.give_up("test")
-        session.give_up("test")
+        session.end_without_link("test")
+        session.end_without_link("test")
     sessions = rig.table
     assert len(sessions) == sessions.away == sessions.shares.used == 0
     assert not sessions._away_of

@@ -75,7 +75,7 @@ class PortHolder:
 
     def give_back(self, port: int, owner: str = "me") -> None:
         self.held.pop(port).close()
-        self.ports.release(port, owner)
+        self.ports.quarantine(port, owner)
 
     def close(self) -> None:
         for sock in self.held.values():
@@ -193,7 +193,7 @@ def test_a_free_port_is_found_among_ten_thousand_in_quarantine(clock, few):
     ports = TcpPorts(HOST, wide, clock)
     for port in wide:
         if port != few[7]:
-            ports.release(port, "another")
+            ports.quarantine(port, "another")
     sock = ports.bind("me")
     assert sock is not None
     with sock:
@@ -220,13 +220,13 @@ def test_the_search_for_a_port_takes_as_long_when_few_are_left(clock, monkeypatc
         assert asked <= MAX_DRAWS + MAX_UNAVAILABLE_TRIES
         asked = 0
     assert looked == [24_321]
-    ports.release(24_321, "me")
+    ports.quarantine(24_321, "me")
     clock.now += UNAVAILABLE_TIME / 2
     for _ in range(3):
         asked = 0
         assert ports.bind("me", allowed=allowed, is_free=may) is not None
         assert asked == 1
-        ports.release(24_321, "me")
+        ports.quarantine(24_321, "me")
 
 
 def test_a_port_that_another_program_had_is_drawn_again(ports, few, clock):

@@ -22,10 +22,10 @@ from edge_server.tunnels.bind_policy import (
     RULES,
     TAKEOVER_SECONDS,
     BindPolicy,
+    BindRefusal,
     Grant,
     GrantKind,
     PortPlan,
-    Refusal,
 )
 from edge_server.tunnels.load_balancer import MAX_BACKENDS
 from edge_server.tunnels.options import TunnelOptions
@@ -52,7 +52,7 @@ def ticket(name: str = RANDOM, generation: int = 1, port: int = 0) -> Ticket:
     return Ticket(name, port, "a", generation)
 
 
-def decide(request: Bind, facts: dict[str, Any]) -> Grant | Refusal:
+def decide(request: Bind, facts: dict[str, Any]) -> Grant | BindRefusal:
     """Return the decision, where ``facts`` may have those of the name (``name_``) and of the port (``port_``)."""
     sets: dict[str, dict[str, Any]] = {"name": {}, "port": {}, "": {}}
     for key, value in facts.items():
@@ -285,13 +285,13 @@ REFUSALS: Final = (
 @pytest.mark.parametrize("row", REFUSALS, ids=[f"{row.code.name}: {row.reason}" for row in REFUSALS])
 def test_request_is_refused_for_its_reason(row: Row) -> None:
     answer = decide(row.bind, row.facts)
-    assert isinstance(answer, Refusal), answer
+    assert isinstance(answer, BindRefusal), answer
     assert answer.code is row.code
     assert answer.reason.startswith(row.reason)
 
 
 def test_table_covers_each_refusal() -> None:
-    reasons = [answer.reason for row in REFUSALS if isinstance(answer := decide(row.bind, row.facts), Refusal)]
+    reasons = [answer.reason for row in REFUSALS if isinstance(answer := decide(row.bind, row.facts), BindRefusal)]
     assert set(reasons) == {rule.reason for rule in RULES}
     assert len({rule.reason for rule in RULES}) == len(RULES)
 
@@ -330,7 +330,7 @@ def test_refusals_are_checked_in_their_order() -> None:
     facts: dict[str, Any] = dict(EVERYTHING_WRONG)
     for code, fact in MENDED:
         answer = decide(SHOP, facts)
-        assert isinstance(answer, Refusal)
+        assert isinstance(answer, BindRefusal)
         assert answer.code is code, fact
         del facts[fact]
     assert isinstance(decide(SHOP, facts), Grant)
@@ -338,7 +338,7 @@ def test_refusals_are_checked_in_their_order() -> None:
 
 def test_foreign_name_is_refused_before_permissions() -> None:
     answer = decide(WEB, {"name_owner": "b", "name_forbidden": BindCode.FORBIDDEN})
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, BindRefusal)
     assert answer.code is BindCode.NAME_TAKEN
 
 

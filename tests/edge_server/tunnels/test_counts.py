@@ -64,8 +64,8 @@ def check(services: EdgeServices) -> None:
     held = {port: owner for port, owner in ports._owner.items() if port not in ports._quarantined}
     assert held == {tunnel.tcp_port: tunnel.owner for tunnel in tunnels if tunnel.tcp_port}
     assert ports.shares.used == len(ports._owner)
-    for port in ports._range:
-        is_drawn = bool(ports._drawable._members[port - ports._range.start])
+    for port in ports.range:
+        is_drawn = bool(ports._drawable._members[port - ports.range.start])
         assert is_drawn == (port not in ports._owner and port not in ports._unavailable)
 
 

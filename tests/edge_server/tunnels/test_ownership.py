@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.storage import sqlite
-from edge_server.tunnels.ownership import KEPT, MARK_USED_INTERVAL, MAX_CLAIMS, NameOwnership
+from edge_server.tunnels.ownership import MARK_USED_INTERVAL, MAX_CLAIMS, MAX_UNUSED_SECONDS, NameOwnership
 from edge_server.tunnels.ownership_store import BANNED_OWNER, FILE, OwnershipStore
 from quictunnel.errors import ConfigError
 from tests.harness.manual_clock import ManualClock
@@ -39,7 +39,7 @@ def test_unowned_name_can_be_claimed(claims: NameOwnership, time: ManualClock):
     assert claims.owner("app") is None
     claims.claim("a", "app")
     assert claims.owner("app") == "a"
-    time.now += KEPT
+    time.now += MAX_UNUSED_SECONDS
     claims.remove_expired(())
     assert claims.owner("app") == "a"
     time.now += 1
@@ -74,7 +74,7 @@ def test_long_use_keeps_the_name(claims: NameOwnership, time: ManualClock, tmp_p
 def test_an_old_one_is_forgotten_for_good(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     claims.claim("a", "app")
     claims.close()
-    time.now += KEPT + 1
+    time.now += MAX_UNUSED_SECONDS + 1
     later = reopen(tmp_path, time)
     later.remove_expired(())
     later.claim("b", "app")
@@ -120,7 +120,7 @@ def test_a_ban_does_not_end_and_is_not_undone_by_its_owner(
     claims.claim("a", "app")  # at the same moment
     claims.synchronise()
     claims.apply_read()
-    time.now += 10 * KEPT
+    time.now += 10 * MAX_UNUSED_SECONDS
     assert claims.owner("app") == BANNED_OWNER
     assert reopen(tmp_path, time).owner("app") == BANNED_OWNER
     assert OwnershipStore(tmp_path).remove("app")
@@ -159,7 +159,7 @@ def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: ManualCl
         claims.claim("a", f"app{number}")
     claims.synchronise()
     claims.apply_read()
-    time.now += KEPT + 1
+    time.now += MAX_UNUSED_SECONDS + 1
     assert not claims.may_claim("a", "one-more")
     claims.remove_expired(())
     assert claims.may_claim("a", "one-more")
@@ -172,7 +172,7 @@ def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: ManualCl
 def test_held_names_do_not_expire(claims: NameOwnership, time: ManualClock, tmp_path: Path):
     for what in ("held", ":20022", "free"):
         claims.claim("a", what)
-    time.now += KEPT + 1
+    time.now += MAX_UNUSED_SECONDS + 1
     claims.remove_expired({"held", ":20022"})
     claims.synchronise()
     claims.apply_read()
@@ -184,7 +184,7 @@ def test_claim_renewed_at_expiry_stays(claims: NameOwnership, time: ManualClock,
     claims.claim("a", "app")
     claims.synchronise()
     claims.apply_read()
-    time.now += KEPT + 1
+    time.now += MAX_UNUSED_SECONDS + 1
     claims.remove_expired(())
     claims.claim("b", "app")
     claims.synchronise()
@@ -198,7 +198,7 @@ def test_removed_claim_does_not_return_with_other_changes(
 ):
     claims.claim("a", "app")
     claims.synchronise()
-    time.now += KEPT + 1
+    time.now += MAX_UNUSED_SECONDS + 1
     OwnershipStore(tmp_path).ban("other", 5)
     claims.synchronise()
     claims.remove_expired(())
@@ -214,10 +214,10 @@ def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, 
     OwnershipStore(tmp_path).ban("bad", 5)
     claims.synchronise()
     claims.apply_read()
-    time.now += 2 * KEPT
-    claims.clock_changed(2.0 * KEPT)
+    time.now += 2 * MAX_UNUSED_SECONDS
+    claims.clock_changed(2.0 * MAX_UNUSED_SECONDS)
     claims.remove_expired(())
-    time.now += KEPT - 10
+    time.now += MAX_UNUSED_SECONDS - 10
     claims.remove_expired(())
     assert claims.owner("app") == "a"
     claims.close()
@@ -232,8 +232,8 @@ def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, 
 
 def test_a_clock_that_is_set_back_ends_nothing(claims: NameOwnership, time: ManualClock):
     claims.claim("a", "app")
-    time.now -= 2 * KEPT
-    claims.clock_changed(-2.0 * KEPT)
+    time.now -= 2 * MAX_UNUSED_SECONDS
+    claims.clock_changed(-2.0 * MAX_UNUSED_SECONDS)
     claims.remove_expired(())
     assert claims.owner("app") == "a"
 
@@ -245,7 +245,7 @@ def tunnel(name: str = "app", owner: str = "a") -> SimpleNamespace:
 def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
     tmp_path: Path, time: ManualClock, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edge_server.tunnels.ownership.MAX_PENDING", 9)
+    monkeypatch.setattr("edge_server.tunnels.ownership.MAX_UNWRITTEN", 9)
     claims = NameOwnership(OwnershipStore(tmp_path), time)
     for number in range(30):
         claims.add_to_history("held", tunnel(f"n{number}", "bad"), "10.0.0.1")
