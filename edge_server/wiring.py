@@ -130,7 +130,7 @@ class EdgeServices:
         """Return the parts that the bindings of each client need."""
         return BindContext(
             admission=self.admission,
-            certificates=self.certificate_policy,
+            certificate_policy=self.certificate_policy,
             claims=self.claims,
             random_name_limit=self.random_name_limit,
             https_port=self.https_port,

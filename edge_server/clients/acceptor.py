@@ -39,20 +39,20 @@ class ClientAcceptor:
             connection: with a client, whose handshake is done.
             schedule_transmit: makes the endpoint transmit.
         """
-        session = ClientSession(self._context, connection, schedule_transmit, self.sessions.discard)
-        if self._is_banned(session.peer):
-            session.session.close(SessionCode.BANNED)
+        client = ClientSession(self._context, connection, schedule_transmit, self.sessions.discard)
+        if self._is_banned(client.peer):
+            client.session.close(SessionCode.BANNED)
         elif self.is_draining:
-            session.session.close(SessionCode.GOING_AWAY)
-        self.sessions.add(session)
-        return session.session.link
+            client.session.close(SessionCode.GOING_AWAY)
+        self.sessions.add(client)
+        return client.session.link
 
     def drain(self, grace: float) -> None:
         """Accept no more clients, and send GoAway with ``grace`` seconds to those that are connected."""
         self.is_draining = True
-        for session in tuple(self.sessions):
-            session.go_away(grace)
+        for client in tuple(self.sessions):
+            client.go_away(grace)
 
     def is_in_flight(self, now: float) -> bool:
         """Return True if a drain should wait for a visitor of any client. ``now``: the loop's time."""
-        return any(session.session.is_active(now) for session in self.sessions)
+        return any(client.session.is_active(now) for client in self.sessions)

@@ -1,9 +1,9 @@
 """Error pages of the edge: a short HTTP response over TLS, in place of an alert or a reset.
 
-Two kinds of visitors get one: strangers, whose name has no tunnel, and visitors that a tunnel refuses after their
-handshake. Each kind has a bounded number of places, in all and per address, and a place is held for at least
+Two kinds of visitors get one: those whose name has no tunnel, and those that a tunnel refuses after their
+handshake. Each kind has a bounded number of page slots, in all and per address, and a slot is held for at least
 :data:`MIN_HOLD`. So the number of additional handshakes per second is bounded as well, which cost more than an
-alert. Whoever finds no place is refused as without pages.
+alert. Whoever finds no slot is refused as without pages.
 
 While its page is sent, a visitor holds one of the listener's places, like everybody else who is refused, and may
 lose it to a new visitor.
@@ -24,17 +24,18 @@ from quictunnel.transport.tcp import reset
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.ingress.tls_listener import PlaceHolder
+    from edge_server.ingress.tls_listener import ListenerConnection
     from quictunnel.transport.splice import Splice
 
-MAX_STRANGERS: Final = 64
-"""Strangers at once that get a page. With :data:`MIN_HOLD` this bounds their handshakes to 64 a second."""
+MAX_WITHOUT_TUNNEL: Final = 64
+"""Visitors at once that get a page because their name has no tunnel. With :data:`MIN_HOLD` this bounds their
+handshakes to 64 a second."""
 MAX_REFUSED: Final = 256
 """Visitors at once that get a page after their tunnel has refused them."""
 MAX_PER_ADDRESS: Final = 8
-"""Places of one kind for one IPv4 address or one /64: a browser opens at most six connections for a page."""
+"""Page slots of one kind for one IPv4 address or one /64: a browser opens at most six connections for a page."""
 MIN_HOLD: Final = 1.0
-"""Seconds for which a place is held at least."""
+"""Seconds for which a page slot is held at least."""
 REQUEST_TIMEOUT: Final = 5.0
 """Seconds from the end of the handshake to a complete head of the request."""
 
@@ -69,18 +70,18 @@ PAGES: Final = {
 """Pages by reason."""
 
 
-class PagePlaces:
-    """A bounded number of places for connections that get a page."""
+class PageSlots:
+    """A bounded number of slots for connections that get a page."""
 
     def __init__(self, limit: int) -> None:
-        """``limit``: places in all."""
+        """``limit``: slots in all."""
         self.limit = limit
         self.used = 0
         self._by_address: Counter[str] = Counter()
 
     def acquire(self, address: str) -> Callable[[], None] | None:
-        """Take a place for an address. Return the function that gives it back, to be called once; None if there
-        is no place."""
+        """Take a slot for an address. Return the function that gives it back, to be called once; None if there
+        is no slot."""
         peer = peer_prefix(address)
         if self.used >= self.limit or self._by_address[peer] >= MAX_PER_ADDRESS:
             return None
@@ -107,21 +108,22 @@ class ErrorPages:
     def __init__(self, *, is_on: bool = True) -> None:
         """``is_on``: False to refuse everybody without a page (``--error-pages off``)."""
         self.is_on = is_on
-        self.strangers = PagePlaces(MAX_STRANGERS)
-        self.refused = PagePlaces(MAX_REFUSED)
+        self.without_tunnel = PageSlots(MAX_WITHOUT_TUNNEL)
+        self.refused = PageSlots(MAX_REFUSED)
         self.sent: Counter[str] = Counter()
         """Pages that were sent so far, by HTTP status code."""
-        self.hold_place: Callable[[PlaceHolder, str], None] = lambda _holder, _address: None
+        self.hold_place: Callable[[ListenerConnection, str], None] = lambda _holder, _address: None
         """Takes a place of the listener for a connection from an address."""
-        self.release_place: Callable[[PlaceHolder], None] = lambda _holder: None
+        self.release_place: Callable[[ListenerConnection], None] = lambda _holder: None
         """Gives that place back."""
 
-    def for_stranger(self, address: str) -> PageConnection | None:
-        """Return the protocol that sends a page to a stranger after its handshake; None if it gets none.
+    def for_visitor_without_tunnel(self, address: str) -> PageConnection | None:
+        """Return the protocol that sends a visitor, after its handshake, the page for a name without a tunnel; None
+        if no slot is free, or pages are off.
 
         Call :meth:`PageConnection.discard` if the handshake fails.
         """
-        release = self.strangers.acquire(address) if self.is_on else None
+        release = self.without_tunnel.acquire(address) if self.is_on else None
         return None if release is None else PageConnection(self, Refusal.NO_TUNNEL, address, release)
 
     def answer(self, splice: Splice, refusal: Refusal) -> bool:
@@ -161,7 +163,7 @@ class PageConnection(asyncio.Protocol):
         "_pages",
         "_reader",
         "_refusal",
-        "_release",
+        "_release_slot",
         "_timer",
         "_transport",
         "_unread",
@@ -175,7 +177,7 @@ class PageConnection(asyncio.Protocol):
         pages: ErrorPages,
         refusal: Refusal,
         address: str,
-        release: Callable[[], None],
+        release_slot: Callable[[], None],
         on_lost: Callable[[Exception | None], None] | None = None,
     ) -> None:
         """Start before the connection is made.
@@ -184,21 +186,21 @@ class PageConnection(asyncio.Protocol):
             pages: the edge's pages.
             refusal: the reason that the page gives.
             address: address of the visitor.
-            release: gives the place back.
+            release_slot: gives the page slot back.
             on_lost: called with the error when the connection is closed.
         """
         self._pages = pages
         self._refusal = refusal
         self._address = address
-        self._release = release
+        self._release_slot = release_slot
         self._on_lost = on_lost
         self._reader = RequestHeadReader()
         self._answered = False
         self._unread = MAX_LINGER_BYTES
 
     def discard(self) -> None:
-        """Give the place back, because the handshake failed and there is no connection."""
-        self._release()
+        """Give the page slot back, because the handshake failed and there is no connection."""
+        self._release_slot()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place of the listener, and wait for the request."""
@@ -230,9 +232,9 @@ class PageConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the places back."""
+        """Give back the page slot and the place of the listener."""
         self._timer.cancel()
-        self._release()
+        self._release_slot()
         self._pages.release_place(self)
         if self._on_lost is not None:
             self._on_lost(exc)

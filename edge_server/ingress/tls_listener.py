@@ -60,7 +60,7 @@ class Route:
     """Called if the handshake fails."""
 
 
-class PlaceHolder(Protocol):
+class ListenerConnection(Protocol):
     """A connection that holds one of the listener's places."""
 
     def evict(self) -> None:
@@ -173,7 +173,7 @@ class TlsListener:
         self.is_banned = is_banned
         self.bios = Bios()
         self.outcomes: Counter[HandshakeOutcome] = Counter()
-        self.pending: FairPlaces[PlaceHolder] = FairPlaces(
+        self.pending: FairPlaces[ListenerConnection] = FairPlaces(
             max_pending, protected_for=PROTECTED_TIME, clock=self.loop.time
         )
         """Connections before the end of their handshake, and those that are being closed or get an error page;
@@ -184,7 +184,7 @@ class TlsListener:
         """Return a protocol for one accepted connection."""
         return PendingConnection(self)
 
-    def acquire(self, connection: PlaceHolder, address: str) -> None:
+    def acquire(self, connection: ListenerConnection, address: str) -> None:
         """Take a place; if there is none, evict a connection of the largest holder."""
         evicted = self.pending.acquire(connection, address)
         if evicted is not None:

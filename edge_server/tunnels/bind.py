@@ -171,7 +171,11 @@ class Bindings:
     def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:
         """Return the facts about the name that a client wants."""
         context, key, options = self._context, identity.key, TunnelOptions.of(bind)
-        host_name, certificates, registry = context.names.host_of(name), context.certificates, context.registry
+        host_name, certificates, registry = (
+            context.names.host_of(name),
+            context.certificate_policy,
+            context.registry,
+        )
         tunnel, has_share = registry.find(name), registry.may_hold(key, options, instead_of=None)
         return NameFacts(
             name=name,
@@ -179,8 +183,8 @@ class Bindings:
             forbidden=context.tokens.name_refusal(identity, name),
             can_claim=context.claims.may_claim(key, name),
             other_domains=registry.domains_of(key, besides=name),
-            allows_h2=not bind.h2 or certificates.allows_h2(host_name, is_whole_domain="." in name),
-            can_certify=not bind.domain or certificates.can_certify(host_name),
+            allows_h2=not bind.h2 or certificate_policy.allows_h2(host_name, is_whole_domain="." in name),
+            can_certify=not bind.domain or certificate_policy.can_certify(host_name),
             has_share=has_share,
             has_share_if_replaced=has_share or registry.may_hold(key, options, instead_of=tunnel),
             tunnel=None if tunnel is None else self._tunnel_facts(key, tunnel),
@@ -297,7 +301,7 @@ class Bindings:
         context.claims.add_to_history("held", tunnel, self._address)
         if not tunnel.options.passthrough:
             host_name = context.names.host_of(tunnel.name)
-            context.certificates.order_missing(host_name, tunnel.owner, h2=tunnel.options.h2)
+            context.certificate_policy.order_missing(host_name, tunnel.owner, h2=tunnel.options.h2)
 
     @staticmethod
     def _end_replaced(tunnel: Tunnel, replaced: Backend, *, by_ticket: bool) -> None:

@@ -27,7 +27,7 @@ class BindContext:
     """The parts that the bindings of a client read or change."""
 
     admission: Admission
-    certificates: CertificatePolicy
+    certificate_policy: CertificatePolicy
     claims: NameOwnership
     random_name_limit: RequestLimiter
     """Limits the number of random names that a token gets."""

@@ -41,7 +41,7 @@ class Router:
     def __init__(
         self,
         names: NameDirectory,
-        certificates: CertificatePolicy,
+        certificate_policy: CertificatePolicy,
         rate_limiter: ConnectionRateLimiter,
         https_port: int,
         error_pages: ErrorPages,
@@ -50,13 +50,13 @@ class Router:
 
         Args:
             names: finds tunnels by host name.
-            certificates: finds the certificates for host names.
+            certificate_policy: finds the certificates for host names.
             rate_limiter: limits the rate of visitors.
             https_port: the port to which visitors without TLS are redirected.
             error_pages: answer visitors who reach no tunnel.
         """
         self._names = names
-        self._certificates = certificates
+        self._certificate_policy = certificate_policy
         self._rate_limiter = rate_limiter
         self._https_port = https_port
         self._error_pages = error_pages
@@ -69,7 +69,7 @@ class Router:
         or an alert. Both count against the rate limit of the address. A ClientHello without a server name is
         refused before that.
         """
-        host_name, acme = hello.server_name, self._certificates.acme
+        host_name, acme = hello.server_name, self._certificate_policy.acme
         if host_name is None:
             return Alert.MISSING_EXTENSION
         if hello.alpn == (ALPN_PROTOCOL,) and acme is not None:
@@ -130,11 +130,11 @@ class Router:
         somebody's.
         """
         try:
-            context = self._certificates.contexts.shared_context(host_name, self._names.domain)
+            context = self._certificate_policy.contexts.shared_context(host_name, self._names.domain)
         except OSError as error:  # as for a tunnel
             logger.error("no certificate could be made for %s: %s", host_name, error.strerror or error)
             return Alert.INTERNAL_ERROR
-        page = None if context is None else self._error_pages.for_stranger(address)
+        page = None if context is None else self._error_pages.for_visitor_without_tunnel(address)
         if page is None:
             return Alert.UNRECOGNIZED_NAME
         return Route(context, lambda: page, leads_to_tunnel=False, on_failed=page.discard)
@@ -151,7 +151,7 @@ class Router:
         return tunnel if tunnel is not None and tunnel.filter.admits(address) else None
 
     def _context(self, tunnel: Tunnel, host_name: str) -> ssl.SSLContext | None:
-        contexts, h2 = self._certificates.contexts, tunnel.options.h2
+        contexts, h2 = self._certificate_policy.contexts, tunnel.options.h2
         context = contexts.context_for(host_name, h2=h2)
         if context is None and tunnel.name == host_name:
             return contexts.custom_context(host_name, h2=h2)

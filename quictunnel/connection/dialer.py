@@ -58,10 +58,10 @@ class Dialer:
         Args:
             dial_timeout: seconds for each address.
         """
-        targets = (await self._targets())[:MAX_ADDRESSES]
+        addresses = (await self._edge_addresses())[:MAX_ADDRESSES]
         attempts = [
             asyncio.create_task(self._dial_address(config, address, number * ADDRESS_STAGGER, dial_timeout))
-            for number, (config, address) in enumerate(targets)
+            for number, (config, address) in enumerate(addresses)
         ]
         failure: Error | None = None
         first: EdgeConnection | None = None
@@ -124,21 +124,21 @@ class Dialer:
         logger.info("the dial in parallel with the existing link ended: %s", str(connection) or "no longer needed")
         return None
 
-    async def _targets(self) -> list[tuple[ClientConfig, Address]]:
+    async def _edge_addresses(self) -> list[tuple[ClientConfig, Address]]:
         """Return the addresses of the edge, each with the configuration that names it.
 
         Raises EdgeUnavailableError if none of the edge's names has an address."""
-        targets: list[tuple[ClientConfig, Address]] = []
+        addresses: list[tuple[ClientConfig, Address]] = []
         failure: EdgeUnavailableError | None = None
         for edge in (self._config.edge, *self._config.more_edges):
             config = replace(self._config, edge=edge)
             try:
-                targets += [(config, address) for address in await resolve(config)]
+                addresses += [(config, address) for address in await resolve(config)]
             except EdgeUnavailableError as error:
                 failure = failure or error
-        if failure is not None and not targets:
+        if failure is not None and not addresses:
             raise failure
-        return targets
+        return addresses
 
     async def _dial_address(
         self, config: ClientConfig, address: Address, delay: float, dial_timeout: float

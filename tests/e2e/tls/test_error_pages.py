@@ -190,7 +190,7 @@ def test_a_pool_whose_local_services_are_down(edge: EdgeProcess, client: quictun
 
 
 def test_a_flood_of_strangers_is_bounded_and_harms_nobody(embedded: EmbeddedEdge):
-    """From one address and from many; beyond the bound strangers get the alert as before."""
+    """From one address and from many; beyond the bound they get the alert as before."""
     pages = embedded.server.services.error_pages
     ca, port = embedded.server.ca, embedded.server.https_port
     with (
@@ -208,13 +208,13 @@ def test_a_flood_of_strangers_is_bounded_and_harms_nobody(embedded: EmbeddedEdge
         assert many.count("page") <= 64 - 8
         assert many.count("page") > 0
         assert many.count("alert") == 160 - many.count("page")
-        assert pages.strangers.used <= pages.strangers.limit == 64
+        assert pages.without_tunnel.used <= pages.without_tunnel.limit == 64
         began = time.monotonic()
         assert echoes(live)
         with visit(port, tunnel.host, ca) as new:
             assert echoes(new)
         assert time.monotonic() - began < 5
-    eventually(lambda: pages.strangers.used == 0, "places are not given back")
+    eventually(lambda: pages.without_tunnel.used == 0, "places are not given back")
     eventually(lambda: not len(embedded.server.introspection.tls_listener.pending), "connections stay")
 
 

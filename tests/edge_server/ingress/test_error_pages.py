@@ -10,11 +10,11 @@ import pytest
 from edge_server.ingress import error_pages
 from edge_server.ingress.error_pages import (
     MAX_PER_ADDRESS,
-    MAX_STRANGERS,
+    MAX_WITHOUT_TUNNEL,
     PAGES,
     ErrorPages,
     PageConnection,
-    PagePlaces,
+    PageSlots,
 )
 from quictunnel.transport.lingering_close import MAX_LINGER_BYTES
 from quictunnel.transport.refusal import Refusal
@@ -51,7 +51,7 @@ class Rig:
         self.held: list[PageConnection] = []
         self.pages.hold_place = lambda holder, _: self.held.append(holder)  # type: ignore[arg-type]
         self.pages.release_place = self.held.remove  # type: ignore[assignment]
-        page = self.pages.for_stranger(ADDRESS)
+        page = self.pages.for_visitor_without_tunnel(ADDRESS)
         assert page is not None
         self.page = page
         self.transport = FakeTransport()
@@ -64,7 +64,7 @@ async def rig() -> Rig:
 
 
 async def test_places_are_bounded_for_an_address_and_in_all():
-    places = PagePlaces(20)
+    places = PageSlots(20)
     taken = [places.acquire(ADDRESS) for _ in range(MAX_PER_ADDRESS)]
     assert None not in taken
     assert places.acquire(ADDRESS) is None
@@ -75,14 +75,14 @@ async def test_places_are_bounded_for_an_address_and_in_all():
 
 
 async def test_addresses_of_one_ipv6_network_are_one():
-    places = PagePlaces(20)
+    places = PageSlots(20)
     taken = [places.acquire(f"2001:db8::{number:x}") for number in range(20)]
     assert sum(each is not None for each in taken) == MAX_PER_ADDRESS
 
 
 async def test_a_place_is_held_for_a_while_however_fast_its_visitor_leaves(monkeypatch):
     monkeypatch.setattr(error_pages, "MIN_HOLD", 0.05)
-    places = PagePlaces(1)
+    places = PageSlots(1)
     release = places.acquire(ADDRESS)
     assert release is not None
     release()
@@ -100,16 +100,16 @@ async def test_a_place_is_held_for_a_while_however_fast_its_visitor_leaves(monke
 async def test_a_failed_handshake_gives_its_place_back(monkeypatch):
     monkeypatch.setattr(error_pages, "MIN_HOLD", 0.0)
     pages = ErrorPages()
-    page = pages.for_stranger(ADDRESS)
+    page = pages.for_visitor_without_tunnel(ADDRESS)
     assert page is not None
-    assert pages.strangers.used == 1
+    assert pages.without_tunnel.used == 1
     page.discard()
-    assert pages.strangers.used == 0
+    assert pages.without_tunnel.used == 0
 
 
 async def test_there_are_no_pages_where_they_are_off():
-    assert ErrorPages(is_on=False).for_stranger(ADDRESS) is None
-    assert ErrorPages().strangers.limit == MAX_STRANGERS
+    assert ErrorPages(is_on=False).for_visitor_without_tunnel(ADDRESS) is None
+    assert ErrorPages().without_tunnel.limit == MAX_WITHOUT_TUNNEL
 
 
 async def test_one_request_gets_one_response(rig: Rig):
