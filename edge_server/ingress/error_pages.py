@@ -118,7 +118,7 @@ class ErrorPages:
         """Gives that place back."""
 
     def for_visitor_without_tunnel(self, address: str) -> PageConnection | None:
-        """Return the protocol that sends a visitor, after its handshake, the page for a name without a tunnel; None
+        """Return the protocol that sends a visitor, after its handshake, the page for a name without tunnel; None
         if no slot is free, or pages are off.
 
         Call :meth:`PageConnection.discard` if the handshake fails.

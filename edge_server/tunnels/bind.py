@@ -171,11 +171,8 @@ class Bindings:
     def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:
         """Return the facts about the name that a client wants."""
         context, key, options = self._context, identity.key, TunnelOptions.of(bind)
-        host_name, certificates, registry = (
-            context.names.host_of(name),
-            context.certificate_policy,
-            context.registry,
-        )
+        host_name, registry = context.names.host_of(name), context.registry
+        certificate_policy = context.certificate_policy
         tunnel, has_share = registry.find(name), registry.may_hold(key, options, instead_of=None)
         return NameFacts(
             name=name,
