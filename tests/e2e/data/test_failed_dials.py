@@ -124,3 +124,18 @@ async def test_edge_that_allows_no_stream_is_a_protocol_violation(
             await Dialer(edge.client_config, owner, Supervisor()).dial()
     assert "broke the protocol: no stream is allowed" in caplog.text
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_the_error_names_the_address_that_did_not_answer(
+    silent: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = f"127.0.0.1:{silent.getsockname()[1]}"
+
+    async def only_the_second(config: ClientConfig) -> list[Address]:
+        return [silent.getsockname()] if config.edge == second else []
+
+    monkeypatch.setattr(quictunnel.connection.dialer, "resolve", only_the_second)
+    config = ClientConfig(edge="192.0.2.1:1", more_edges=(second,), token=Secret("t" * 32))
+    owner: ConnectionManager = DialOwner()  # type: ignore[assignment]  # as much of one as is asked
+    with pytest.raises(EdgeUnavailableError, match=f"No answer from the edge at {second}"):
+        await Dialer(config, owner, Supervisor()).dial(0.2)
