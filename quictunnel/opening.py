@@ -74,7 +74,8 @@ class OpenTunnel(Tunnel):
     def close(self) -> None:
         """Close the public port now; active visitors get a few seconds to finish. May be called again.
 
-        Blocks until then. May be called from any thread, but not by a subscriber of the client."""
+        Blocks until then; when interrupted, the port is closed nevertheless. May be called from any thread, but
+        not by a subscriber of the client."""
         opener = self._take()
         if opener is not None:
             opener.__exit__(None, None, None)
@@ -134,7 +135,8 @@ def open(port: int | str, **options: Unpack[ForwardArguments]) -> OpenTunnel:  #
         ...
         tunnel.close()
 
-    Arguments and errors are those of :class:`~quictunnel.forwarding.forward`. Blocks until the tunnel is open.
+    Arguments and errors are those of :class:`~quictunnel.forwarding.forward`. Blocks until the tunnel is open. When
+    interrupted, everything is released.
     """
     opener = forward(port, **options)
     return OpenTunnel.of(opener.__enter__(), opener)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = griffe.load("quictunnel", search_paths=[ROOT], resolve_aliases=True)
 CLASSES = (
     "forwarding.forward",
+    "opening.OpenTunnel",
     "tunnel.Tunnel",
     "client.Client",
     "events.Snapshot",
@@ -26,6 +27,7 @@ CLASSES = (
     "inspect.summaries.RequestQueue",
     "errors.Error",
     "errors.InvalidError",
+    "errors.ClientClosedError",
     "errors.ConfigError",
     "errors.AuthError",
     "errors.EdgeUnavailableError",
@@ -33,6 +35,8 @@ CLASSES = (
     "errors.ProtocolError",
 )
 FUNCTIONS = (
+    "opening.open",
+    "opening.aopen",
     "integrations.jupyter.load_ipython_extension",
     "integrations.jupyter.unload_ipython_extension",
     "loopback.localhost_resolved",
@@ -46,7 +50,7 @@ FUNCTIONS = (
 )
 INTERNAL = {"client.Client.loop_thread_and_manager", "tunnel.Tunnel.set_inspector_url", "tunnel.Tunnel.with_stats"}
 """Public in the code only for the room beside it."""
-BLOCKING = ("forwarding.forward", "client.Client.close")
+BLOCKING = ("forwarding.forward", "client.Client.close", "opening.open", "opening.OpenTunnel.close")
 """Blocking calls. The docstring of each has to state what an interruption does."""
 RAISES = {
     "forwarding.forward": {
