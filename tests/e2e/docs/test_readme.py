@@ -77,7 +77,7 @@ def check_shown(namespace, environ: dict[str, str], text: str, reader: Reader) -
         ca = f"{environ['HOME']}/.local/state/quictunnel/ca.pem"
         resolve = f"{host}:{port or 443}:127.0.0.1"
         visit = namespace.run("curl", "--silent", "--show-error", "--cacert", ca, "--resolve", resolve, url)
-        wanted = b"hello.py" if "hello.py" in text else b"Hello, World!"
+        wanted = b"Hello from my machine" if "hello.py" in text else b"Hello, World!"
         assert wanted in visit.stdout, visit.stderr
     elif text.endswith("python echo.py\n"):
         address = re.search(r"TCP tunnel listening at: (\S+) (\d+)", reader.shown).groups()

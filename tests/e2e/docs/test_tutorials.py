@@ -38,6 +38,7 @@ def processes_of(home):
                 "Server, second terminal": "server",
                 "Laptop": "laptop",
                 "Laptop, second terminal": "laptop",
+                "Laptop, third terminal": "laptop",
                 "Visitor": "visitor",
             },
             9,
