@@ -135,8 +135,8 @@ def open(port: int | str, **options: Unpack[ForwardArguments]) -> OpenTunnel:  #
         ...
         tunnel.close()
 
-    Arguments and errors are those of :class:`~quictunnel.forwarding.forward`. Blocks until the tunnel is open. When
-    interrupted, everything is released.
+    Arguments and errors are those of :class:`~quictunnel.forwarding.forward`. Blocks until the tunnel is open.
+    When interrupted, everything is released.
     """
     opener = forward(port, **options)
     return OpenTunnel.of(opener.__enter__(), opener)
