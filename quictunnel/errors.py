@@ -25,7 +25,7 @@ class Error(Exception):
         """``message`` says what happened, ``advice`` what to do next; the text of the error has both."""
         super().__init__(f"{message} {advice}" if advice else message)
         self.message = message
-        """What happened, without the advice."""
+        """Text that says what happened, without the advice."""
         self.advice = advice
         """Advice for the user, if it is a sentence of its own; empty if the message has it."""
 
