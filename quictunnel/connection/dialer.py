@@ -48,7 +48,7 @@ class Dialer:
         self._owner = owner
         self._supervisor = supervisor
 
-    async def dial(self, dial_timeout: float = CONNECT_TIMEOUT) -> EdgeConnection:
+    async def dial(self, dial_timeout: float = CONNECT_TIMEOUT, *, is_first: bool = False) -> EdgeConnection:
         """Return a connection on which the edge has sent Welcome. When cancelled, nothing stays open.
 
         Raises an Error. An EdgeUnavailableError or EdgeIdentityError of one address lets the others continue, any
@@ -57,10 +57,14 @@ class Dialer:
 
         Args:
             dial_timeout: seconds for each address.
+            is_first: True if the edge has accepted no dial of this client yet. A closed port then ends the dial;
+                later ones go on, because an edge that restarts has its port closed for a moment.
         """
         addresses = (await self._edge_addresses())[:MAX_ADDRESSES]
         attempts = [
-            asyncio.create_task(self._dial_address(config, address, number * ADDRESS_STAGGER, dial_timeout))
+            asyncio.create_task(
+                self._dial_address(config, address, number * ADDRESS_STAGGER, dial_timeout, is_first=is_first)
+            )
             for number, (config, address) in enumerate(addresses)
         ]
         failure: Error | None = None
@@ -141,7 +145,7 @@ class Dialer:
         return addresses
 
     async def _dial_address(
-        self, config: ClientConfig, address: Address, delay: float, dial_timeout: float
+        self, config: ClientConfig, address: Address, delay: float, dial_timeout: float, *, is_first: bool
     ) -> EdgeConnection:
         """Dial one address after ``delay`` seconds. Raises an Error.
 
@@ -155,7 +159,8 @@ class Dialer:
             ) from error
         self.engine = connection.engine
         try:
-            await self._greet(config, connection, dial_timeout)
+            async with asyncio.timeout(dial_timeout):
+                await (self._greet_unless_closed(config, connection) if is_first else connection.greet())
         except BaseException as error:
             self._owner.connection_failed(connection)
             has_no_answer = isinstance(error, (TimeoutError, EdgeUnavailableError)) and not connection.has_received
@@ -169,18 +174,17 @@ class Dialer:
             raise
         return connection
 
-    async def _greet(self, config: ClientConfig, connection: EdgeConnection, dial_timeout: float) -> None:
+    async def _greet_unless_closed(self, config: ClientConfig, connection: EdgeConnection) -> None:
         """Wait for the edge's Welcome. Raises EdgePortClosedError if the edge's machine says that nothing listens.
 
         Anybody on the path can forge that. So it counts only until the edge has sent a packet."""
         greeting = asyncio.ensure_future(connection.greet())
         refused = asyncio.ensure_future(wait_until_refused(connection.address))
         try:
-            async with asyncio.timeout(dial_timeout):
-                await asyncio.wait((greeting, refused), return_when=asyncio.FIRST_COMPLETED)
-                if not greeting.done() and refused.result() and not connection.has_received:
-                    raise port_closed_error(config, connection.address)
-                await greeting
+            await asyncio.wait((greeting, refused), return_when=asyncio.FIRST_COMPLETED)
+            if not greeting.done() and refused.result() and not connection.has_received:
+                raise port_closed_error(config, connection.address)
+            await greeting
         finally:
             for task in (greeting, refused):
                 task.cancel()

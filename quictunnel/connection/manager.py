@@ -221,7 +221,8 @@ class ConnectionManager:
         """Dial, serve until the link is lost, dial again; until cancelled or a permanent failure."""
         while True:
             try:
-                await self._activate(await self._dialer.dial(self._dial_timeout))
+                is_first = not self._was_connected
+                await self._activate(await self._dialer.dial(self._dial_timeout, is_first=is_first))
                 await self._watch_connection()
                 if self.failure is not None:
                     return

@@ -260,7 +260,7 @@ async def greet_edge(config: ClientConfig) -> str:
     Raises:
         Error: it does not, its certificate is not the expected one, or it cannot be reached.
     """
-    connection = await Dialer(config, _PassiveOwner(), Supervisor()).dial()
+    connection = await Dialer(config, _PassiveOwner(), Supervisor()).dial(is_first=True)
     try:
         assert connection.welcome is not None, "greeted"
         return connection.welcome.software

@@ -32,10 +32,13 @@ class Edge:
     def __init__(self) -> None:
         self.dials: list[float] = []
         """Times of the dials that it answered."""
+        self.first: list[bool] = []
+        """For each dial, whether it was the first one."""
         self.answered = asyncio.Event()
 
-    async def dial(self, _patience: float) -> Any:
+    async def dial(self, _patience: float, *, is_first: bool) -> Any:
         self.dials.append(asyncio.get_running_loop().time())
+        self.first.append(is_first)
         self.answered.set()
 
         async def close() -> None:
@@ -98,3 +101,11 @@ async def test_repeated_restarts_do_not_shorten_the_backoff(
 ) -> None:
     pauses = [await restart(*manager_and_edge, lasted=MIN_STEADY_TIME / 4) for _ in range(3)]
     assert pauses == pytest.approx([6.4, 15.0, 15.0])
+
+
+async def test_a_client_that_was_connected_does_not_probe_a_closed_port(
+    manager_and_edge: tuple[ConnectionManager, Edge],
+) -> None:
+    """An edge that restarts has its port closed for a moment; only a first dial ends then."""
+    await restart(*manager_and_edge, lasted=MIN_STEADY_TIME)
+    assert manager_and_edge[1].first == [True, False]

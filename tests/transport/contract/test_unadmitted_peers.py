@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from quictunnel.connection.closed_port import PROBE
 from quictunnel.transport.engine import Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
 from tests.transport.engine_pair import CLIENT, settings_for, stream_frame
@@ -38,6 +39,7 @@ def edge(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Engine:
         (b"\xc0", 0),
         (b"\xc0" + VERSION_1 + b"\xff" * 1300, 0),
         (b"", 0),
+        (PROBE, 0),  # of a client that looks whether the edge's port is closed
     ],
     ids=lambda value: str(value)[:24],
 )
