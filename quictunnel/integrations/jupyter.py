@@ -159,7 +159,7 @@ class _Parser(argparse.ArgumentParser):
     """Argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. {USAGE}")
+        raise UsageError(f"{message.removesuffix('.')}. {USAGE}")
 
 
 def _parse(line: str) -> argparse.Namespace:
