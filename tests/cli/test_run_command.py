@@ -143,10 +143,11 @@ def test_options_reach_forward(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 @pytest.mark.parametrize(
     ("state", "failure", "status", "hint"),
     [
-        ("refused", AuthError(), 2, "QUICTUNNEL_TOKEN"),
-        ("failed", ConfigError(), 2, "--help"),
-        ("failed", ProtocolError(), 1, "different versions"),
-        ("failed", Error(), 1, "--log-level debug"),
+        ("refused", AuthError("the token was withdrawn"), 2, "QUICTUNNEL_TOKEN"),
+        ("refused", AuthError("the token was withdrawn", advice="Get a new one."), 2, "Get a new one."),
+        ("failed", ConfigError("the token was withdrawn"), 2, "--help"),
+        ("failed", ProtocolError("the token was withdrawn"), 1, "different versions"),
+        ("failed", Error("the token was withdrawn"), 1, ""),
     ],
 )
 @pytest.mark.usefixtures("edge_configured")
@@ -154,9 +155,7 @@ def test_a_client_that_gave_up_ends_it(
     state: str, failure: Error, status: int, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The exit status is that of the same error at the start."""
-    api = FakeApi(
-        events=(("reconnecting", "the edge went away"), (state, "the token was withdrawn")), failure=failure
-    )
+    api = FakeApi(events=(("reconnecting", "the edge went away"), (state, str(failure))), failure=failure)
     assert run_with(api, "tcp", "22", "--json") == status
     out, err = capsys.readouterr()
     events = [json.loads(line) for line in out.splitlines()]
@@ -168,9 +167,10 @@ def test_a_client_that_gave_up_ends_it(
         ("closed", None),
         ("error", None),
     ]
-    first, second = err.splitlines()[-2:]
-    assert first == "quictunnel: error: The tunnel has ended: the token was withdrawn"
-    assert hint in second
+    text, _, shown_hint = err.partition("quictunnel: error: ")[2].partition("\n")
+    assert text == "The tunnel has ended: the token was withdrawn"
+    assert hint in shown_hint
+    assert bool(hint) == bool(shown_hint)
     assert "UDP" not in err, "the edge was reached"
     assert api.clients[0].subscribers == []
     assert api.clients[0].closed == 1
