@@ -96,7 +96,7 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
     async def both_addresses(_: ClientConfig) -> list[Address]:
         return [first, second]
 
-    async def attempt(_: Dialer, _config: ClientConfig, address: Address, *_more: float) -> Address:
+    async def attempt(_: Dialer, _config: object, address: Address, *_more: float, is_first: bool) -> Address:
         if address == second:
             try:
                 await asyncio.Event().wait()

@@ -159,8 +159,8 @@ async def test_link_lost_right_after_a_resume_loses_no_visitor(
     """Between the greeting and the moment when the client relies on it."""
     real = Dialer._dial_address
 
-    async def attempt(*of: Any) -> EdgeConnection:
-        connection = await real(*of)
+    async def attempt(*of: Any, **options: Any) -> EdgeConnection:
+        connection = await real(*of, **options)
         if connection.is_resumed and greetings.count == 2:
             await connection.link_lost.wait()
         return connection
@@ -219,8 +219,8 @@ async def test_client_that_closes_during_a_resume_ends_its_session(
     real = Dialer._dial_address
     resumed = threading.Event()
 
-    async def attempt(*of: Any) -> EdgeConnection:
-        connection = await real(*of)
+    async def attempt(*of: Any, **options: Any) -> EdgeConnection:
+        connection = await real(*of, **options)
         if connection.is_resumed:
             resumed.set()
             with suppress(asyncio.CancelledError):
