@@ -357,7 +357,7 @@ def test_the_steps_of_the_image_make_an_edge_that_runs(tmp_path, monkeypatch):
     ).stdout
     installed = Path(packages.strip()).parents[2]
     assert installed.is_relative_to(tmp_path)
-    for package in ("quictunnel", "edge_server", "certs"):
+    for package in ("quictunnel", "edge_server"):
         listed = subprocess.run(["git", "ls-files", package], cwd=ROOT, capture_output=True, text=True, check=True)
         absent = [name for name in listed.stdout.split() if not (installed / name).exists()]
         assert absent == [], "pyproject.toml, package-data"
