@@ -163,6 +163,10 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         handle, self._handle = self._handle, None
         return handle, None if inspector is None else inspector.close
 
+    def __repr__(self) -> str:
+        state = "not open: use it with `with`, or quictunnel.open()" if self._handle is None else "in use"
+        return f"<forward({self._options.port!r}), {state}>"
+
     def __getattr__(self, name: str) -> NoReturn:
         if name not in TUNNEL_ATTRIBUTES:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

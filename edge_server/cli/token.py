@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from edge_server.auth.token_store import TokenEntry
 
-COUNT: Final = click.IntRange(0, MAX_COUNT)
+_COUNTS: Final = click.IntRange(0, MAX_COUNT)
 T = TypeVar("T")
 
 
@@ -50,6 +50,11 @@ def _option_type(parse: Callable[[str], T]) -> Callable[[str], T]:
             raise click.BadParameter(str(error)) from None
 
     return parse_option
+
+
+def _count(text: str) -> int:
+    """Return a number in the range, which click would show in the help as well."""
+    return int(_COUNTS(text))
 
 
 def _expiry(text: str) -> int:
@@ -75,14 +80,24 @@ def token() -> None:
     "again: only a hash of the token is stored.",
 )
 @click.option("--note", default="", metavar="TEXT", help=f"a note on its purpose, up to {MAX_NOTE} characters")
-@click.option("--tunnels", type=COUNT, metavar="N", help="tunnels at once, over all its clients")
-@click.option("--visitors", type=COUNT, metavar="N", help="visitors at once, over all its tunnels")
+@click.option(
+    "--tunnels",
+    type=_count,
+    metavar="N",
+    help="tunnels at once, over all its clients (default: no limit of its own)",
+)
+@click.option(
+    "--visitors",
+    type=_count,
+    metavar="N",
+    help="visitors at once, over all its tunnels (default: no limit of its own)",
+)
 @click.option(
     "--names",
     type=_option_type(parse_names),
     metavar="A,B*|none",
     help="names that it may request, each exact (which reserves it for this token) or with *; none: only random "
-    "ones",
+    "ones (default: every name that is free)",
 )
 @click.option(
     "--domains",
@@ -93,19 +108,22 @@ def token() -> None:
     help="whole domains that it may bind, each exact or as *.example.org for all names below",
 )
 @click.option(
-    "--tcp-ports", type=_option_type(parse_ports), metavar="A-B|none", help="public TCP ports that it may bind"
+    "--tcp-ports",
+    type=_option_type(parse_ports),
+    metavar="A-B|none",
+    help="public TCP ports that it may bind (default: every one that is free)",
 )
 @click.option(
     "--bandwidth",
     type=_option_type(parse_bandwidth),
     metavar="RATE",
-    help="bytes a second over all its visitors, in each direction (500k, 10M, 1G)",
+    help="bytes a second over all its visitors, in each direction: 500k, 10M, 1G (default: no limit of its own)",
 )
 @click.option(
     "--expires",
     type=_option_type(_expiry),
     metavar="WHEN",
-    help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC)",
+    help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC); default: never",
 )
 @click.option(
     "--edge",

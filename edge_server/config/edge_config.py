@@ -64,24 +64,24 @@ class EdgeConfig:
         STATE_DIR,
         "directory for keys, the token and client.env",
         required=True,
-        default_text="the platform's state directory for the user",
+        default_text="the user's state directory, on Linux ~/.local/state/quictunnel",
         group="addresses",
     )
     domain: str = option(DOMAIN, "domain of the tunnels, which are names directly below it", DEFAULT_DOMAIN)
     quic: tuple[str, int] = option(ADDRESS, "UDP address for clients; port 0: any", ("127.0.0.1", 4433))
     https: tuple[str, int] = option(ADDRESS, "TCP address for TLS visitors; port 0: any", ("127.0.0.1", 8443))
-    tcp_host: str = option(HOST, "address for plain TCP visitors", "127.0.0.1", default_text="the host of https")
+    tcp_host: str = option(HOST, "address for plain TCP visitors", "127.0.0.1", default_text="the host of --https")
     tcp_ports: range = option(PORTS, "range of ports for plain TCP visitors", range(20000, 30000))
     public_host: str = option(
         HOST,
         "host under which other machines reach this edge; announced to clients for plain TCP and the QUIC port",
         "",
-        default_text="the listening address, or domain",
+        default_text="the listening address, or --domain",
     )
     admin: tuple[str, int] | None = option(
         OWN_ADDRESS,
         "address of the operator's page and API (`quictunnel-edge admin url` prints a link to it)",
-        default_text="nowhere",
+        default_text="off",
     )
     admin_names: tuple[str, ...] = option(
         HOSTS,
@@ -92,12 +92,12 @@ class EdgeConfig:
     )
     cert: Path | None = option(
         FILE,
-        "PEM certificate chain for visitors; requires key",
+        "PEM certificate chain for visitors; requires --key",
         default_text="from the development CA",
         group="certificates for visitors",
         live=True,
     )
-    key: Path | None = option(FILE, "private key of cert, PEM", live=True)
+    key: Path | None = option(FILE, "private key of --cert, PEM", live=True)
     allow_wildcard_h2: bool = option(
         SWITCH,
         "offer HTTP/2 although one wildcard certificate serves all tunnels; browsers may then send requests for "
@@ -114,7 +114,7 @@ class EdgeConfig:
     )
     resolver: str = option(
         named_text("HOST[:PORT]"),
-        "DNS server for checking that custom domains point here and, if acme-dns-zone is another zone, for the "
+        "DNS server for checking that custom domains point here and, if --acme-dns-zone is another zone, for the "
         "CNAME of _acme-challenge; HOST or HOST:PORT",
         "",
         default_text="the system's",
@@ -138,21 +138,21 @@ class EdgeConfig:
     acme_challenge: str = option(
         choice(*CHALLENGES),
         "challenge for the edge's names: dns-01 gives one wildcard certificate, the others one certificate for "
-        "each name; custom domains use tls-alpn-01 on the https port, or http-01 if acme-http is given",
+        "each name; custom domains use tls-alpn-01 on the port of --https, or http-01 if --acme-http is given",
         "",
-        default_text="dns-01 if acme-dns or acme-dns-hook is given, else tls-alpn-01",
+        default_text="dns-01 if --acme-dns or --acme-dns-hook is given, else tls-alpn-01",
     )
     acme_http: tuple[str, int] | None = option(
         OWN_ADDRESS,
         "TCP address for http-01, reachable from outside as port 80; visitors are redirected to https",
-        default_text="nowhere",
+        default_text="off",
     )
     acme_dns: str = option(TEXT, "DNS server that accepts dynamic updates (RFC 2136), HOST or HOST:PORT", "")
     acme_dns_zone: str = option(
         HOST,
         "zone to update: it contains _acme-challenge of the domain, or the target of its CNAME",
         "",
-        default_text="domain",
+        default_text="that of --domain",
     )
     acme_dns_key: str = option(named_text("NAME"), "name of the TSIG key for the updates", "")
     acme_dns_algorithm: str = option(

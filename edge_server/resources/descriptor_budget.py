@@ -113,9 +113,9 @@ class DescriptorBudget:
             )
 
     def log(self) -> None:
-        """Log the budget; as a warning when it is small."""
+        """Log the budget: as a warning when it is small, otherwise for debugging."""
         logger.log(
-            logging.WARNING if self.limit < WARN_FILES else logging.INFO,
+            logging.WARNING if self.limit < WARN_FILES else logging.DEBUG,
             "%d file descriptors: places for %d visitors, for %d in their TLS handshake, and for %d TCP ports%s",
             self.limit,
             self.visitors,

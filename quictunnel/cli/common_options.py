@@ -136,14 +136,18 @@ TUNNEL: Final = combine_options(
     click.option(
         "--proxy-protocol",
         type=click.Choice(("v1", "v2")),
-        help="send visitors' addresses to the local server by the PROXY protocol, which it must support",
+        help="send visitors' addresses to the local service by the PROXY protocol, which it must support",
     ),
     click.option(
         "--ticket",
         type=FILE,
         help="file for the tunnel's ticket: a restart with it gets the same public address",
     ),
-    click.option("--wait", type=seconds, help="wait up to this many seconds until the local server listens"),
+    click.option(
+        "--wait",
+        type=seconds,
+        help="wait up to this many seconds until the local service listens (default: 0; in `run`, 60)",
+    ),
     click.option(
         "-i", "--inspect", is_flag=True, help="open a page on this machine that shows requests and responses"
     ),

@@ -46,13 +46,13 @@ Examples:
     "--h2",
     "h2_enabled",
     is_flag=True,
-    help="offer HTTP/2 to visitors; the local server must support it without TLS",
+    help="offer HTTP/2 to visitors; the local service must support it without TLS",
 )
 @click.option(
     "--passthrough",
     "tls",
     flag_value="passthrough",
-    help="forward TLS to the local server, which must have a certificate for the public name",
+    help="forward TLS to the local service, which must have a certificate for the public name",
 )
 @DOMAIN
 @ORIGIN
@@ -64,7 +64,7 @@ def http(**options: Any) -> int:
 
 @click.command(
     cls=Command,
-    help="Expose a local port at a public TCP address, and at an https:// address, until Ctrl-C. The TCP "
+    help="Expose a local port at a public TCP port, and at an https:// address as well, until Ctrl-C. The TCP "
     "connection between visitor and edge is not encrypted: use it for protocols with their own encryption, such "
     "as SSH.",
     epilog=f"""\

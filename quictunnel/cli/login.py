@@ -36,13 +36,18 @@ Examples:
   quictunnel login - < credential.txt    for scripts
   quictunnel profiles                    list what is stored, without the secrets
 
-A credential is a secret like a password. As an argument, all users of this machine can read it while
-the command runs, and the shell keeps it in its history: prefer the prompt, or -. In a container, set
-QUICTUNNEL_CREDENTIAL instead. It is stored in the folder profiles beside your config file (on Linux
+A credential is a secret like a password. As an argument, all users of this machine can read it while \
+the command runs, and the shell keeps it in its history: prefer the prompt, or -. In a container, set \
+QUICTUNNEL_CREDENTIAL instead. It is stored in the folder profiles beside your config file (on Linux \
 ~/.config/quictunnel/profiles), readable by you alone.
 """,
 )
-@click.argument("credential", required=False, metavar="[CREDENTIAL|-]", help="the string that begins with qt1")
+@click.argument(
+    "credential",
+    required=False,
+    metavar="[CREDENTIAL|-]",
+    help="the long string that begins with qt1; a string that begins with qt1. and has dots is only a token",
+)
 @PROFILE
 @click.option("--no-check", is_flag=True, help="store it without asking the edge, which may be off")
 @JSON
@@ -58,9 +63,9 @@ def login(credential: str | None, name: str, *, no_check: bool, as_json: bool) -
         event = {"event": "login", "profile": name, "edge": found.addresses[0], "checked": software is not None}
         print(json.dumps(event | {"file": str(path)}))
         return
-    whom = "not checked" if software is None else f"accepted by {escape_unprintable(software)}"
+    about = "not checked" if software is None else f"which runs {escape_unprintable(software).replace('/', ' ')}"
     use = "" if name == DEFAULT else f" --profile {name}"
-    print(f"Logged in to the edge at {found.addresses[0]} ({whom}); stored in {path}.")
+    print(f"Logged in to the edge at {found.addresses[0]} ({about}); stored in {path}.")
     print(f"Try:  quictunnel http 8000{use}")
     for note in notes(name):
         print(note, file=sys.stderr)

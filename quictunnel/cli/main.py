@@ -35,14 +35,15 @@ MISCONFIGURED: Final = 2
 """Exit status of a wrong command line, a wrong configuration or a refused token."""
 UNREACHABLE: Final = 3
 """Exit status when the edge cannot be reached, or is full."""
-OUTCOMES: Final[tuple[tuple[type[Error] | tuple[type[Error], ...], int, str], ...]] = (
+OUTCOMES: Final[tuple[tuple[type[Error], int, str], ...]] = (
     (
         EdgeUnavailableError,
         UNREACHABLE,
         "`quictunnel doctor` finds out why.",
     ),
     (AuthError, MISCONFIGURED, "The token comes from QUICTUNNEL_TOKEN or --token-file."),
-    ((ConfigError, InvalidError), MISCONFIGURED, "`quictunnel COMMAND --help` explains the arguments."),
+    (ConfigError, MISCONFIGURED, "`quictunnel doctor` checks the configuration."),
+    (InvalidError, MISCONFIGURED, ""),
     (OriginUnavailableError, FAILED, "`quictunnel doctor PORT` checks the local service."),
     (
         ProtocolError,
@@ -56,7 +57,10 @@ fits counts."""
 
 COMMANDS: Final = {
     "http": ("quictunnel.cli.forward_commands", "expose a local port at a public https:// address"),
-    "tcp": ("quictunnel.cli.forward_commands", "expose a local port at a public TCP address, without encryption"),
+    "tcp": (
+        "quictunnel.cli.forward_commands",
+        "expose a local port at a public TCP port, unencrypted, and at an https:// address",
+    ),
     "run": (
         "quictunnel.cli.run_command",
         "run a program that listens on a port, and expose that port while it runs",
@@ -91,16 +95,17 @@ def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -
 Examples:
   quictunnel demo         a demo without configuration
   quictunnel http 8000    a public https:// address for port 8000
-  quictunnel tcp 22       a public TCP address for port 22
-  quictunnel run -- uvicorn app:app --port 8000       start an app and expose it
+  quictunnel tcp 22       a public TCP port for port 22
+  quictunnel run uvicorn app:app --port 8000       start an app and expose it
   quictunnel login        store the credential that your edge printed
   quictunnel status       list open tunnels
   quictunnel doctor       find out why a tunnel does not work
 
 Exit status:
-  0    stopped by Ctrl-C or SIGTERM, after the drain (a second Ctrl-C stops at once)
+  0    stopped by Ctrl-C or SIGTERM, after open connections have finished (a second Ctrl-C stops
+       at once)
   1    another failure, such as no listener on the local port within --wait
-  2    wrong usage, wrong configuration, or a token that is refused, revoked or expired
+  2    wrong usage, wrong configuration, or a token, name or port that the edge refuses
   3    the edge cannot be reached, or accepts no more clients or tunnels now
   141  the reader of the output has closed it, as in `quictunnel doctor | head`
 

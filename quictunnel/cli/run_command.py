@@ -44,26 +44,38 @@ FAILED: Final = 1
 
 
 class ProgramCommand(Command):
-    """Command with the program that it runs after ``--``."""
+    """Command that runs a program: its own options come before the program, and ``--`` may separate them."""
+
+    allow_interspersed_args = False
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments before ``--``, and take those after it for the program."""
-        end = args.index("--") if "--" in args else len(args)
+        """Parse the options, and take everything from the first other word on, or after ``--``, for the
+        program."""
+        end = args.index("--") if "--" in args else len(args)  # no value of an option before it
         super().parse_args(ctx, args[:end])
-        program = args[end + 1 :]
-        if not ctx.resilient_parsing and (ctx.params["program"] or not program):
+        begun = tuple(ctx.params.get("program") or ())
+        program = begun + tuple(args[end if begun else end + 1 :])
+        if not ctx.resilient_parsing and not program:
             raise click.UsageError(
-                "The program must follow after --, as in `quictunnel run -- python -m http.server 8000`.", ctx
+                "The program is missing, as in `quictunnel run python -m http.server 8000`.", ctx
             )
-        ctx.params["program"] = tuple(program) if end < len(args) else None
+        ctx.params["program"] = program
         return []
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return completions of an option: none of this command's once the program has begun."""
+        if program := self._program_argument(ctx):
+            return complete_program(ctx, program, incomplete)
+        return super().shell_complete(ctx, incomplete)
+
+    def _program_argument(self, ctx: click.Context) -> click.Parameter | None:
+        """Return the argument that is the program, if the program has begun."""
+        return next((each for each in self.params if each.name == "program" and ctx.params["program"]), None)
 
 
 def complete_program(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return completions of a word after ``--``: programs for the first, files for others."""
+    """Return completions of a word of the program: programs for the first, files for others."""
     program = context.params["program"]
-    if program is None:
-        return []
     if program or os.sep in incomplete:
         return [CompletionItem(incomplete, type="file")]
     found: set[str] = set()
@@ -81,16 +93,19 @@ def complete_program(context: click.Context, _: click.Parameter, incomplete: str
     "the program and its child processes get SIGTERM and, 10 seconds later, SIGKILL.",
     epilog=f"""\
 Examples:
-  quictunnel run -- uvicorn app:app --port 8000
-  quictunnel run -- python -m http.server 8000
-  quictunnel run --port 3000 -- npm run dev          also sets PORT=3000 for the program
-  quictunnel run --json -- flask run --port 5000     its output goes to stderr, events to stdout
+  quictunnel run uvicorn app:app --port 8000
+  quictunnel run --name my-app python -m http.server 8000
+  quictunnel run --port 3000 npm run dev          also sets PORT=3000 for the program
+  quictunnel run --json flask run --port 5000     its output goes to stderr, events to stdout
+  quictunnel run -- python app.py                 -- may stand before the program
+
+Options of quictunnel come before the program; those after it are the program's.
 
 Choice of the port:
-  --port, or the port in the program's command line (--port 8000, -p 8000, --bind 0.0.0.0:8000,
-  http.server 8000, runserver 8000, PORT=8000) or in the variable PORT. It is never guessed.
+  --port, or the port in the program's command line (--port 8000, -p 8000, --bind 0.0.0.0:8000, \
+http.server 8000, runserver 8000, PORT=8000) or in the variable PORT. It is never guessed.
 
-The program gets neither QUICTUNNEL_TOKEN nor QUICTUNNEL_CREDENTIAL. No variable has its public
+The program gets neither QUICTUNNEL_TOKEN nor QUICTUNNEL_CREDENTIAL. No variable has its public \
 address, because the tunnel opens only when the program listens.
 
 Exit status:
@@ -101,7 +116,7 @@ Exit status:
 @click.argument(
     "program",
     nargs=-1,
-    metavar="-- PROGRAM [ARGUMENT ...]",
+    metavar="[--] PROGRAM [ARGUMENT ...]",
     shell_complete=complete_program,
 )
 @click.option("--port", type=port, help="the port that the program listens on")

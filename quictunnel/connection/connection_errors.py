@@ -25,7 +25,7 @@ MAX_REASON: Final = 200
 
 # The TLS alert no_application_protocol, as QUIC carries it (RFC 9001 section 4.8: 0x100 plus the alert).
 _NO_ALPN: Final = 0x100 + 120
-_ASK_FOR_ANOTHER: Final = "Ask the edge's operator for another one, and set QUICTUNNEL_TOKEN to it."
+_ASK_FOR_ANOTHER: Final = "Ask the edge's operator for another one, for QUICTUNNEL_TOKEN or --token-file."
 _LATER: Final = "Try again in a moment."
 _OPERATOR: Final = "Ask the operator of the edge."
 
@@ -99,8 +99,8 @@ def token_error(edge: str, reason: str, *, was_accepted: bool) -> AuthError:
         )
     return AuthError(
         f"The edge at {edge} refused the token: it is not a token of this edge.",
-        advice="Set QUICTUNNEL_TOKEN to a token of this edge; that of a development edge is in client.env in its "
-        "state directory.",
+        advice="Give a token of this edge by QUICTUNNEL_TOKEN or --token-file; that of a development edge is in "
+        "client.env in its state directory.",
     )
 
 

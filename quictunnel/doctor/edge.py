@@ -220,7 +220,7 @@ def check_token(config: ClientConfig, address: Address) -> tuple[Finding, Welcom
         return fail(
             "token",
             "the edge refuses it: it is of another edge, revoked or expired",
-            "Set QUICTUNNEL_TOKEN to a token of this edge, from `quictunnel-edge token create`.",
+            "Use a credential or token of this edge, from `quictunnel-edge token create`.",
             is_configuration=True,
         ), None
     except ConfigError as error:
@@ -233,7 +233,9 @@ def check_token(config: ClientConfig, address: Address) -> tuple[Finding, Welcom
 
 
 def _accepted(welcome: Welcome) -> Finding:
-    message = f"accepted by {welcome.software}; it allows {welcome.leases} tunnels at once"
+    message = (
+        f"accepted; the edge runs {welcome.software.replace('/', ' ')} and allows {welcome.leases} tunnels at once"
+    )
     if not welcome.token_ends:
         return ok("token", message)
     left = welcome.token_ends - welcome.time  # both by the edge's clock, which decides

@@ -101,11 +101,13 @@ def check_local_port(port: int) -> Finding:
     if listening:
         return ok(check, f"a server listens, on {' and '.join(listening)}")
     if any(error == errno.ETIMEDOUT for error in errors.values()):
-        return fail(check, "a server listens, but accepts no connection", "Is the local server stuck? Restart it.")
+        return fail(
+            check, "a server listens, but accepts no connection", "Is the local service stuck? Restart it."
+        )
     return fail(
         check,
         "nobody listens on it, neither on 127.0.0.1 nor on ::1",
-        f"Start the local server on port {port}; a server in a container must publish it to this machine.",
+        f"Start the local service on port {port}; a server in a container must publish it to this machine.",
     )
 
 

@@ -33,5 +33,5 @@ async def wait_until_listening(target: Target, seconds: float) -> None:
     except TimeoutError:
         raise OriginUnavailableError(
             f"Nobody listened on {where} within {seconds:g} s. Start the local service, or give it more time with "
-            "wait= (--wait)."
+            "--wait (in Python, wait=)."
         ) from None

@@ -121,10 +121,13 @@ def parse_target(value: object, *, verify: bool = True, authority: str | os.Path
 def check_port(port: object) -> int:
     """Return a port number. Raises InvalidError for anything else."""
     if not isinstance(port, int) or isinstance(port, bool):
-        message = f"The port argument should be an int, not {type(port).__name__}: the number of the local port."
+        what = "the number of the local port."
         if isinstance(port, str):
-            message += f" A text should be {FORMS[FORMS.index('host:port') :]}, not {short_repr(port)}."
-        raise InvalidError(message)
+            others = FORMS[FORMS.index("host:port") :]
+            what = f"{short_repr(port)} is neither the number of a local port, such as 8000, nor {others}."
+            if port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT)):
+                what = f"write {port} without quotes."
+        raise InvalidError(f"The port argument should be an int, not {type(port).__name__}: {what}")
     if not 1 <= port <= MAX_PORT:
         raise InvalidError(f"Invalid port number {port}. A port lies between 1 and {MAX_PORT}.")
     return port

@@ -26,6 +26,8 @@ SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 _JSON_FLAGS: Final = re.compile("-[ijqV]*j[ijqV]*")
 """``-j``, perhaps together with other short options that have no value."""
+MAX_UNLIKENESS: Final = 0.1
+"""Difference of similarity, from 0 to 1, by which a suggestion may be worse than the best one."""
 MAX_SUMMARY: Final = 200
 """Characters of a command's summary in a list: more than the longest has."""
 
@@ -43,6 +45,10 @@ class Command(click.Command):
         """Parse the arguments. Every error of usage names its context, which click forgets for some."""
         try:
             return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.NoSuchOption(
+                error.option_name, error.message, closest(error.option_name, error.possibilities or ()), ctx
+            ) from None
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
             raise
@@ -103,6 +109,15 @@ class LazyGroup(Group):
         """Return the chosen command with its name and arguments."""
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else self.load(name), rest
+
+
+def closest(word: str, candidates: Sequence[str]) -> list[str]:
+    """Return those of the candidates that are about as similar to a word as the most similar one."""
+    import difflib  # noqa: PLC0415 - only mistakes need it
+
+    likeness = {each: difflib.SequenceMatcher(None, word, each).ratio() for each in candidates}
+    best = max(likeness.values(), default=0.0)
+    return [each for each, ratio in likeness.items() if ratio > best - MAX_UNLIKENESS]
 
 
 class FilePath(click.Path):

@@ -65,6 +65,23 @@ def test_every_option() -> None:
     assert not options["as_json"]
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "program"),
+    [
+        ("run python -m http.server 8000", None, "python -m http.server 8000"),
+        ("run -n app python -m http.server 8000 --name x", "app", "python -m http.server 8000 --name x"),
+        ("run -n app -- ls", "app", "ls"),
+        ("run ls -- -l", None, "ls -- -l"),
+        ("run -- --strange", None, "--strange"),
+    ],
+)
+def test_the_program_begins_with_the_first_word_that_is_no_option(
+    line: str, name: str | None, program: str
+) -> None:
+    options = parse(line)
+    assert (options["name"], options["program"]) == (name, tuple(program.split()))
+
+
 @pytest.mark.usefixtures("edge_configured")
 @pytest.mark.parametrize(
     ("line", "arguments"),
@@ -114,9 +131,10 @@ def test_command_line_becomes_forward_arguments(line: str, arguments: dict[str, 
         ("http 80 --wait nan", "should be a number of seconds"),
         ("tcp 22 --h2", "No such option '--h2'."),
         ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'."),
-        ("run ls", "The program must follow after --"),
-        ("run x -- ls", "The program must follow after --"),
-        ("run --port 80 --", "The program must follow after --"),
+        ("http 80 --nmae x", "No such option '--nmae'. Did you mean '--name'?"),
+        ("run --po ls", "Did you mean one of: '--pool', '--port'?"),
+        ("run", "The program is missing"),
+        ("run --port 80 --", "The program is missing"),
         ("run --name -- ls", "Option '--name' requires an argument."),
         ("htpp", "No such command 'htpp'. Did you mean 'http'?"),
         ("zz", "No such command 'zz'."),

@@ -90,6 +90,8 @@ LINES = [
     ("quictunnel demo --o", ["nce"]),
     ("quictunnel --ver", ["sion"]),
     ("quictunnel run --po", ["--port", "--pool"]),
+    ("quictunnel run mkfif", ["o"]),
+    ("quictunnel run cat c", ["ca.pem", "cert.pem"]),
     ("quictunnel run -- mkfif", ["o"]),
     ("quictunnel run -- cat -- c", ["ca.pem", "cert.pem"]),
 ]
@@ -149,7 +151,7 @@ def test_fish_completes(
         assert found == {name: summary for name, (_, summary) in COMMANDS.items()}
 
 
-@pytest.mark.parametrize("line", ["http 80 --edge ", "http 80 ", "http -- ", "run ", "tcp 80 --no-such"])
+@pytest.mark.parametrize("line", ["http 80 --edge ", "http 80 ", "http -- ", "tcp 80 --no-such"])
 def test_completion_without_candidates_is_empty(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,3 +144,8 @@ def test_errors_are_named():
 @pytest.mark.parametrize("name", BLOCKING)
 def test_blocking_calls_document_interruption(name):
     assert re.search("cancel|interrupt", documentation(name), re.IGNORECASE)
+
+
+def test_a_forward_says_that_it_is_not_open() -> None:
+    shown = repr(quictunnel.forward(8000))
+    assert shown == "<forward(8000), not open: use it with `with`, or quictunnel.open()>"

@@ -94,7 +94,7 @@ def test_development_edge_passes_with_a_certificate_warning(real_edge: ClientCon
     assert found["datagrams"].message == "at least 8952 bytes arrive unfragmented"
     assert "TLS 1.3 and quictunnel/1" in found["handshake"].message
     assert f"trusted by {real_edge.ca}" in found["certificate"].message
-    assert "accepted by quictunnel/" in found["token"].message
+    assert "accepted; the edge runs quictunnel " in found["token"].message
     assert found["clock"].message.endswith("the same as the edge's clock")
     assert found["public address"].verdict == "warn"
     assert "answered through a tunnel" in found["public address"].message
@@ -106,7 +106,7 @@ def test_a_token_that_is_refused(real_edge: ClientConfig) -> None:
     found = {each.check: each for each in examine(environ=environ)}
     assert found["token"].verdict == "fail"
     assert "refuses it" in found["token"].message
-    assert "QUICTUNNEL_TOKEN" in found["token"].remedy
+    assert "token create" in found["token"].remedy
     assert found["public address"].verdict == "skip"
     assert not any("tok_of_somebody_else" in each.message + each.remedy for each in found.values())
 
@@ -295,9 +295,9 @@ def test_when_a_token_ends() -> None:
     def welcome_finding(left: int) -> Finding:
         return edge._accepted(Welcome(1, 65_536, 10, "edge/1", b"", False, 0, NOW, NOW + left))
 
-    assert welcome_finding(-NOW) == ok("token", "accepted by edge/1; it allows 10 tunnels at once")
+    assert welcome_finding(-NOW) == ok("token", "accepted; the edge runs edge 1 and allows 10 tunnels at once")
     assert welcome_finding(30 * edge.DAY) == ok(
-        "token", "accepted by edge/1; it allows 10 tunnels at once, for 30 days"
+        "token", "accepted; the edge runs edge 1 and allows 10 tunnels at once, for 30 days"
     )
     soon = welcome_finding(3 * edge.DAY)
     assert (soon.verdict, soon.message[-10:]) == ("warn", "for 3 days")
@@ -371,7 +371,7 @@ def test_the_local_port() -> None:
         )
     nobody = machine.check_local_port(listener.getsockname()[1] if listener.fileno() >= 0 else 9)
     assert nobody.verdict == "fail"
-    assert "Start the local server on port 9" in nobody.remedy
+    assert "Start the local service on port 9" in nobody.remedy
 
 
 # What it says

@@ -237,8 +237,8 @@ def test_program_gets_port_and_edge_but_no_token(edge, start, tmp_path):
     ("arguments", "words"),
     [
         (["--", "uvicorn", "app:app"], "does not contain its port"),
-        (["uvicorn", "app:app", "--port", "8000"], "must follow after --"),
-        (["--"], "must follow after --"),
+        (["uvicorn", "app:app"], "does not contain its port"),
+        (["--"], "The program is missing"),
         (["--port", "9", "--", "/nowhere/at-all"], "at-all cannot be started (No such file or directory)"),
         (["--port", "9", "--", "/"], "cannot be started (Permission denied)"),
         (["--port", "9", "--edge", "nonsense", "--", "true"], "should be host:port"),

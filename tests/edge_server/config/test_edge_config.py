@@ -244,8 +244,8 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "begin"),
     [
-        (["--htps", "a:1"], "No such option '--htps'. (Did you mean"),
-        (["--dom", "a"], "No such option '--dom'. (Did you mean"),
+        (["--htps", "a:1"], "No such option '--htps'. Did you mean '--https'?"),
+        (["--dom", "a"], "No such option '--dom'. Did you mean '--domain'?"),
         (["x"], "Got unexpected extra argument (x); `quictunnel-edge --help`"),
         (["a\nb"], "Got unexpected extra argument (a"),
         (["--quic"], "Option '--quic' requires an argument; "),
@@ -313,7 +313,7 @@ def taken():
 @pytest.mark.parametrize(
     ("options", "begin"),
     [
-        ("--htps 127.0.0.1:0", "No such option '--htps'. (Did you mean"),
+        ("--htps 127.0.0.1:0", "No such option '--htps'. Did you mean '--https'?"),
         ("--quic 127.0.0.1:{udp}", "--quic: UDP port {udp} of 127.0.0.1"),
         ("--quic 192.0.2.1:0", "--quic: UDP port 0 of 192.0.2.1"),
         ("--quic no.such.host.invalid:1", "--quic: UDP port 1 of no.such.host.invalid"),

@@ -80,9 +80,9 @@ class TestWhatIsSaid:
         with pytest.raises(ConfigError, match=rf"only {MIN_FILES - 1} files.*at least {MIN_FILES}.*ulimit -n"):
             DescriptorBudget.of(MIN_FILES - 1).check()
 
-    @pytest.mark.parametrize(("limit", "level"), [(WARN_FILES - 1, logging.WARNING), (WARN_FILES, logging.INFO)])
+    @pytest.mark.parametrize(("limit", "level"), [(WARN_FILES - 1, logging.WARNING), (WARN_FILES, logging.DEBUG)])
     def test_at_the_start(self, limit: int, level: int, caplog: pytest.LogCaptureFixture):
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.DEBUG):
             DescriptorBudget.of(limit).log()
         (record,) = caplog.records
         assert record.levelno == level
