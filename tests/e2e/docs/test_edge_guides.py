@@ -160,7 +160,7 @@ VERSION = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_guides(tmp_path):
     for program in ("bash", "curl", "ps", "setsid"):
