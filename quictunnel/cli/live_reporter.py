@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from quictunnel.cli.formatting import milliseconds, rate, size
 from quictunnel.cli.outage import Outage
-from quictunnel.cli.reporter import STOPPING, one_line, time_of_day
+from quictunnel.cli.reporter import FINAL_EVENTS, STOPPING, one_line, time_of_day
 from quictunnel.cli.request_lines import WIDTH_FOR_TIME, cells, cut, request_line, skipped_line
 from quictunnel.cli.screen import Screen, terminal_size
 
@@ -119,9 +119,9 @@ class LiveReporter:
         self.tick()
 
     def event(self, event: ClientEvent) -> None:
-        """Add an event and redraw."""
+        """Add an event and redraw. An event is not shown if an error follows that says the same."""
         message = self._outage.message(event)
-        if message is not None:
+        if message is not None and event.kind not in FINAL_EVENTS:
             self._events.append(Timed(time_of_day(event.time), one_line(message)))
         if self._now() >= self._drawn_at + REDRAW_INTERVAL:
             self.tick()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from quictunnel.cli.request_lines import WIDTH_FOR_TIME, request_line, skipped_line
+from quictunnel.events import LOST
 
 if TYPE_CHECKING:
     from quictunnel.cli.outage import Outage
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from quictunnel.events import ClientEvent
     from quictunnel.tunnel import Tunnel
 
+FINAL_EVENTS: Final = frozenset(("failed", "refused", LOST))
+"""Kinds of the events after which the command ends with an error."""
 MAX_MESSAGE: Final = 200
 """Characters of a message to show. The message may quote a peer, which must not be able to fill the terminal."""
 STOPPING: Final = "Stopping; open connections of visitors may finish. Press Ctrl-C again to stop at once."
@@ -96,7 +99,9 @@ class TextReporter:
         self._line("Press Ctrl-C to stop.")
 
     def event(self, event: ClientEvent) -> None:
-        """Print an event with its time."""
+        """Print an event with its time, unless an error follows that says the same."""
+        if event.kind in FINAL_EVENTS:
+            return
         message = event.message if self._outage is None else self._outage.message(event)
         if message is not None:
             self._line(f"{time_of_day(event.time)}  {one_line(message)}")

@@ -51,7 +51,7 @@ class RequestLine(NamedTuple):
     """Parts of a line about one request or connection."""
 
     method: str
-    """Method, or the kind of a connection: ``tcp``, ``h2``."""
+    """Method, or the kind of a connection: ``tcp``, ``h2``; ``visitor`` if it was refused."""
     path: str
     """Path; of a connection, the visitor."""
     result: str
@@ -97,7 +97,7 @@ def request_line(summary: RequestSummary) -> RequestLine:
         path = escape_unprintable(summary.path)
         return RequestLine(escape_unprintable(summary.method), path, result, visitor, note, summary.status)
     if summary.kind == "refused":
-        return RequestLine("tcp", visitor, "refused", "", note, 502)
+        return RequestLine("visitor", visitor, "refused", "", "", 502)  # an event of the client has the reason
     kind = "h2" if summary.kind == "http2" else "tcp"
     if summary.is_open:
         return RequestLine(kind, visitor, "connected", "", "", 0)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import quictunnel
 from quictunnel.cli.output_options import OutputOptions
-from quictunnel.cli.reporter import OpenedTunnel, one_line
+from quictunnel.cli.reporter import FINAL_EVENTS, OpenedTunnel, one_line
 from quictunnel.errors import Error
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent
 from quictunnel.shared.output import EXIT_STATUS, discard
@@ -270,7 +270,7 @@ def _watch(reporter: Reporter, inbox: Inbox, client: Client, feed: RequestFeed |
             if event is None:
                 return
             reporter.event(event)
-            if event.kind in ("failed", "refused", LOST):
+            if event.kind in FINAL_EVENTS:
                 raise _ended(event, client)
     finally:
         _update(reporter, feed)

@@ -267,9 +267,10 @@ class Leases:
             lease.is_answered_in_session = True
             # A Bind in the next session would take the name from the client that has it now.
             lease.is_wanted = lease.is_wanted and not is_final
+            what = f"{lease.options.target.noun} at {lease.answer.result().host}"
             self._publish(
                 "lost" if is_final else "warning",
-                f"The edge no longer serves {lease.options.target.noun}: {BIND_SENTENCES[code]}",
+                f"The edge no longer serves {what}: {BIND_SENTENCES[code]}",
             )
 
 

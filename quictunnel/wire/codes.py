@@ -186,8 +186,8 @@ BIND_REFUSALS: dict[BindCode, tuple[str, str]] = {
         "To share a name, all of its clients must set pool=True (--pool).",
     ),
     BindCode.NAME_TAKEN_OVER: (
-        "Another client with the same token has taken over the name; this tunnel has ended.",
-        "Clients with pool=True (--pool) share a name.",
+        "Another program with the same token has taken over the name; this tunnel has ended.",
+        "To share the name, start both with --pool (pool=True).",
     ),
     BindCode.TOO_MANY_NAMES: (
         "The edge's limit of names and ports for this token is reached.",

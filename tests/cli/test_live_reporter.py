@@ -286,3 +286,9 @@ def test_counts() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.0004, "0.4 ms"), (0.0099, "9.9 ms"), (0.0123, "12 ms")])
 def test_round_trips(seconds: float, text: str) -> None:
     assert milliseconds(seconds) == text
+
+
+def test_a_refused_visitor_is_no_second_reason() -> None:
+    """The client's event has the reason, once."""
+    refused = RequestSummary("refused", "203.0.113.9", note="Nobody listens on port 8000; visitors are refused.")
+    assert request_line(refused).text() == "visitor 203.0.113.9 refused"
