@@ -36,8 +36,8 @@ def banner(server: RunningEdge) -> str:
 def _for_others(server: RunningEdge) -> str:
     unknown = "" if server.public_quic_address else "Set --public-host NAME for clients on other machines.\n"
     return (
-        f"{unknown}Your clients on this machine find it by themselves. For each other user or machine, create a "
-        "token; this prints\nits credential, for `quictunnel login` there:\n\n"
+        f"{unknown}Programs of your user on this machine find it by themselves. For each other user or machine, "
+        "create a\ntoken; this prints its credential, for `quictunnel login` there:\n\n"
         f"  {usage_name()} token create{_state_dir_option(server.config)} --note NAME --tunnels 5 --expires 90d"
     )
 
@@ -49,9 +49,9 @@ def _for_this_machine(server: RunningEdge) -> str:
     file = shlex.quote(str(config.state_dir / "token"))
     token = f'"$(cat {file})"' if is_stored else shlex.quote(server.token)
     credential = server.credential.encode()
-    login = "" if is_stored else f" `quictunnel login` with\nthis credential:\n\n  {credential}\n\nor"
+    login = "" if is_stored else f" `quictunnel login` with this credential:\n\n  {credential}\n\nor"
     return (
-        "Your clients on this machine find it by themselves. Those of other users and containers need"
+        "Programs of your user on this machine find it by themselves. Those of other users and containers\nneed"
         f"{login} these:\n\n"
         f"  export QUICTUNNEL_EDGE={shlex.quote(server.quic_address)}\n"
         f"  export QUICTUNNEL_TOKEN={token}\n"
