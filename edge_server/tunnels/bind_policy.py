@@ -239,6 +239,11 @@ RULES: Final = (
         BindCode.INVALID,
         "the name is invalid",
         lambda check: check.is_chosen and not check.is_valid_name,
+        explain=lambda check: (
+            f"the domain {check.name} is invalid, or one of the edge's own: those are chosen with name= (--name)"
+            if check.is_domain
+            else f"the name {check.name} is invalid"
+        ),
     ),
     RefusalRule(
         BindCode.NAME_TAKEN,

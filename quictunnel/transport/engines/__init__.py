@@ -23,6 +23,10 @@ _ADAPTERS = {
     "native": ("quictunnel.transport.engines.native", "NativeEngine"),
     "aioquic": ("quictunnel.transport.engines.aioquic.engine", "AioquicEngine"),
 }
+_VERSIONS = {
+    "native": "quictunnel.transport.engines.native_version",
+    "aioquic": "quictunnel.transport.engines.aioquic.version",
+}
 CHOICES = ("auto", *_ADAPTERS)
 
 
@@ -47,12 +51,16 @@ def describe_engine(choice: str = "auto") -> str:
 def installed_engine(choice: str = "auto") -> str:
     """Return name and version of the engine that is installed, for ``--version``.
 
-    Unlike :func:`describe_engine`, it does not import aioquic whole, and so does not find that one of
-    its libraries is broken. Raises ConfigError if the chosen engine is not installed.
+    Unlike :func:`describe_engine`, it imports no engine, and so does not find that a library of one is broken.
+    Raises ConfigError if the chosen engine is not installed.
     """
     if choice == "auto":
-        choice = "native" if unavailable_reason("native") is None else "aioquic"
-    return f"aioquic {_aioquic_version()}" if choice == "aioquic" else describe_engine(choice)
+        try:
+            return installed_engine("native")
+        except _MissingError:
+            choice = "aioquic"
+    version = _import(choice, _VERSIONS[choice]).VERSION
+    return f"{choice} {version}"
 
 
 def unavailable_reason(name: str) -> str | None:
@@ -108,12 +116,6 @@ def _adapter(choice: str) -> _Adapter:
                 "The native engine is installed but not usable (%s); aioquic is used", missing.__cause__
             )
         return _load("aioquic")
-
-
-def _aioquic_version() -> str:
-    version = _import("aioquic", "quictunnel.transport.engines.aioquic.version").VERSION
-    assert isinstance(version, str)
-    return version
 
 
 def _load(name: str) -> _Adapter:

@@ -29,6 +29,7 @@ from quictunnel.transport.engine import (
     Transmit,
     Writable,
 )
+from quictunnel.transport.engines.native_version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,13 +37,6 @@ if TYPE_CHECKING:
     from quictunnel.transport.engine import Address, EngineSettings, Event, Limits, Received
 
 logger = logging.getLogger(__name__)
-
-# The extension's interface changes with its minor version; the extra ``native`` requires the same.
-REQUIRED_VERSION: Final = "0.3."
-if not quictunnel_native.__version__.startswith(REQUIRED_VERSION):
-    raise ImportError(
-        f"quictunnel-native {quictunnel_native.__version__} is installed, {REQUIRED_VERSION}* is needed"
-    )
 
 # Characters of a reason phrase: a longer one does not fit every packet.
 MAX_REASON: Final = 256
@@ -130,7 +124,7 @@ class NativeEngine:
     """Implementation of :class:`quictunnel.transport.engine.Engine` with quinn-proto."""
 
     name = "native"
-    version = f"{quictunnel_native.__version__} (quinn-proto {quictunnel_native.QUINN_PROTO_VERSION})"
+    version = VERSION
 
     def __init__(self, settings: EngineSettings, *, random: Callable[[int], bytes] = os.urandom) -> None:
         """Create an engine.

@@ -218,10 +218,10 @@ def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess,
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "To share it, all of them must set pool=True"),
-        ({"pool": True}, "To share it, all of them must set pool=True"),  # without its TCP port
-        ({"pool": True, "unencrypted": True, "h2_enabled": False, "allow": ["::1/128"]}, "To share it"),
-        ({"pool": True, "unencrypted": True, "tcp_port": 29500}, "not available"),
+        ({}, "all of its clients must set pool=True"),
+        ({"pool": True}, "all of its clients must set pool=True"),  # without its TCP port
+        ({"pool": True, "unencrypted": True, "h2_enabled": False, "allow": ["::1/128"]}, "To share a name"),
+        ({"pool": True, "unencrypted": True, "tcp_port": 29500}, "another TCP port"),
     ],
 )
 def test_client_with_other_options_does_not_join(

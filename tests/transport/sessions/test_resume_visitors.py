@@ -206,7 +206,7 @@ async def test_account_of_too_many_unknown_streams_ends_the_session(
     pair.redial(resume.redialler.socket())
     pair.client_half.keeps = False
     await until(lambda: pair.client_half.down is not None and pair.edge.is_away)
-    pair.edge.end(pair.client_half.down)
+    pair.edge.end_if_away(pair.client_half.down)
     assert pair.client_half.down is not None
     assert (pair.client_half.down.cause, pair.client_half.down.code) == (CloseCause.LOCAL, SessionCode.PROTOCOL)
 
