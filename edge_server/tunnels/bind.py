@@ -2,7 +2,8 @@
 
 This module collects the facts about a Bind, :mod:`edge_server.tunnels.bind_policy` decides,
 :mod:`edge_server.tunnels.registry` assigns the tunnel to the client, and this module sends the response. Names and
-ports that a client chose are recorded as claims; random names are in tickets and in the snapshot only.
+ports that a client chose are recorded as claims; random names are in tickets, in the snapshot and in the
+history of names.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Bindings:
             self._release(number, for_good=for_good)
 
     def apply_permissions_of(self, identity: Identity) -> None:
-        """Apply the changed permissions of the identity."""
+        """Apply the changed limits of visitors and bandwidth; what the client has bound stays."""
         for lease in self._leases.values():
             self._limit(lease.tunnel, identity)
 

@@ -107,7 +107,7 @@ class Tunnel:
         return 0 if self.port is None else self.port.number
 
     def change_to(self, options: TunnelOptions, visitor_filter: IpFilter, *, is_pool: bool) -> None:
-        """Change the options for new and for queued visitors."""
+        """Change the options. The filter applies to new visitors; queued ones have passed the one before."""
         self.options, self.filter, self.is_pool = options, visitor_filter, is_pool
 
     # The end of the tunnel and of its TCP port.

@@ -46,8 +46,8 @@ that an engine waits before it probes again. The suspect link stays in use meanw
 CHECK_INTERVAL: Final = 1.0
 """Seconds between checks of whether the edge still answers."""
 URGENT_DIAL_TIMEOUT: Final = 4.0
-"""Seconds for one attempt while visitors wait. A new attempt retransmits its first packet more often than an old
-one, whose retransmissions have backed off."""
+"""Seconds for one attempt while visitors wait, or to replace a draining edge. A new attempt retransmits its first
+packet more often than an old one, whose retransmissions have backed off."""
 BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
 DRAIN_GRACE: Final = 5.0
@@ -83,7 +83,7 @@ class ConnectionManager:
         self._network: NetworkMonitor | None = None
         self._was_connected = False
         self.failure: Error | None = None
-        """The error after which the manager does not dial again."""
+        """The error that ended dialling, until the next :meth:`bind` dials again; None: there was none."""
         self._session_task: asyncio.Task[None] | None = None
         """Runs :meth:`_keep_connected`."""
         self._resumable = ResumableSession()

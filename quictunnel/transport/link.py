@@ -363,4 +363,5 @@ class _PendingStreamHandler:
 
 
 HANDLER_FOLLOWS: Final = _PendingStreamHandler()
-"""Argument of :meth:`Link.open` for a caller that registers the stream immediately afterwards."""
+"""Stand-in for the handler of a stream, for a caller of :meth:`Link.open` that sets the real one immediately
+afterwards."""

@@ -1,4 +1,4 @@
-"""Reasons for which an edge refuses a visitor whose TCP connection was never joined with a stream."""
+"""Reasons for which an edge refuses a visitor whose TCP connection no stream serves."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ and consumes nothing would otherwise pin the largest window with every stream.""
 
 
 class SessionHandler(Protocol):
-    """Callbacks of a session. Each may raise ProtocolError, which ends the session."""
+    """Callbacks of a session. Those that handle a message of the peer may raise ProtocolError, which ends the
+    session."""
 
     def session_up(self) -> None:
         """Handle an established link: send Hello, or wait for it."""

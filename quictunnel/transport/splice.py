@@ -94,7 +94,8 @@ class Splice(asyncio.BaseProtocol):
         """May be set until the transport is closed."""
         self.on_stream_refused: Callable[[Splice, StreamCode], bool] | None = None
         """Called when the other end gave the stream up without having consumed any of it. Returns True if it has
-        joined the splice with another stream; the bytes written to the first are then written to that one."""
+        joined the splice with another stream, to which the bytes written to the first are then written, or has
+        refused the visitor itself."""
         self.on_visitor_refused: Callable[[Splice, Refusal], bool] | None = None
         """Called before the TCP connection is reset because no stream serves it. Returns True if it answers the
         visitor instead: it has called :meth:`detach`, and calls :meth:`connection_lost` at the end."""
@@ -160,7 +161,7 @@ class Splice(asyncio.BaseProtocol):
                 self._poll_later()
 
     def refuse(self, reason: Refusal | None = None) -> None:
-        """Reset a TCP connection that was never joined, or let it be answered if there is a ``reason``."""
+        """Reset a TCP connection that no stream serves, or let it be answered if there is a ``reason``."""
         if self._transport is not None:
             may_answer = reason is not None and not self.is_refused
             self.is_refused = True
@@ -436,7 +437,7 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  room decides, not the hint
         stream = self._stream
         room = stream.room if stream is not None else 0 if self.lost is None else READ_SIZE
-        # Zero room happens only when reading was paused during this very read event; asyncio wants a buffer.
+        # Zero room: reading was paused during this read event, or there is no stream yet. asyncio wants a buffer.
         return _reading.buffer[: min(room, READ_SIZE) or 1]
 
     def buffer_updated(self, nbytes: int) -> None:
