@@ -1,17 +1,28 @@
 """The manual pages."""
 
-import runpy
+import json
 import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.harness.programs import need
 from tests.harness.wheels import ROOT
 
+PAGES = """
+import json, runpy
+pages = runpy.run_path("docs/man.py")["pages"]()
+print(json.dumps([(str(page.path), page.text) for page in pages]))
+"""
+
 
 @pytest.fixture(scope="module")
 def pages():
-    return runpy.run_path(str(ROOT / "docs" / "man.py"))["pages"]()
+    """The pages as a fresh process makes them: click's commands keep state of tests that ran before."""
+    made = subprocess.run([sys.executable, "-c", PAGES], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [SimpleNamespace(path=Path(path), text=text) for path, text in json.loads(made.stdout)]
 
 
 def test_the_pages_say_what_the_help_says(pages):

@@ -128,7 +128,7 @@ def test_tunnel_of_a_closed_client_is_reopened(edge, environ, notebook, origin):
         ("80000", "a port is a number from 1 to 65535"),
         ("0", "a port is a number from 1 to 65535"),
         ("٣٠٠٠", "a port is a number from 1 to 65535"),
-        ("nonsense", "or unix:PATH, not 'nonsense'. %quictunnel PORT"),
+        ("nonsense", "'nonsense' is neither the number of a local port"),
         ("8000 9000", "unrecognized arguments: 9000"),
         ("--name x", "The port is missing."),
         ("8000 --name 'x", "No closing quotation"),
@@ -175,5 +175,8 @@ def test_a_notebook_in_a_real_kernel(edge, origin, tmp_path, monkeypatch):
     (url, _) = LINK.search(shown.data["text/html"]).groups()
     assert url.startswith("https://kernel.")
     assert b"no open tunnel" in curl(edge, url).stdout
-    assert any("or unix:PATH, not 'nonsense'" in output.get("text", "") for output in done.cells[2].outputs)
+    assert any(
+        "'nonsense' is neither the number of a local port" in output.get("text", "")
+        for output in done.cells[2].outputs
+    )
     assert not any(output.output_type == "error" and output.traceback[1:] for output in done.cells[2].outputs)
