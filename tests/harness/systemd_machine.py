@@ -69,7 +69,7 @@ class SystemdMachine:
     def __init__(self, pid: int, directory: Path) -> None:
         self.enter = (need("nsenter"), "--target", str(pid), "--all", "--")
         self.directory = directory
-        """What stands in ``/etc`` and so on there is in ``machine/etc`` and so on here."""
+        """Directory of the machine's files: its ``/etc`` is ``machine/etc`` here, and so on."""
 
     def run(self, *command: str, timeout: float = 60, **options) -> subprocess.CompletedProcess:
         """Run a command on the machine."""

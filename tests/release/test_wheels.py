@@ -55,7 +55,7 @@ def test_the_wheel_has_two_packages_and_the_manual(wheels):
 
 
 def test_an_index_can_show_the_page(wheels):
-    """It has the README without the files of the repository."""
+    """The wheel has the README, but no other file of the repository."""
     described = metadata(wheels.main)
     base = f"https://github.com/{REPOSITORY}"
     urls = dict(line.split(", ") for line in described.get_all("Project-URL"))

@@ -1,4 +1,4 @@
-"""What a user may name as the local service, and what is dialled then."""
+"""Targets: the texts that name a local service, and the addresses that are dialled for them."""
 
 from __future__ import annotations
 

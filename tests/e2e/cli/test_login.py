@@ -175,7 +175,7 @@ def test_a_revoked_token_is_not_stored(home, edge):
 
 
 def test_another_server_in_place_of_the_edge(home, edge, credential, tmp_path):
-    """It is an edge as well, and would accept any connection; it never sees the token."""
+    """The one in the middle is an edge as well and would accept any connection, but never sees the token."""
     other = start_edge(tmp_path / "other")
     try:
         found = decode(credential)

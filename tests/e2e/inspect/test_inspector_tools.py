@@ -1,5 +1,4 @@
-"""What the inspector's page does with bodies, in Chromium: shows them in a readable form, finds, edits, exports
-them."""
+"""The inspector's page and bodies, in Chromium: readable forms, search, edited replay, export."""
 
 from __future__ import annotations
 
