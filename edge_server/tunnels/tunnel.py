@@ -107,7 +107,7 @@ class Tunnel:
         return 0 if self.port is None else self.port.number
 
     def change_to(self, options: TunnelOptions, visitor_filter: IpFilter, *, is_pool: bool) -> None:
-        """Change the options. The filter applies to new visitors; queued ones have passed the one before."""
+        """Change the options for new visitors and, when they are served, for queued ones."""
         self.options, self.filter, self.is_pool = options, visitor_filter, is_pool
 
     # The end of the tunnel and of its TCP port.
@@ -177,9 +177,12 @@ class Tunnel:
 
     def serve_waiting(self) -> None:
         """Serve the queued visitors, oldest first, because a client has connected or its session has a link
-        again."""
+        again. A client that took the name over may deny visitors whom the one before allowed."""
         for splice, entry_point, remaining in self.waiting.take_all():
-            self._serve_or_queue(splice, entry_point, self.balancer.choose(), remaining)
+            if self.filter.admits(self.visitors[splice].address):
+                self._serve_or_queue(splice, entry_point, self.balancer.choose(), remaining)
+            else:
+                splice.refuse(Refusal.NO_TUNNEL)
 
     def _serve_or_queue(
         self, splice: Splice, entry_point: EntryPoint, backend: Backend | None, seconds: float

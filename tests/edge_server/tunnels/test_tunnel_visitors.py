@@ -101,6 +101,27 @@ async def test_visitor_of_a_client_without_a_link_waits(services: EdgeServices):
     visitor.close()
 
 
+async def test_a_queued_visitor_is_refused_by_the_filter_of_the_client_that_comes(services: EdgeServices):
+    """The one that takes the name over allows fewer visitors than the one for which they waited."""
+    first = Client(services, A)
+    first.got(name="shop")
+    first.session.is_ready = False
+    tunnel = services.registry.find("shop")
+    assert tunnel is not None
+    splice = visitor_of(tunnel)
+    visitor = await connect(splice)
+    assert len(tunnel.waiting) == 1
+    second = Client(services, A)
+    second.got(name="shop", allow=["192.0.2.0/24"])
+    assert services.registry.find("shop") is tunnel
+    assert splice.is_refused
+    assert (len(tunnel.waiting), len(services.admission.waiting), len(second.session.streams)) == (0, 0, 0)
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.get_running_loop().sock_recv(visitor, 1) == b""
+    assert services.admission.active == 0
+    visitor.close()
+
+
 async def test_visitors_are_refused_after_the_last_release(services: EdgeServices):
     client = Client(services, A)
     client.got(name="shop")
