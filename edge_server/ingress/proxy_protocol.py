@@ -13,8 +13,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from edge_server.resources.peer_network import parse_peer
+from quictunnel.shared.proxy_header import SIGNATURE
 
-SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 VERSION_2_PROXY: Final = 0x21
 """Version 2, command PROXY."""
 UNSPECIFIED: Final = 0x00

@@ -14,7 +14,7 @@ from quictunnel.inspect import limits
 from quictunnel.inspect.bodies import Body, BodyError, UntilClose
 from quictunnel.inspect.event_stream import EventParser
 from quictunnel.inspect.exchange_store import Direction, Exchange, ExchangeKind, ExchangeState, Frame
-from quictunnel.inspect.heads import end_of_head, guess_protocol, proxy_header
+from quictunnel.inspect.heads import end_of_head, guess_protocol
 from quictunnel.inspect.http1 import (
     ParseError,
     has_events,
@@ -26,6 +26,7 @@ from quictunnel.inspect.http1 import (
 )
 from quictunnel.inspect.websocket import FrameError, FrameParser, negotiated_deflate
 from quictunnel.shared.error_page import method_of
+from quictunnel.shared.proxy_header import proxy_header
 
 if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import ExchangeStore

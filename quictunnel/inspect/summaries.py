@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect.bodies import Body, BodyError, Chunked, Length, UntilClose
 from quictunnel.inspect.frame_counter import FrameCounter
-from quictunnel.inspect.heads import end_of_head, guess_protocol, proxy_header
+from quictunnel.inspect.heads import end_of_head, guess_protocol
 from quictunnel.inspect.request_queue import MAX_PATH, RequestQueue, RequestSummary
 from quictunnel.shared.error_page import method_of
+from quictunnel.shared.proxy_header import proxy_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,6 +12,8 @@ from functools import cache
 from html import escape
 from typing import Final
 
+from quictunnel.shared.proxy_header import proxy_header
+
 MAX_HEAD: Final = 8 * 1024
 """Bytes of a request that are read for its Accept field. A longer head is answered by what is known then."""
 MAX_METHOD: Final = 24
@@ -69,13 +71,15 @@ class NotHttpError(Exception):
 
 
 class RequestHeadReader:
-    """Reads the head of an HTTP/1 request, however it is split."""
+    """Reads the head of an HTTP/1 request, however it is split, also behind a PROXY protocol header: the edge may
+    have put one before the bytes of a visitor whom its client then refuses."""
 
-    __slots__ = ("_head",)
+    __slots__ = ("_head", "_is_past_proxy_header")
 
     def __init__(self) -> None:
         """Start without input."""
         self._head = b""
+        self._is_past_proxy_header = False
 
     def feed(self, data: bytes) -> RequestHead | None:
         """Take more bytes, and return the head once it is complete or too long.
@@ -85,6 +89,12 @@ class RequestHeadReader:
         """
         start = max(0, len(self._head) - 3)
         self._head = (self._head + data)[:MAX_HEAD]
+        if not self._is_past_proxy_header:
+            size = proxy_header(self._head)
+            if size < 0:
+                return None
+            if size:
+                self._head, self._is_past_proxy_header, start = self._head[size:], True, 0
         method = method_of(self._head)
         if method is None:
             raise NotHttpError

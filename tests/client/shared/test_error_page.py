@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from edge_server.ingress.proxy_protocol import header
 from quictunnel.shared.error_page import (
     MAX_HEAD,
     ErrorPage,
@@ -67,6 +68,22 @@ def test_fields_may_end_with_a_bare_line_feed():
 def test_other_protocols_are_recognised(data):
     with pytest.raises(NotHttpError):
         read(data)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("step", [5, 1 << 20])
+def test_a_request_behind_a_proxy_header_is_read(version, step):
+    before = header(version, ("192.0.2.1", 1), ("192.0.2.2", 443))
+    assert read(before + b"HEAD / HTTP/1.1\r\nAccept: text/html\r\n\r\n", step) == RequestHead(
+        "HEAD", accepts_html=True
+    )
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_only_one_proxy_header_is_skipped(version):
+    before = header(version, ("192.0.2.1", 1), ("192.0.2.2", 443))
+    with pytest.raises(NotHttpError):
+        read(before + header(2, ("192.0.2.1", 1), ("192.0.2.2", 443)) + b"GET / HTTP/1.1\r\n\r\n")
 
 
 def test_a_long_head_is_answered_at_the_bound():
