@@ -113,14 +113,27 @@ class ClientEnv:
     def __init__(self, path: Path, content: bytes) -> None:
         """Write the file atomically, replacing one of another edge. Raises OSError."""
         self.path = path
-        self._content = content
-        replace_file(path, content, durable=False)
-        self._written_at = path.stat().st_mtime_ns
+        self._written = replace_file(path, content, durable=False)
 
     def withdraw(self) -> None:
-        """Remove the file, unless another edge has replaced it."""
+        """Remove the file, unless another edge has replaced it.
+
+        A successor may replace it at any moment, also between two steps of this function, and its file must stay.
+        So the file is moved aside first, then looked at, and put back if it is another edge's.
+        """
+        aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         # A missing or read-only directory must not prevent the edge from stopping.
         with contextlib.suppress(OSError):
-            # A successor may have written the same content later.
-            if self.path.stat().st_mtime_ns == self._written_at and self.path.read_bytes() == self._content:
-                self.path.unlink()
+            if not self._is_own(self.path):
+                return
+            self.path.rename(aside)
+            try:
+                if not self._is_own(aside):
+                    self.path.hardlink_to(aside)  # unless a still later edge has written its own
+            finally:
+                aside.unlink()
+
+    def _is_own(self, path: Path) -> bool:
+        found = path.stat()
+        # The number of a removed file may be used again, so its time counts as well.
+        return os.path.samestat(found, self._written) and found.st_mtime_ns == self._written.st_mtime_ns

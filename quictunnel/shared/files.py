@@ -30,8 +30,9 @@ DIRECTORY: Final = 0o700
 """Mode of a directory with secrets."""
 
 
-def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bool = True) -> None:
-    """Write a file atomically, in place of one that may exist.
+def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bool = True) -> os.stat_result:
+    """Write a file atomically, in place of one that may exist. Return what identifies the new file, read before
+    anybody else could replace it in turn.
 
     Args:
         path: path of the file; its directory exists.
@@ -45,12 +46,14 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bo
     """
     temporary = _write_temporary(path, content, mode, durable=durable)
     try:
+        written = temporary.stat()
         temporary.replace(path)
     except BaseException:
         _remove(temporary)
         raise
     if durable:
         _sync_directory(path.parent)
+    return written
 
 
 def create_once(path: Path, content: bytes) -> None:

@@ -33,14 +33,21 @@ def new_token(edge: EdgeProcess, *rights: str) -> str:
     tokens are checked, and a new one becomes known within a second.
     """
     made = command(edge, "token", "create", "--token-only", *rights)
-
-    def is_known() -> bool:
-        with client_of(edge, made) as client:
-            try:
-                with quictunnel.forward(9, client=client):
-                    return True
-            except quictunnel.AuthError:
-                return False
-
-    eventually(is_known, "the edge does not know the token", timeout=3)
+    eventually(lambda: _is_accepted(edge, made), "the edge does not know the token", timeout=3)
     return made
+
+
+def until_refused(edge: EdgeProcess, token: str) -> None:
+    """Wait until the edge no longer accepts a token.
+
+    An edge learns within a second what another process writes into its database of tokens."""
+    eventually(lambda: not _is_accepted(edge, token), "the edge still accepts the token", timeout=3)
+
+
+def _is_accepted(edge: EdgeProcess, token: str) -> bool:
+    with client_of(edge, token) as client:
+        try:
+            with quictunnel.forward(9, client=client):
+                return True
+        except quictunnel.AuthError:
+            return False

@@ -105,8 +105,8 @@ class Terminal:
         return int(found[1])
 
     def wait_for(self, text: str) -> None:
-        """Until the last command has shown it."""
-        self._wait(re.escape(text))
+        """Wait until the last command has shown a line with a text, and all of the line."""
+        self._wait(re.escape(text) + r"[^\n]*\n")
 
     @property
     def shown(self) -> str:

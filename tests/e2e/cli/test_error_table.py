@@ -31,7 +31,7 @@ from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.hostile_peer import HostileEdge, Peer, ServedClient
 from tests.harness.programs import free_port
 from tests.harness.quic_server import quic_server
-from tests.harness.token_commands import command, new_token
+from tests.harness.token_commands import command, new_token, until_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,12 +165,14 @@ def silent_edge(lab: Lab) -> subprocess.Popen[str]:
 def revoked_token(lab: Lab) -> subprocess.Popen[str]:
     token = new_token(lab.edge)
     command(lab.edge, "token", "revoke", token.split(".")[1])
+    until_refused(lab.edge, token)
     return lab.run(environ=lab.environ(token))
 
 
 def expired_token(lab: Lab) -> subprocess.Popen[str]:
     token = new_token(lab.edge)
     let_expire(lab.edge, token)
+    until_refused(lab.edge, token)
     return lab.run(environ=lab.environ(token))
 
 

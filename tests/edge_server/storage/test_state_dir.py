@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -171,12 +171,41 @@ class TestClientEnv:
 
     def test_of_a_successor_stays_with_the_same_content(self, path):
         first = self.publish(path)
-        time.sleep(0.02)  # the times of files are those of the kernel's clock ticks
         second = self.publish(path)
         first.withdraw()
         assert (path / "client.env").exists()
         second.withdraw()
         assert not (path / "client.env").exists()
+
+    @pytest.mark.parametrize("moments", [set(pair) for pair in itertools.product(range(6), repeat=2)])
+    def test_of_successors_that_come_between_the_steps_stays(self, path, monkeypatch, moments):
+        """Successors publish before the steps with these numbers; 5 is after the last one."""
+        first = self.publish(path)
+        later = []
+        step = itertools.count()
+
+        def disturb(name: str) -> None:
+            real = getattr(Path, name)
+
+            def disturbed(file: Path, *args):
+                if next(step) in moments:
+                    with monkeypatch.context() as calm:
+                        for each, undisturbed in originals.items():
+                            calm.setattr(Path, each, undisturbed)
+                        later.append(self.publish(path))
+                return real(file, *args)
+
+            monkeypatch.setattr(Path, name, disturbed)
+
+        originals = {name: getattr(Path, name) for name in ("stat", "rename", "hardlink_to", "unlink")}
+        for name in originals:
+            disturb(name)
+        first.withdraw()
+        monkeypatch.undo()
+        assert [file.name for file in path.iterdir()] == ["client.env"] * bool(later)
+        if later:
+            later[-1].withdraw()
+        assert list(path.iterdir()) == []
 
     def test_replaces_what_a_killed_edge_left(self, path):
         self.publish(path)
