@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import Frame, HttpMessage
 
 UNKNOWN: Final = -1
-"""Value of HAR for a time or size that is not known."""
+"""Value of HAR for a size that is not known."""
 OPCODES: Final = {"text": 1, "binary": 2, "close": 8, "ping": 9, "pong": 10}
 
 
@@ -51,11 +51,12 @@ def har_entry(exchange: Exchange, base: str) -> dict[str, Any]:
     request, response = exchange.request, exchange.response
     first = exchange.time_to_first_byte
     whole = exchange.duration
-    wait = UNKNOWN if first is None else first * 1000
+    # Without an answer all the time was waiting; HAR knows no unknown here.
+    wait = max(0.0, (first if first is not None else whole) or 0.0) * 1000
     receive = 0.0 if first is None or whole is None else max(0.0, whole - first) * 1000
     entry: dict[str, Any] = {
         "startedDateTime": datetime.fromtimestamp(exchange.began, UTC).isoformat(timespec="milliseconds"),
-        "time": max(0.0, wait) + receive,
+        "time": wait + receive,
         "request": _request(exchange, base),
         "response": {
             "status": exchange.status,
