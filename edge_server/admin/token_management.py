@@ -148,16 +148,16 @@ class TokenManagement:
     def change(self, key: str, wanted: TokenChange) -> Token | None:
         """Change a token. Return None if there is none with this key or it is revoked. Raises
         PermissionTextError."""
-        entry = self.find(key)
-        if entry is None:
-            return None
         now = int(time.time())
         fields = {field: getattr(wanted, field) for field in wanted.__struct_fields__}
         values = {field: value for field, value in fields.items() if value is not UNSET}
-        note = values.pop("note", entry.note)
-        if not self._store.change(key, _changed(entry.permissions, values, now), note):
-            return None
-        return self.shown(key)
+        note = values.pop("note", None)
+
+        def edit(entry: TokenEntry) -> tuple[Permissions, str]:
+            return _changed(entry.permissions, values, now), entry.note if note is None else note
+
+        changed = self._store.change(key, edit)
+        return None if changed is None else _shown(changed, now)
 
     def revoke(self, key: str) -> Token | None:
         """Revoke a token for good. Return None if there is none with this key."""

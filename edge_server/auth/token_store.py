@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.auth.permissions import Identity, Permissions
 from edge_server.auth.token import digest_of, new_token
 from edge_server.storage.sqlite import Database
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FILE_NAME: Final = "tokens.db"
@@ -29,6 +30,7 @@ CREATE TABLE token (
     rights TEXT NOT NULL
 ) STRICT
 """
+_SELECT: Final = "SELECT key, digest, note, created, revoked, rights FROM token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +87,47 @@ class TokenStore:
             database.execute("UPDATE token SET revoked = ? WHERE key = ? AND revoked IS NULL", (now, key))
             return database.execute("SELECT 1 FROM token WHERE key = ?", (key,)).fetchone() is not None
 
-    def change(self, key: str, permissions: Permissions, note: str) -> bool:
-        """Replace the permissions and the note of a token; return False if none has this key, or it is revoked."""
+    def change(self, key: str, edit: Callable[[TokenEntry], tuple[Permissions, str]]) -> TokenEntry | None:
+        """Replace the permissions and the note of a token, in one transaction.
+
+        Args:
+            key: key of the token.
+            edit: returns the new permissions and note for the present entry. What it raises is raised here, and
+                nothing is changed.
+
+        Returns:
+            The changed entry; None if no token has this key, or it is revoked.
+        """
         with self._database.writing() as database:
-            changed = database.execute(
-                "UPDATE token SET rights = ?, note = ? WHERE key = ? AND revoked IS NULL",
-                (_encode_permissions(permissions), note[:MAX_NOTE], key),
+            database.execute("BEGIN IMMEDIATE")  # the entry stays as it was read until it is written
+            row = database.execute(f"{_SELECT} WHERE key = ? AND revoked IS NULL", (key,)).fetchone()
+            if row is None:
+                return None
+            entry = _decode_entry(row)
+            permissions, note = edit(entry)
+            changed = replace(entry, permissions=permissions, note=note[:MAX_NOTE])
+            database.execute(
+                "UPDATE token SET rights = ?, note = ? WHERE key = ?",
+                (_encode_permissions(permissions), changed.note, key),
             )
-            return changed.rowcount > 0
+            return changed
 
     def entries(self) -> list[TokenEntry]:
         """Return all tokens, the oldest first; an empty list before the first one is created."""
         if not self._database.exists:
             return []
         with self._database.reading() as database:
-            rows = database.execute(
-                "SELECT key, digest, note, created, revoked, rights FROM token ORDER BY created, key"
-            )
-            return [TokenEntry(key, digest, note, created, revoked, _decode_permissions(rights))
-                    for key, digest, note, created, revoked, rights in rows]  # fmt: skip
+            return [_decode_entry(row) for row in database.execute(f"{_SELECT} ORDER BY created, key")]
 
     def changes(self) -> int:
         """Return a number that changes after another process has written."""
         return self._database.changes()
+
+
+def _decode_entry(row: tuple[Any, ...]) -> TokenEntry:
+    """Return the entry of a row of :data:`_SELECT`."""
+    key, digest, note, created, revoked, permissions = row
+    return TokenEntry(key, digest, note, created, revoked, _decode_permissions(permissions))
 
 
 def _encode_permissions(permissions: Permissions) -> str:

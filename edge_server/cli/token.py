@@ -1,4 +1,4 @@
-"""``quictunnel-edge token ...``: create, list, show and revoke tokens. The edge may be running."""
+"""``quictunnel-edge token ...``: create, list, show, change and revoke tokens. The edge may be running."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import functools
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edge_server.auth.credentials import credential_of
 from edge_server.auth.permission_texts import (
@@ -36,14 +37,21 @@ if TYPE_CHECKING:
     from edge_server.auth.token_store import TokenEntry
 
 _COUNTS: Final = click.IntRange(0, MAX_COUNT)
+ALL: Final = "all"
+"""Value of an option that takes a limit away."""
+NEVER: Final = "never"
+"""Value of ``--expires`` for a token without an end."""
 T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def _option_type(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Return a function that parses the value of an option."""
+def _option_type(parse: Callable[[str], T]) -> Callable[[str], T | None]:
+    """Return a function that parses the value of an option, with None for ``all`` and ``never``."""
 
     @functools.wraps(parse)
-    def parse_option(text: str) -> T:
+    def parse_option(text: str) -> T | None:
+        if text == (NEVER if parse is _expiry else ALL):
+            return None
         try:
             return parse(text)
         except PermissionTextError as error:
@@ -59,6 +67,73 @@ def _count(text: str) -> int:
 
 def _expiry(text: str) -> int:
     return parse_expiry(text, int(time.time()))
+
+
+def _permission_options(*, is_change: bool) -> Callable[[F], F]:
+    """Return a decorator that adds the options for a token's note and permissions, to create one or to change it.
+
+    Without an option a new token has its default, and a changed one keeps what it has.
+    """
+
+    def default(text: str) -> str:
+        return "" if is_change else f" (default: {text})"
+
+    no_limit = f"; {ALL}: no limit of its own"
+    options = (
+        click.option("--note", metavar="TEXT", help=f"a note on its purpose, up to {MAX_NOTE} characters"),
+        click.option(
+            "--tunnels",
+            type=_option_type(_count),
+            metavar=f"N|{ALL}",
+            help=f"tunnels at once, over all its clients{no_limit}{default(ALL)}",
+        ),
+        click.option(
+            "--visitors",
+            type=_option_type(_count),
+            metavar=f"N|{ALL}",
+            help=f"visitors at once, over all its tunnels{no_limit}{default(ALL)}",
+        ),
+        click.option(
+            "--names",
+            type=_option_type(parse_names),
+            metavar=f"A,B*|none|{ALL}",
+            help="names that it may request, each exact (which reserves it for this token) or with *; none: only "
+            f"random ones; {ALL}: every name that is free{default(ALL)}",
+        ),
+        click.option(
+            "--domains",
+            type=_option_type(parse_domains),
+            metavar=f"A,*.B|none|{ALL}",
+            default=None if is_change else "none",
+            help="whole domains that it may bind, each exact or as *.example.org for all names "
+            f"below{default('none')}",
+        ),
+        click.option(
+            "--tcp-ports",
+            type=_option_type(parse_ports),
+            metavar=f"A-B|none|{ALL}",
+            help=f"public TCP ports that it may bind; {ALL}: every one that is free{default(ALL)}",
+        ),
+        click.option(
+            "--bandwidth",
+            type=_option_type(parse_bandwidth),
+            metavar=f"RATE|{ALL}",
+            help=f"bytes a second over all its visitors, in each direction: 500k, 10M, 1G{no_limit}{default(ALL)}",
+        ),
+        click.option(
+            "--expires",
+            type=_option_type(_expiry),
+            metavar=f"WHEN|{NEVER}",
+            help=f"after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC){default(NEVER)}",
+        ),
+    )
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 KEY: Final = click.argument("key", help="as shown by `list`")
@@ -79,52 +154,7 @@ def token() -> None:
     "of its certificate authority and the token. Its user runs `quictunnel login` with it. It cannot be shown "
     "again: only a hash of the token is stored.",
 )
-@click.option("--note", default="", metavar="TEXT", help=f"a note on its purpose, up to {MAX_NOTE} characters")
-@click.option(
-    "--tunnels",
-    type=_count,
-    metavar="N",
-    help="tunnels at once, over all its clients (default: no limit of its own)",
-)
-@click.option(
-    "--visitors",
-    type=_count,
-    metavar="N",
-    help="visitors at once, over all its tunnels (default: no limit of its own)",
-)
-@click.option(
-    "--names",
-    type=_option_type(parse_names),
-    metavar="A,B*|none",
-    help="names that it may request, each exact (which reserves it for this token) or with *; none: only random "
-    "ones (default: every name that is free)",
-)
-@click.option(
-    "--domains",
-    type=_option_type(parse_domains),
-    metavar="A,*.B|all|none",
-    default="none",
-    show_default=True,
-    help="whole domains that it may bind, each exact or as *.example.org for all names below",
-)
-@click.option(
-    "--tcp-ports",
-    type=_option_type(parse_ports),
-    metavar="A-B|none",
-    help="public TCP ports that it may bind (default: every one that is free)",
-)
-@click.option(
-    "--bandwidth",
-    type=_option_type(parse_bandwidth),
-    metavar="RATE",
-    help="bytes a second over all its visitors, in each direction: 500k, 10M, 1G (default: no limit of its own)",
-)
-@click.option(
-    "--expires",
-    type=_option_type(_expiry),
-    metavar="WHEN",
-    help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC); default: never",
-)
+@_permission_options(is_change=False)
 @click.option(
     "--edge",
     metavar="HOST:PORT",
@@ -133,13 +163,13 @@ def token() -> None:
 @click.option("--token-only", is_flag=True, help="print the token alone, for QUICTUNNEL_TOKEN")
 @QUERY
 def create(
-    note: str, edge: str | None, state_dir: Path, *, token_only: bool, as_json: bool, **permissions: Any
+    note: str | None, edge: str | None, state_dir: Path, *, token_only: bool, as_json: bool, **permissions: Any
 ) -> None:
     """Create a token."""
     now = int(time.time())
     if edge is not None:
         parse_address(edge, what="--edge")  # before the token is created
-    secret, entry = _open(state_dir).create(Permissions(**permissions), note, now)
+    secret, entry = _open(state_dir).create(Permissions(**permissions), note or "", now)
     credential = None if token_only else credential_of(state_dir, secret, edge)
     # Only the credential on standard output, for scripts; the explanation on standard error.
     if as_json:
@@ -184,6 +214,36 @@ def list_tokens(state_dir: Path, *, as_json: bool) -> None:
 def show(key: str, state_dir: Path, *, as_json: bool) -> int:
     """Print one token and return the exit status."""
     return _show(_open(state_dir), key, None, as_json=as_json)
+
+
+@token.command(
+    help="Change the note or the permissions of a token; those without an option stay as they are. New limits "
+    "of visitors and bandwidth and a new end hold at once, the others for new tunnels: open ones stay.",
+)
+@KEY
+@_permission_options(is_change=True)
+@QUERY
+@click.pass_context
+def change(
+    context: click.Context, /, key: str, note: str | None, state_dir: Path, *, as_json: bool, **permissions: Any
+) -> int:
+    """Change a token and return the exit status."""
+    is_default = ParameterSource.DEFAULT
+    given = {
+        name: value for name, value in permissions.items() if context.get_parameter_source(name) != is_default
+    }
+    if not given and note is None:
+        raise click.UsageError("Nothing to change: give the note or a permission, such as --tunnels 5.")
+
+    def edit(entry: TokenEntry) -> tuple[Permissions, str]:
+        return replace(entry.permissions, **given), entry.note if note is None else note
+
+    store = _open(state_dir)
+    entry = store.change(key, edit)
+    if entry is None and any(each.key == key for each in store.entries()):
+        print(f"edge_server token: the token {key!r} is revoked, and cannot be changed", file=sys.stderr)
+        return EXIT_UNKNOWN
+    return _show(store, key, f"Token {key} is changed.", as_json=as_json)
 
 
 @token.command(help="Revoke a token for good; ends its sessions.")

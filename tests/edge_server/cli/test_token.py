@@ -117,9 +117,41 @@ def test_revoke(run):
     assert run("revoke", key)[0] == 0
 
 
-@pytest.mark.parametrize("command", ["show", "revoke"])
-def test_an_unknown_token(run, command: str):
-    status, out, err = run(command, "nobody")
+def test_change(run):
+    words = "--tunnels 2 --visitors 50 --tcp-ports 20000-20009 --names shop --expires 30d --note shop"
+    run("create", *words.split())
+    (before,) = list_tokens(run)
+    key = before["key"]
+    words = "--tunnels 9 --names all --domains *.example.org --expires never"
+    assert run("change", key, *words.split()) == (0, f"Token {key} is changed.\n", "")
+    (after,) = list_tokens(run)
+    changed = {"tunnels": 9, "names": None, "domains": ["*.example.org"], "expires": None}
+    assert after == before | changed
+    run("change", key, "--visitors", "all", "--tcp-ports", "all", "--bandwidth", "10M", "--note", "")
+    changed |= {"visitors": None, "tcp_ports": None, "bandwidth": 10_000_000, "note": ""}
+    assert list_tokens(run) == [before | changed]
+    assert json.loads(run("change", key, "--bandwidth", "all", "--json")[1])["bandwidth"] is None
+
+
+def test_change_needs_an_option(run):
+    run("create")
+    status, _, err = run("change", list_tokens(run)[0]["key"])
+    assert status == 2
+    assert "Nothing to change" in err
+
+
+def test_a_revoked_token_is_not_changed(run):
+    run("create")
+    key = list_tokens(run)[0]["key"]
+    run("revoke", key)
+    status, out, err = run("change", key, "--tunnels", "1")
+    assert (status, out) == (1, "")
+    assert "is revoked" in err
+
+
+@pytest.mark.parametrize("command", [["show"], ["revoke"], ["change", "--tunnels", "1"]])
+def test_an_unknown_token(run, command: list[str]):
+    status, out, err = run(*command, "nobody")
     assert (status, out) == (1, "")
     assert "there is no token 'nobody'" in err
 
