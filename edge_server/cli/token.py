@@ -2,139 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 import time
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
 
 from edge_server.auth.credentials import credential_of
-from edge_server.auth.permission_texts import (
-    MAX_COUNT,
-    PermissionTextError,
-    format_ports,
-    parse_bandwidth,
-    parse_domains,
-    parse_expiry,
-    parse_names,
-    parse_ports,
-)
+from edge_server.auth.permission_texts import format_ports
 from edge_server.auth.permissions import Permissions
-from edge_server.auth.token_store import MAX_NOTE, TokenStore
+from edge_server.auth.token_store import TokenStore
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
+from edge_server.cli.permission_options import permission_options
 from edge_server.storage.state_dir import StateDir
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.command_line import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edge_server.auth.token_store import TokenEntry
-
-_COUNTS: Final = click.IntRange(0, MAX_COUNT)
-ALL: Final = "all"
-"""Value of an option that takes a limit away."""
-NEVER: Final = "never"
-"""Value of ``--expires`` for a token without an end."""
-T = TypeVar("T")
-F = TypeVar("F", bound="Callable[..., Any]")
-
-
-def _option_type(parse: Callable[[str], T]) -> Callable[[str], T | None]:
-    """Return a function that parses the value of an option, with None for ``all`` and ``never``."""
-
-    @functools.wraps(parse)
-    def parse_option(text: str) -> T | None:
-        if text == (NEVER if parse is _expiry else ALL):
-            return None
-        try:
-            return parse(text)
-        except PermissionTextError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return parse_option
-
-
-def _count(text: str) -> int:
-    """Return a number in the range, which click would show in the help as well."""
-    return int(_COUNTS(text))
-
-
-def _expiry(text: str) -> int:
-    return parse_expiry(text, int(time.time()))
-
-
-def _permission_options(*, is_change: bool) -> Callable[[F], F]:
-    """Return a decorator that adds the options for a token's note and permissions, to create one or to change it.
-
-    Without an option a new token has its default, and a changed one keeps what it has.
-    """
-
-    def default(text: str) -> str:
-        return "" if is_change else f" (default: {text})"
-
-    no_limit = f"; {ALL}: no limit of its own"
-    options = (
-        click.option("--note", metavar="TEXT", help=f"a note on its purpose, up to {MAX_NOTE} characters"),
-        click.option(
-            "--tunnels",
-            type=_option_type(_count),
-            metavar=f"N|{ALL}",
-            help=f"tunnels at once, over all its clients{no_limit}{default(ALL)}",
-        ),
-        click.option(
-            "--visitors",
-            type=_option_type(_count),
-            metavar=f"N|{ALL}",
-            help=f"visitors at once, over all its tunnels{no_limit}{default(ALL)}",
-        ),
-        click.option(
-            "--names",
-            type=_option_type(parse_names),
-            metavar=f"A,B*|none|{ALL}",
-            help="names that it may request, each exact (which reserves it for this token) or with *; none: only "
-            f"random ones; {ALL}: every name that is free{default(ALL)}",
-        ),
-        click.option(
-            "--domains",
-            type=_option_type(parse_domains),
-            metavar=f"A,*.B|none|{ALL}",
-            default=None if is_change else "none",
-            help="whole domains that it may bind, each exact or as *.example.org for all names "
-            f"below{default('none')}",
-        ),
-        click.option(
-            "--tcp-ports",
-            type=_option_type(parse_ports),
-            metavar=f"A-B|none|{ALL}",
-            help=f"public TCP ports that it may bind; {ALL}: every one that is free{default(ALL)}",
-        ),
-        click.option(
-            "--bandwidth",
-            type=_option_type(parse_bandwidth),
-            metavar=f"RATE|{ALL}",
-            help=f"bytes a second over all its visitors, in each direction: 500k, 10M, 1G{no_limit}{default(ALL)}",
-        ),
-        click.option(
-            "--expires",
-            type=_option_type(_expiry),
-            metavar=f"WHEN|{NEVER}",
-            help=f"after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC){default(NEVER)}",
-        ),
-    )
-
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
 
 KEY: Final = click.argument("key", help="as shown by `list`")
 
@@ -154,7 +45,7 @@ def token() -> None:
     "of its certificate authority and the token. Its user runs `quictunnel login` with it. It cannot be shown "
     "again: only a hash of the token is stored.",
 )
-@_permission_options(is_change=False)
+@permission_options(is_change=False)
 @click.option(
     "--edge",
     metavar="HOST:PORT",
@@ -221,7 +112,7 @@ def show(key: str, state_dir: Path, *, as_json: bool) -> int:
     "of visitors and bandwidth and a new end hold at once, the others for new tunnels: open ones stay.",
 )
 @KEY
-@_permission_options(is_change=True)
+@permission_options(is_change=True)
 @QUERY
 @click.pass_context
 def change(

@@ -8,8 +8,9 @@ Each row is sealed (AES-256-GCM) and its key is a keyed hash of the name, becaus
 sealing key is derived from the ticket key, the domain and the writing run, so a row that was changed, or is from
 another edge, domain or run, cannot be decrypted.
 
-One run writes at a time. The first write of a run takes the table; a write of a run that has lost the table to a
-later one changes nothing (:class:`AnotherWriterError`).
+One run writes at a time. The first write of a run takes the table; a write of a run that has lost the table
+changes nothing (:class:`AnotherWriterError`) while the other one writes; :data:`MAX_AGE` after its last write, the
+table is taken back.
 """
 
 from __future__ import annotations
@@ -38,16 +39,18 @@ if TYPE_CHECKING:
 FILE: Final = "held.db"
 VERSION: Final = 1
 MAX_WEIGHT: Final = MAX_LEASES_PER_EDGE
-"""Sum of the weights (``weight_of``) of the names in the table: as many as the registry grants. If there are more,
-as after a hot restart of an edge with other limits, the tokens share the space."""
+"""Sum of the weights (``weight_of``) of the names in the table: as many as the registry grants. Each lease of a
+name weighs one, and one more for each 16 networks that it allows or denies. If there are more, as after a hot
+restart of an edge with other limits, the tokens share the space."""
 MAX_BYTES: Final = 12 * 1024 * 1024
-"""Bytes of all rows: :data:`MAX_WEIGHT` names of maximum length with 16 networks each (1.1 KiB)."""
+"""Bytes of all rows: :data:`MAX_WEIGHT` names of maximum length, each with 16 allowed or denied networks
+(1.1 KiB)."""
 MAX_AGE: Final = 60.0
 """Seconds since a client was last connected after which its name is not kept: by then visitors have seen the
 outage, and the client pauses for many seconds between its dials."""
 RUN_BYTES: Final = 16
 _STATE: Final = b"state"
-"""Key under which the state of the run is sealed; a row's key has 16 bytes."""
+"""Associated data with which the state of the run is sealed; a row has its key there, of 16 bytes."""
 
 _UNREADABLE: Final = (InvalidTag, ValueError, TypeError, msgspec.MsgspecError)
 """Errors of a row that cannot be decrypted. ValueError: it is too short for a nonce. TypeError: it is NULL, which
@@ -155,7 +158,7 @@ class SnapshotStore:
         self._database.discard()
 
     def read(self) -> HeldNames | None:
-        """Return the names that the last run has written; None if there are none."""
+        """Return the names that the last run has written; None if no run has."""
         if not self._database.exists:
             return None
         with self._database.reading() as database, database:

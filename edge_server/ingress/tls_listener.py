@@ -1,8 +1,8 @@
 """The TLS listener: reads a visitor's ClientHello, asks for its route, and starts or refuses its handshake.
 
 ``loop.create_server`` calls a :class:`TlsListener` for each accepted connection. Names are resolved by ``route``,
-which returns a :class:`Route` or the alert for a refusal. Nothing that a visitor sends raises or logs here;
-:attr:`TlsListener.outcomes` counts the results.
+which returns a :class:`Route`, or for a refusal an alert or :data:`OVERLOADED`. Nothing that a visitor sends
+raises or logs here; :attr:`TlsListener.outcomes` counts the results.
 
 Each new connection holds one of a bounded number of places, from accept until its handshake is complete or its
 socket is closed. :mod:`edge_server.resources.fair_places` chooses which one is evicted when there are too few.
@@ -40,8 +40,8 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for a TLS handshake, four flights over a very bad link; it holds about 40 KiB and a socket."""
 
 PROTECTED_TIME: Final = 1.0
-"""Seconds for which a handshake is protected from eviction, however many others arrive, each from a network of its
-own: two flights over a bad link."""
+"""Seconds for which a new connection is protected from eviction by others for the same token (or, like it, still
+without one), if it is the only one of its network (a /24, a /48): two flights over a bad link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,9 @@ class HandshakeOutcome(enum.Enum):
     """
 
     ACCEPTED = "welcome"
-    """The handshake is complete."""
+    """The handshake is complete, or TLS is passed through."""
     REFUSED = "refused"
-    """There is no route."""
+    """An alert or an error page: no tunnel serves the visitor."""
     BAD_HELLO = "bad_hello"
     """The ClientHello is malformed."""
     NOT_TLS = "not_tls"
@@ -129,7 +129,7 @@ class HandshakeOutcome(enum.Enum):
     """HTTP without TLS, for an existing tunnel."""
     TIMED_OUT = "slow"
     VISITOR_CLOSED = "left"
-    """The visitor disconnected or failed the handshake."""
+    """The visitor disconnected or failed the handshake, or the edge stopped."""
     OVERLOADED = "crowded"
     """Refused at the rate limit, or evicted at capacity."""
     BANNED = "banned"
@@ -185,7 +185,8 @@ class TlsListener:
         return PendingConnection(self)
 
     def acquire(self, connection: ListenerConnection, address: str) -> None:
-        """Take a place; if there is none, evict a connection of the largest holder."""
+        """Take a place; if there is none, evict a connection of the network or token that has the most: perhaps
+        the new one itself."""
         evicted = self.pending.acquire(connection, address)
         if evicted is not None:
             evicted.evict()

@@ -91,7 +91,7 @@ class Backend:
 def proxy_header(splice: Splice, entry_point: EntryPoint, version: int) -> bytes:
     """Return the header of the PROXY protocol for a visitor."""
     tls = None
-    if entry_point.tls:
+    if entry_point.is_tls_terminated:
         tls_object = splice.transport.get_extra_info("ssl_object")
         cipher = tls_object.cipher()
         tls = proxy_protocol.Tls(

@@ -97,13 +97,17 @@ class Router:
 
     def tls_visitor(self, host_name: str) -> asyncio.Protocol:
         """Return the protocol for a visitor of a host name whose TLS handshake is complete."""
-        splice = TlsSplice(lambda splice: self._arrive(splice, EntryPoint(tls=True, host_name=host_name)))
+        splice = TlsSplice(
+            lambda splice: self._arrive(splice, EntryPoint(is_tls_terminated=True, host_name=host_name))
+        )
         splice.on_visitor_refused = self._answer
         return splice
 
     def passing_visitor(self, host_name: str) -> TcpSplice:
         """Return the protocol for a visitor of a host name with TLS passthrough."""
-        return TcpSplice(lambda splice: self._arrive(splice, EntryPoint(tls=False, host_name=host_name)))
+        return TcpSplice(
+            lambda splice: self._arrive(splice, EntryPoint(is_tls_terminated=False, host_name=host_name))
+        )
 
     def redirect_target(self, host_name: str, address: str) -> RedirectTarget | Overload | None:
         """Return the redirect to HTTPS for a visitor from ``address`` without TLS; None where :meth:`route`

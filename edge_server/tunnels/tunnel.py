@@ -2,7 +2,8 @@
 
 A tunnel has one backend, several that share it as a pool, or none while it is kept for a client that has not
 reconnected yet. Visitors belong to the tunnel: it counts them, and queues them while its client has no link. The
-load balancer chooses the backend of a visitor when the visitor is admitted, and again when it leaves the queue.
+load balancer chooses the backend of a visitor when the visitor is admitted, when it leaves the queue, and, in a
+pool, when its backend refuses it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Tunnel:
         self.balancer: LoadBalancer[Backend] = LoadBalancer()
         self.port: PublicPort | None = None
         self.takeovers: tuple[float, ...] = ()
-        """Times of the latest takeovers by name from a connected client (time.monotonic)."""
+        """Times of the latest takeovers, by clients without a ticket, of the name of a connected client
+        (time.monotonic)."""
         self.visitors: dict[Splice, VisitorConnection] = {}
         """Admitted visitors, including those in the queue."""
         self.waiting = WaitingVisitors(admission)
@@ -165,7 +167,7 @@ class Tunnel:
         splice.on_closed = self._visitor_ended
         visit = VisitorConnection(address, port, entry_point.kind, tunnel_name=self.name, owner=self.owner)
         self.visitors[splice] = visit
-        if entry_point.tls:
+        if entry_point.is_tls_terminated:
             tls = splice.transport.get_extra_info("ssl_object")
             visit.tls, visit.alpn = tls.version() or "", tls.selected_alpn_protocol() or ""
         self._visitor_log.begin(visit)
@@ -176,8 +178,9 @@ class Tunnel:
         self._serve_or_queue(splice, entry_point, backend, MAX_WAIT)
 
     def serve_waiting(self) -> None:
-        """Serve the queued visitors, oldest first, because a client has connected or its session has a link
-        again. A client that took the name over may deny visitors whom the one before allowed."""
+        """Serve the queued visitors, oldest first: a client has bound the name, its session has a link again, or
+        another client of the pool has left. A client that took the name over may deny visitors whom the one
+        before allowed."""
         for splice, entry_point, remaining in self.waiting.take_all():
             if self.filter.admits(self.visitors[splice].address):
                 self._serve_or_queue(splice, entry_point, self.balancer.choose(), remaining)
@@ -199,7 +202,7 @@ class Tunnel:
     ) -> None:
         """Open a stream for a visitor and join both. ``tried``: backends that have refused this visitor."""
         visit = self.visitors[splice]
-        stream = backend.open(visit.address, visit.port, tls=entry_point.tls)
+        stream = backend.open(visit.address, visit.port, tls=entry_point.is_tls_terminated)
         if stream is None:
             splice.refuse(Refusal.AT_CAPACITY)
             return

@@ -34,7 +34,7 @@ Kind = Literal["tls", "tcp", "passthrough"]
 class EntryPoint:
     """The listener through which a visitor connected."""
 
-    tls: bool
+    is_tls_terminated: bool
     """True if the edge terminated its TLS."""
     host_name: str = ""
     """Host name that the visitor requested; empty at a TCP port."""
@@ -42,12 +42,12 @@ class EntryPoint:
     @property
     def kind(self) -> Kind:
         """Return the kind of visitor, as it is logged and counted."""
-        if self.tls:
+        if self.is_tls_terminated:
             return "tls"
         return "passthrough" if self.host_name else "tcp"
 
 
-BY_PORT: Final = EntryPoint(tls=False)
+BY_PORT: Final = EntryPoint(is_tls_terminated=False)
 
 
 class EndReason(enum.Enum):

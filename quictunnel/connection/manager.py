@@ -46,7 +46,8 @@ that an engine waits before it probes again. The suspect link stays in use meanw
 CHECK_INTERVAL: Final = 1.0
 """Seconds between checks of whether the edge still answers."""
 URGENT_DIAL_TIMEOUT: Final = 4.0
-"""Seconds for one attempt while visitors wait, or to replace a draining edge. A new attempt retransmits its first
+"""Seconds for one attempt to resume a session, whose visitors wait, or to replace a suspect link or a draining
+edge. A new attempt retransmits its first
 packet more often than an old one, whose retransmissions have backed off."""
 BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
@@ -117,7 +118,7 @@ class ConnectionManager:
         Args:
             options: the options of the tunnel.
             file: stores the ticket of the tunnel.
-            origin: the local service, if it is not a plain Origin.
+            origin: the local service; None for an :class:`Origin` that dials the target of ``options``.
         """
         # First, because it suspends: no other call may run between the checks and the lease that they allow.
         ticket = b"" if file is None else await in_thread(file.read)
@@ -394,7 +395,7 @@ class ConnectionManager:
         if connection is None:
             return
         logger.info("%s", change.value)
-        if change is NetworkChange.OTHER:
+        if change is NetworkChange.OFF_ROUTE:
             connection.ping()
             return
         if change is NetworkChange.SUSPENDED:
@@ -472,7 +473,7 @@ class ConnectionManager:
     async def _undo_bind(self, lease: ClientLease) -> None:
         """Withdraw a Bind that failed or was cancelled."""
         self.leases.remove(lease)
-        if not lease.answer.cancel() and not lease.answer.cancelled():  # a timeout that expired has cancelled it
+        if not lease.answer.cancel():  # the edge has answered
             lease.answer.exception()  # marks it as retrieved: the caller gets it
         self._send_unbind(lease)
         # A session that waits for a link may hold the lease: dialling continues until the edge has the Unbind.

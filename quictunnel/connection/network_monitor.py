@@ -42,7 +42,7 @@ class NetworkChange(enum.Enum):
 
     ADDRESS = "this machine has another address"
     """The local address on the route to the edge changed; sockets bound to the old one are of no use any more."""
-    OTHER = "something about this machine's network changed"
+    OFF_ROUTE = "something about this machine's network changed"
     """A change that does not visibly affect the route to the edge, but a dial that failed before may succeed now.
     Reported once a second at most."""
     SUSPENDED = "this process was suspended for a while"
@@ -148,7 +148,7 @@ class NetworkMonitor:
             self._changed(NetworkChange.ADDRESS)
         elif now >= self._other_reported_at + CHECK_INTERVAL:
             self._other_reported_at = now
-            self._changed(NetworkChange.OTHER)
+            self._changed(NetworkChange.OFF_ROUTE)
 
     def _debounced(self) -> None:
         self._debounce = None

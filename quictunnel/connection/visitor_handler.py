@@ -153,4 +153,4 @@ class VisitorHandler:
         for counts in (self.counts, lease.counts):
             counts.bytes_in += stream.bytes_received
             counts.bytes_out += stream.bytes_sent
-            counts.lost += stream.was_cut
+            counts.lost += stream.ended_with_session

@@ -122,14 +122,14 @@ class Session:
     def add_retained(self, more: int) -> None:
         """Add to the count of bytes that streams retain; a negative number subtracts."""
         self.retained_bytes += more
-        if self.pool.memory is not None:
-            self.pool.memory.charge(more)
+        if self.pool.memory_share is not None:
+            self.pool.memory_share.charge(more)
 
     @property
     def is_at_retained_limit(self) -> bool:
         """Return True if streams may retain nothing beyond an initial window now."""
         return self.retained_bytes >= MAX_RETAINED_BYTES or (
-            self.pool.memory is not None and self.pool.memory.is_used_up
+            self.pool.memory_share is not None and self.pool.memory_share.is_used_up
         )
 
     def is_active(self, now: float) -> bool:
@@ -186,7 +186,10 @@ class Session:
         return stream
 
     def close(self, code: SessionCode, reason: str = "") -> None:
-        """End the session now; :meth:`SessionHandler.session_down` follows."""
+        """Close the link; without one do nothing.
+
+        The session ends with it, unless its handler keeps it (:meth:`SessionHandler.session_away`).
+        """
         self.link.close(code, reason)
 
     def stats(self) -> Stats:
@@ -215,7 +218,8 @@ class Session:
             self._handler.session_message(message)
 
     def link_stream(self, quic_stream: int) -> StreamHandler:
-        """Return the receiver of a stream that the edge opened. Raises ProtocolError at the edge."""
+        """Return the receiver of a stream that the edge opened. Raises ProtocolError at the edge, and before
+        Welcome."""
         if self._side is Side.EDGE:
             raise ProtocolError("only an edge opens streams for visitors")
         if not self.peer_window:
@@ -277,7 +281,7 @@ class Session:
         """
         self.reject(quic_stream, code)
         if number is None:
-            self._numbers.record_unnamed()  # by a peer of protocol version 1
+            self._numbers.record_without_number()  # by a peer of protocol version 1
             return
         stream = self._streams.get(number)
         if stream is None:
@@ -360,7 +364,7 @@ class Session:
     def _end(self, closed: Closed) -> None:
         self._credit_sender.close()
         for stream in list(self._streams.values()):
-            stream.was_cut = True
+            stream.ended_with_session = True
             stream.fail(StreamCode.CLOSING)
         self._handler.session_down(closed)
 

@@ -84,13 +84,13 @@ class Stream:
         "_sender",
         "_session",
         "active_at",
+        "ended_with_session",
         "is_over",
         "is_stopped_by_peer",
         "on_over",
         "preface",
         "receive_done",
         "receive_window",
-        "was_cut",
     )
 
     def __init__(self, session: StreamOwner, preface: Preface, send_window: int, now: float) -> None:
@@ -100,8 +100,8 @@ class Stream:
         self.receive_done = False
         """True once the peer's end was consumed."""
         self.is_over = False
-        self.was_cut = False
-        """True if the end of its session has ended it."""
+        self.ended_with_session = False
+        """True if the end of its session ended it."""
         self.on_over: Callable[[Stream], None] | None = None
         """Called once, when the stream is over for whatever reason."""
         self.active_at = now

@@ -133,13 +133,13 @@ class MemoryShare(Protocol):
 class WindowPool:
     """Memory that the receive windows of one session share beyond their initial sizes."""
 
-    __slots__ = ("memory", "reserve", "size", "used")
+    __slots__ = ("memory_share", "reserve", "size", "used")
 
     def __init__(self, size: int = POOL_SIZE, reserve: int = POOL_RESERVE) -> None:
         self.size = size
         self.reserve = reserve
         self.used = 0
-        self.memory: MemoryShare | None = None
+        self.memory_share: MemoryShare | None = None
         """Budget shared by several sessions, from which this pool takes; None without one."""
 
     def take(self, held: int, requested: int, *, proven: bool = False) -> int:
@@ -153,16 +153,16 @@ class WindowPool:
         size = self.size if proven else self.size - self.reserve
         allowed = max(0, (size - self.used) // POOL_DIVISOR - held)
         taken = min(requested, allowed)
-        if self.memory is not None:
-            taken = self.memory.lend(taken)
+        if self.memory_share is not None:
+            taken = self.memory_share.lend(taken)
         self.used += taken
         return taken
 
     def give_back(self, held: int) -> None:
         """Return ``held`` bytes to the pool."""
         self.used -= held
-        if self.memory is not None:
-            self.memory.charge(-held)
+        if self.memory_share is not None:
+            self.memory_share.charge(-held)
 
 
 class ReceiveWindow:

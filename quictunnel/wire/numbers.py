@@ -63,7 +63,7 @@ class StreamNumbers:
             self._unnamed -= 1
         return True
 
-    def record_unnamed(self) -> None:
+    def record_without_number(self) -> None:
         """Record that a skipped stream was reset before its preface arrived, by an edge that does not name it."""
         self._unnamed = min(self._unnamed + 1, MAX_SKIPPED)
 

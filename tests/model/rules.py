@@ -207,7 +207,7 @@ def move(system: ModelSystem, a: int, b: int, c: int) -> bool:
     programs = [program for program in system.programs if program.state == "running"]
     if not programs:
         return False
-    change = (NetworkChange.ADDRESS, NetworkChange.OTHER, NetworkChange.SUSPENDED)[b % 3]
+    change = (NetworkChange.ADDRESS, NetworkChange.OFF_ROUTE, NetworkChange.SUSPENDED)[b % 3]
     system.reach(f"network: {change.name.lower()}")
     system.loop.call(programs[a % len(programs)].manager._network_changed, change)
     return True

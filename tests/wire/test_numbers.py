@@ -37,7 +37,7 @@ def test_resets_without_a_number_make_room_for_as_many() -> None:
     numbers = StreamNumbers()
     numbers.record(MAX_SKIPPED)
     for _ in range(3):
-        numbers.record_unnamed()
+        numbers.record_without_number()
     assert numbers.record(MAX_SKIPPED + 4)
     assert numbers.skipped == MAX_SKIPPED
     assert numbers.has_seen(2)
@@ -52,7 +52,7 @@ def test_making_room_for_many_costs_no_more_than_skipping_them() -> None:
     numbers.record(MAX_SKIPPED)
     skipping = time.process_time() - begin
     for _ in range(MAX_SKIPPED):
-        numbers.record_unnamed()
+        numbers.record_without_number()
     begin = time.process_time()
     numbers.record(2 * MAX_SKIPPED)
     assert time.process_time() - begin < 40 * skipping, "it looks through those that are gone each time"

@@ -25,7 +25,7 @@ class Visitor:
 
     preface = Preface()
     bytes_received = bytes_sent = 0
-    was_cut = False
+    ended_with_session = False
 
     def __init__(self) -> None:
         self.on_over = None

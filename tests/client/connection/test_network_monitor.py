@@ -131,7 +131,7 @@ async def test_a_storm_of_reports_is_one_reaction_at_a_time(machine: FakeMachine
         netlink.messages = [OSError("ENOBUFS")]
         watch._on_netlink()
         await asyncio.sleep(DEBOUNCE_TIME)
-    assert machine.changes[2:] == [NetworkChange.OTHER]
+    assert machine.changes[2:] == [NetworkChange.OFF_ROUTE]
     watch._netlink = None
     watch.close()
 
@@ -163,5 +163,5 @@ def test_linux_says_it_at_once() -> None:
         [unshare, "--net", sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
     word, seconds = done.stdout.split()
-    assert word == "OTHER"
+    assert word == "OFF_ROUTE"
     assert float(seconds) < CHECK_INTERVAL / 2

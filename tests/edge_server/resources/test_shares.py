@@ -72,14 +72,14 @@ def test_token_with_many_sessions_leaves_memory_to_others(sessions: int):
     pools = []
     for _ in range(sessions):
         pool = WindowPool(reserve=0)
-        pool.memory = memory.share_of("a")
+        pool.memory_share = memory.share_of("a")
         for _ in range(30):
             pool.take(0, POOL_SIZE)
         pools.append(pool)
     assert memory.shares.used == sum(pool.used for pool in pools)
     assert memory.shares.used <= MAX_MEMORY * DEFAULT_MAX_PER_FREE // (DEFAULT_MAX_PER_FREE + 1) + 1
     other = WindowPool()
-    other.memory = memory.share_of("b")
+    other.memory_share = memory.share_of("b")
     assert other.take(0, 4 * INITIAL_WINDOW) == 4 * INITIAL_WINDOW
     other.give_back(4 * INITIAL_WINDOW)
     for pool in pools:
