@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,6 +12,9 @@ from quictunnel.origin.target import parse_target
 from quictunnel.origin.wait_option import MAX_WAIT, wait_seconds
 from quictunnel.shared.address import MAX_PORT, short_repr
 from quictunnel.shared.command_line import FilePath, combine_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 FILE: Final = FilePath(dir_okay=False)
@@ -53,6 +56,17 @@ def seconds(text: str) -> float:
 def networks(text: str) -> list[str]:
     """Return the networks of a list with commas."""
     return text.split(",")
+
+
+def not_empty(message: str) -> Callable[[str], str]:
+    """Return the type of a value that may not be empty, as that of an unset shell variable would be."""
+
+    def value(text: str) -> str:
+        if not text.strip():
+            raise click.UsageError(message)
+        return text
+
+    return value
 
 
 def _log_level(context: click.Context, _: click.Parameter, level: str) -> None:
@@ -107,20 +121,29 @@ ORIGIN: Final = combine_options(
     click.option(
         "--insecure-origin",
         is_flag=True,
-        help="do not check the certificate of an https:// service",
+        help="do not check the certificate of a local service with https://",
     ),
     click.option(
         "--origin-ca",
         type=FILE,
-        help="PEM file of the authority that signed the certificate of an https:// service",
+        help="PEM file of the authority that signed the certificate of a local service with https://",
     ),
 )
 """Options about the certificate of a local service with TLS."""
 DOMAIN: Final = click.option(
-    "--domain", metavar="DOMAIN", help="own domain whose DNS points to the edge, such as app.example.com"
+    "--domain",
+    type=not_empty("The domain is empty: leave --domain out for a name below the edge's domain."),
+    metavar="DOMAIN",
+    help="own domain whose DNS points to the edge, such as app.example.com",
 )
 TUNNEL: Final = combine_options(
-    click.option("-n", "--name", metavar="NAME", help="public name below the edge's domain, such as my-app"),
+    click.option(
+        "-n",
+        "--name",
+        type=not_empty("The name is empty: leave --name out for a random one."),
+        metavar="NAME",
+        help="public name below the edge's domain, such as my-app",
+    ),
     click.option(
         "--pool",
         is_flag=True,

@@ -34,7 +34,8 @@ FAILED: Final = 1
 MISCONFIGURED: Final = 2
 """Exit status of a wrong command line, a wrong configuration or a refused token."""
 UNREACHABLE: Final = 3
-"""Exit status when the edge cannot be reached, or is full."""
+"""Exit status when the edge cannot be reached, or accepts no more clients or tunnels now, of this token or at
+all."""
 OUTCOMES: Final[tuple[tuple[type[Error], int, str], ...]] = (
     (
         EdgeUnavailableError,
@@ -106,7 +107,8 @@ Exit status:
        at once)
   1    another failure, such as no listener on the local port within --wait
   2    wrong usage, wrong configuration, or a token, name or port that the edge refuses
-  3    the edge cannot be reached, or accepts no more clients or tunnels now
+  3    the edge cannot be reached, or accepts no more clients or tunnels now,
+       of this token or at all
   141  the reader of the output has closed it, as in `quictunnel doctor | head`
 
 With --json, an error is also printed as one JSON object on stdout:

@@ -81,7 +81,7 @@ class Outage:
 
 
 def _lost(count: int) -> str:
-    """Return how many visitors were lost."""
+    """Return how many visitors were lost. Those that could not connect meanwhile are not counted, nor known."""
     if not count:
-        return "no visitor was lost"
+        return "no open connection of a visitor was lost"
     return f"{count_of(count, 'visitor')} {'was' if count == 1 else 'were'} lost"

@@ -109,8 +109,9 @@ The program gets neither QUICTUNNEL_TOKEN nor QUICTUNNEL_CREDENTIAL. No variable
 address, because the tunnel opens only when the program listens.
 
 Exit status:
-  0  stopped by Ctrl-C or SIGTERM
-  otherwise the exit status of the program; 1 if it succeeded but never listened
+  0        stopped by Ctrl-C or SIGTERM
+  1, 2, 3  an error of quictunnel, as in `quictunnel --help`
+  otherwise the exit status of the program (1 if it succeeded but never listened)
 {EDGE_LOOKUP}""",
 )
 @click.argument(

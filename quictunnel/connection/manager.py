@@ -459,7 +459,7 @@ class ConnectionManager:
     def connection_ended(self, connection: EdgeConnection, error: Error) -> None:
         """Handle the end of the session; fail if the error is permanent."""
         if connection is self._connection:
-            self._publish("warning", error.message if error.temporary else str(error))
+            self._publish("warning", error.message)  # the advice is in the error that ends the client
             self._link_lost()
             if not error.temporary:
                 self._fail(error)

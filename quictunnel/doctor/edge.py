@@ -216,10 +216,10 @@ def check_token(config: ClientConfig, address: Address) -> tuple[Finding, Welcom
     Welcome."""
     try:
         welcome = asyncio.run(_greet(config, address))
-    except AuthError:
+    except AuthError as error:
         return fail(
             "token",
-            "the edge refuses it: it is of another edge, revoked or expired",
+            error.message[:1].lower() + error.message[1:].removesuffix("."),  # as `quictunnel http` says it
             "Use a credential or token of this edge, from `quictunnel-edge token create`.",
             is_configuration=True,
         ), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -164,10 +165,19 @@ def show_help(context: click.Context, words: Sequence[str]) -> int:
     """Print the help of the command that ``words`` name, or of the program. Return the exit status.
 
     Raises:
-        click.UsageError: there is no such command.
+        click.UsageError: there is no such command, or a word follows the command.
     """
     root = context.find_root()
     assert isinstance(root.command, click.Group), "only a group has commands"
+    with contextlib.ExitStack() as parents:
+        parent, rest = root, list(words)
+        while rest and isinstance(parent.command, click.Group):
+            name, command, rest = parent.command.resolve_command(parent, rest)
+            assert command is not None, "an unknown one is an error, unless the parsing is resilient"
+            parent = parents.enter_context(click.Context(command, parent, name))
+        if rest:
+            many = "s" if len(rest) > 1 else ""
+            raise click.UsageError(f"Got unexpected extra argument{many} ({' '.join(rest)})", context)
     return run(root.command, [*words, "--help"], str(root.info_name))
 
 

@@ -207,6 +207,48 @@ def test_help_and_version_as_commands(capsys: pytest.CaptureFixture[str]) -> Non
     assert "No such command 'htpp'. Did you mean 'http'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "extra"),
+    [
+        ("help run x", "argument (x)"),
+        ("help http x y", "arguments (x y)"),
+        ("help help help", "argument (help)"),
+        ("version x", "argument (x)"),
+    ],
+)
+def test_help_takes_one_command(line: str, extra: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    command = line.partition(" ")[0]
+    assert err == (
+        f"quictunnel: error: Got unexpected extra {extra}\n"
+        f"  `quictunnel {command} --help` lists the arguments and options.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["http", "8000", "--name", ""], "The name is empty: leave --name out for a random one."),
+        (["run", "-n", " ", "ls"], "The name is empty: leave --name out for a random one."),
+        (["tcp", "22", "--name="], "The name is empty: leave --name out for a random one."),
+        (
+            ["http", "8000", "--domain="],
+            "The domain is empty: leave --domain out for a name below the edge's domain.",
+        ),
+    ],
+)
+def test_an_empty_name_opens_no_random_address(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of an unset variable: --name "$NAME"."""
+    assert main(words) == 2
+    assert capsys.readouterr().err == (
+        f"quictunnel: error: {message}\n  `quictunnel {words[0]} --help` lists the arguments and options.\n"
+    )
+
+
 def test_short_options() -> None:
     assert parse("http 80 -n app -ijq") == parse("http 80 --name app --inspect --json --quiet")
 

@@ -45,7 +45,7 @@ def test_a_connection_that_resumes(client: Client) -> None:
     assert client.event("resuming") is None
     assert client.event("resumed") is None
     assert client.event("warning", "another matter") == "another matter"
-    assert client.event("connected") == "Connected again after 14 s; no visitor was lost"
+    assert client.event("connected") == "Connected again after 14 s; no open connection of a visitor was lost"
     assert client.outage.status() == ""
     assert client.event("connected", "as usual") == "as usual"
 
@@ -71,7 +71,9 @@ def test_an_edge_that_does_not_answer_for_a_while(client: Client) -> None:
     client.visitors = 2
     assert client.event("suspect") == "The edge does not answer, dialling again; 2 visitors wait"
     client.now += 2
-    assert client.event("connected") == "The edge answers again after 2 s; no visitor was lost"
+    assert (
+        client.event("connected") == "The edge answers again after 2 s; no open connection of a visitor was lost"
+    )
 
 
 def test_an_edge_that_does_not_answer_at_all(client: Client) -> None:
@@ -79,7 +81,7 @@ def test_an_edge_that_does_not_answer_at_all(client: Client) -> None:
     client.now += 5
     assert client.event("away") == "Connection lost, reconnecting (5 s)"
     client.now += 5
-    assert client.event("connected") == "Connected again after 10 s; no visitor was lost"
+    assert client.event("connected") == "Connected again after 10 s; no open connection of a visitor was lost"
 
 
 def test_the_end_of_the_client_in_an_outage(client: Client) -> None:
@@ -101,5 +103,5 @@ def test_plain_lines_repeat_it_each_minute(client: Client) -> None:
         "Connection lost, reconnecting",
         "Connection lost, reconnecting (1 min)",
         "Connection lost, reconnecting (2 min)",
-        "Connected again after 2 min; no visitor was lost",
+        "Connected again after 2 min; no open connection of a visitor was lost",
     ]

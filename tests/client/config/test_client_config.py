@@ -147,7 +147,9 @@ def test_empty_variables_count_as_unset(machine: UserMachine) -> None:
 def test_command_line_precedes_environment(machine: UserMachine) -> None:
     config = machine.load(edge="cli:1", ca=machine.ca, QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN)
     assert config == ClientConfig(edge="cli:1", token=Secret(TOKEN), ca=machine.ca)
-    with pytest.raises(ConfigError, match=r"^The command line names the edge 'cli:1' but no token"):
+    with pytest.raises(
+        ConfigError, match=r"^The command line names the edge 'cli:1' but no token: give --token-file"
+    ):
         machine.load(edge="cli:1")
 
 

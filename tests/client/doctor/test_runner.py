@@ -105,7 +105,9 @@ def test_a_token_that_is_refused(real_edge: ClientConfig) -> None:
     environ = environ_of(real_edge, QUICTUNNEL_TOKEN="tok_of_somebody_else")
     found = {each.check: each for each in examine(environ=environ)}
     assert found["token"].verdict == "fail"
-    assert "refuses it" in found["token"].message
+    assert found["token"].message == (
+        f"the edge at {real_edge.edge} refused the token: it is not a token of this edge"
+    )
     assert "token create" in found["token"].remedy
     assert found["public address"].verdict == "skip"
     assert not any("tok_of_somebody_else" in each.message + each.remedy for each in found.values())

@@ -95,3 +95,31 @@ def test_client_of_a_banned_address_is_refused(own_edge, running):
         status, line = exit_of(each, token)
         assert status == 2
         assert "has banned this address" in line
+
+
+def test_lines_of_a_revoked_token(own_edge, running):
+    """The event has the reason on one whole line, the error also what to do; `doctor` says the same reason."""
+    token = command(own_edge, "token", "create", "--token-only")
+    environ = children_environment(own_edge) | {"QUICTUNNEL_TOKEN": token}
+    quictunnel = [sys.executable, "-m", "quictunnel"]
+    process = running(
+        [*quictunnel, "http", str(free_port())],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.stdout.readline() != "Press Ctrl-C to stop.\n":
+        assert process.poll() is None
+    command(own_edge, "token", "revoke", token.split(".")[1])
+    out, err = process.communicate(timeout=30)
+    line, hint = err.splitlines()
+    reason = line.removeprefix("quictunnel: error: The tunnel has ended: ")
+    assert "does not accept the token: it was revoked at 20" in reason
+    assert "Ask the edge's operator" in hint
+    event, end = out.splitlines()
+    assert event.partition("  ")[2] == reason
+    assert end == "Closed."
+    doctor = subprocess.run([*quictunnel, "doctor"], env=environ, capture_output=True, text=True, check=False)
+    assert doctor.returncode == 2
+    assert reason[1:].removesuffix(".") in doctor.stdout

@@ -52,6 +52,8 @@ def test_help_at_40_columns(capsys, monkeypatch):
         ("tokn create", "No such command 'tokn'. Did you mean 'token'?"),
         ("help tokn", "No such command 'tokn'. Did you mean 'token'?"),
         ("help token creat", "No such command 'creat'. Did you mean 'create'?"),
+        ("help health x", "Got unexpected extra argument (x)"),
+        ("help token create x y", "Got unexpected extra arguments (x y)"),
         ("token list --jsn", "No such option '--jsn'. Did you mean '--json'?"),
     ],
 )
