@@ -13,12 +13,31 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("quictunnel", "edge_server", "certs")
 MAX_MODULE = 500
 MAX_FUNCTION = 60
+
+
+def for_each(modules: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """Return a decorator that makes one test of a check of a module: thousands of tests would take a minute."""
+
+    def decorate(check: Callable[[str], None]) -> Callable[[], None]:
+        def test() -> None:
+            failures = []
+            for module in modules:
+                try:
+                    check(module)
+                except AssertionError as error:
+                    failures.append(f"{module}: {error}")
+            assert failures == []
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
 
 
 @cache
@@ -264,7 +283,7 @@ def test_errors_import_nothing_of_ours():
     assert ours(imports("quictunnel.errors")) == []
 
 
-@pytest.mark.parametrize("module", modules_of("quictunnel.wire"))
+@for_each(modules_of("quictunnel.wire"))
 def test_the_wire_does_no_input_or_output(module):
     allowed = ("quictunnel.errors", "quictunnel.wire")
     assert [name for name in ours(imports(module)) if not any(is_in(name, each) for each in allowed)] == []
@@ -272,13 +291,13 @@ def test_the_wire_does_no_input_or_output(module):
     assert {name.partition(".")[0] for name in imports(module)} & forbidden == set()
 
 
-@pytest.mark.parametrize("module", modules_of("quictunnel.transport"))
+@for_each(modules_of("quictunnel.transport"))
 def test_the_transport_imports_the_wire_alone(module):
     allowed = ("quictunnel.errors", "quictunnel.shared", "quictunnel.wire", "quictunnel.transport")
     assert [name for name in ours(imports(module)) if not any(is_in(name, each) for each in allowed)] == []
 
 
-@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+@for_each(modules_of(*PACKAGES))
 def test_a_quic_library_is_imported_by_its_adapter_only(module):
     libraries = {"aioquic", "quictunnel_native"} & {name.partition(".")[0] for name in imports(module)}
     if not is_in(module, "quictunnel.transport.engines"):
@@ -289,7 +308,7 @@ def test_a_quic_library_is_imported_by_its_adapter_only(module):
         assert adapters == [], "adapters are made by create_engine"
 
 
-@pytest.mark.parametrize("module", modules_of("quictunnel"))
+@for_each(modules_of("quictunnel"))
 def test_the_client_does_not_import_the_edge(module):
     """``quictunnel demo`` and the fixtures for pytest run an edge, and load it only then."""
     other = {name for name in imports(module) if name.partition(".")[0] in ("edge_server", "certs")}
@@ -302,19 +321,19 @@ def test_the_client_does_not_import_the_edge(module):
 SHARED: Final = ("quictunnel.config", "quictunnel.shared")
 
 
-@pytest.mark.parametrize("module", modules_of("edge_server", "certs"))
+@for_each(modules_of("edge_server", "certs"))
 def test_the_edge_imports_only_what_it_shares_with_the_client(module):
     allowed = ("quictunnel.errors", "quictunnel.wire", "quictunnel.transport", "edge_server", "certs", *SHARED)
     assert [name for name in ours(imports(module)) if not any(is_in(name, each) for each in allowed)] == []
 
 
-@pytest.mark.parametrize("module", modules_of(*SHARED))
+@for_each(modules_of(*SHARED))
 def test_shared_modules_import_nothing_else(module):
     allowed = ("quictunnel.errors", *SHARED)
     assert [name for name in ours(imports(module)) if not any(is_in(name, each) for each in allowed)] == []
 
 
-@pytest.mark.parametrize("module", modules_of("certs"))
+@for_each(modules_of("certs"))
 def test_the_certs_command_takes_only_the_authority_from_the_edge(module):
     assert {name for name in imports(module) if is_in(name, "edge_server")} <= {
         "edge_server.certificates.authority",
@@ -322,7 +341,7 @@ def test_the_certs_command_takes_only_the_authority_from_the_edge(module):
     }
 
 
-@pytest.mark.parametrize("module", modules_of("quictunnel", "edge_server"))
+@for_each(modules_of("quictunnel", "edge_server"))
 def test_installed_packages_do_not_import_certs(module):
     """certs/ is a command of the repository and not part of the wheel."""
     assert [name for name in imports(module) if is_in(name, "certs")] == []
@@ -388,7 +407,7 @@ def test_import_does_not_load_optional_modules(statement, absent):
 # Modules.
 
 
-@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+@for_each(modules_of(*PACKAGES))
 def test_a_module_has_a_docstring_and_stays_small(module):
     source = sources()[module].read_text()
     if source.strip():
@@ -408,7 +427,7 @@ NO_OPENING: Final = re.compile(
 """Words with which no docstring begins: it begins with a verb or a noun."""
 
 
-@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+@for_each(modules_of(*PACKAGES))
 def test_docstrings_begin_with_a_verb_or_a_noun(module):
     found = []
     for node in ast.walk(tree(module)):
@@ -424,7 +443,7 @@ def test_docstrings_begin_with_a_verb_or_a_noun(module):
     assert found == []
 
 
-@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+@for_each(modules_of(*PACKAGES))
 def test_every_exemption_has_a_reason(module):
     """``noqa`` and ``type: ignore`` say on their own line why."""
     for number, line in enumerate(sources()[module].read_text().splitlines(), 1):
