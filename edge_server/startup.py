@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_server.admin.server import TOKEN_FILE as ADMIN_TOKEN_FILE
 from edge_server.admin.server import Admin, check_packages
-from edge_server.auth.token import new_operator_token
+from edge_server.auth.token import new_file_token
 from edge_server.certificates.authority import DevelopmentAuthority
 from edge_server.certificates.context_store import ContextStore
 from edge_server.change_watcher import ChangeWatcher
@@ -204,13 +204,13 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
 def _prepare_files(config: EdgeConfig) -> _Files:
     """Read and create the files, so that errors in them are reported before any port is opened."""
     state = StateDir(config.state_dir)
-    token = state.token(new_operator_token)
+    token = state.token(new_file_token)
     authority = DevelopmentAuthority.load_or_create(config.state_dir)
     certificates = ContextStore(allow_wildcard_h2=config.allow_wildcard_h2)
     take_certificates(config, certificates, authority)
     identity = make_identity(config, state.path, authority)
     tracer = tracer_of(config.qlog) if config.qlog is not None else None
-    admin_token = "" if config.admin is None else state.secret_token(ADMIN_TOKEN_FILE, new_operator_token)
+    admin_token = "" if config.admin is None else state.secret_token(ADMIN_TOKEN_FILE, new_file_token)
     return _Files(state, token, authority.certificate, certificates, identity, admin_token, tracer)
 
 

@@ -22,8 +22,9 @@ def new_token() -> tuple[str, str]:
     return key, f"qt1.{key}.{secrets.token_urlsafe(SECRET_BYTES)}"
 
 
-def new_operator_token() -> str:
-    """Return a new token for the edge's operator, who is not in the registry of tokens."""
+def new_file_token() -> str:
+    """Return a new token that is kept in a file of the state directory and not in the database: the operator's,
+    and that of the operator's page."""
     return new_token()[1]
 
 

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     from edge_server.auth.token_store import TokenEntry, TokenStore
 
-DEVELOPER_NAME: Final = "this edge's own token"
-"""Name of the development token's owner."""
+OPERATOR_NAME: Final = "the operator's token"
+"""Name of the owner of the operator's token."""
 
 
 class TokenRegistry:
-    """The development token, whose holder can read the state directory and has all permissions, and the tokens of
+    """The operator's token, whose holder can read the state directory and has all permissions, and the tokens of
     the database."""
 
     def __init__(
-        self, development: str, store: TokenStore | None = None, now: Callable[[], float] = time.time
+        self, operator_token: str, store: TokenStore | None = None, now: Callable[[], float] = time.time
     ) -> None:
         """Read the database.
 
         Args:
-            development: the edge's own token; empty for none.
+            operator_token: the token in the state directory's file ``token``; empty for none.
             store: the database; None for none.
             now: seconds since the epoch.
 
@@ -43,9 +43,9 @@ class TokenRegistry:
             ConfigError: the database cannot be read.
         """
         # A client without a token sends an empty one, so an empty token must never be valid.
-        self._development = digest_of(development) if development else None
-        self._development_key = key_of(development)
-        self._developer = None if self._development is None else Identity(self._development.hex()[:12])
+        self._operator_digest = digest_of(operator_token) if operator_token else None
+        self._operator_key = key_of(operator_token)
+        self._operator = None if self._operator_digest is None else Identity(self._operator_digest.hex()[:12])
         self._store = store
         self._now = now
         self._version = -1
@@ -84,7 +84,7 @@ class TokenRegistry:
     def known_key(self, token: str) -> str | None:
         """Return the key that a token names, if a token with that key exists, even if the secret is wrong."""
         key = key_of(token)
-        return key if key is not None and (key in self._entries or key == self._development_key) else None
+        return key if key is not None and (key in self._entries or key == self._operator_key) else None
 
     def check(self, token: str) -> Identity | None:
         """Return the identity of a token; None if it is unknown, revoked or expired.
@@ -93,8 +93,8 @@ class TokenRegistry:
         nothing about the secret.
         """
         digest = digest_of(token)
-        if self._development is not None and hmac.compare_digest(self._development, digest):
-            return self._developer
+        if self._operator_digest is not None and hmac.compare_digest(self._operator_digest, digest):
+            return self._operator
         entry = self._entries.get(key_of(token) or "")
         is_match = hmac.compare_digest(self._unknown_digest if entry is None else entry.digest, digest)
         return self._if_valid(entry) if is_match else None
@@ -125,20 +125,20 @@ class TokenRegistry:
 
     def identity(self, key: str) -> Identity | None:
         """Return the identity of a key with its present permissions; None if the token is not valid."""
-        if self._developer is not None and key == self._developer.key:
-            return self._developer
+        if self._operator is not None and key == self._operator.key:
+            return self._operator
         return self._if_valid(self._entries.get(key))
 
     def name_of_owner(self, key: str) -> str:
         """Return the note of a token, which names its owner; empty if it has none or there is no such token."""
-        if self._developer is not None and key == self._developer.key:
-            return DEVELOPER_NAME
+        if self._operator is not None and key == self._operator.key:
+            return OPERATOR_NAME
         entry = self._entries.get(key)
         return "" if entry is None else entry.note
 
     def is_over(self, key: str) -> bool:
         """Return True if no token with this key will be valid again: it was revoked, or there is none."""
-        if self._developer is not None and key == self._developer.key:
+        if self._operator is not None and key == self._operator.key:
             return False
         entry = self._entries.get(key)
         return entry is None or entry.revoked is not None

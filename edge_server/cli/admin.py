@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_server.admin.server import TOKEN_FILE, URL_FILE
-from edge_server.auth.token import new_operator_token
+from edge_server.auth.token import new_file_token
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
@@ -38,7 +38,7 @@ def print_url(state_dir: Path, *, as_json: bool) -> int:
     """
     try:
         url = (state_dir / URL_FILE).read_text()
-        token = StateDir(state_dir).secret_token(TOKEN_FILE, new_operator_token)
+        token = StateDir(state_dir).secret_token(TOKEN_FILE, new_file_token)
     except FileNotFoundError:
         print(f"No edge with --admin is running in {state_dir}.", file=sys.stderr)
         return EXIT_UNKNOWN

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
-from edge_server.auth.token import new_operator_token
+from edge_server.auth.token import new_file_token
 from edge_server.certificates.context_store import ContextStore
 from edge_server.config.edge_config import OPTIONS, differences, parse
 from edge_server.storage.state_dir import StateDir
@@ -68,7 +68,7 @@ def _state_dir(config: EdgeConfig, _: datetime) -> Iterator[str]:
     if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"The state directory {path} cannot be written; choose another (--state-dir).")
     if (path / "token").exists():
-        StateDir(path).token(new_operator_token)
+        StateDir(path).token(new_file_token)
 
 
 def _certificate(config: EdgeConfig, now: datetime) -> Iterator[str]:

@@ -362,6 +362,6 @@ class _PendingStreamHandler:
     def writable(self) -> None: ...
 
 
-HANDLER_FOLLOWS: Final = _PendingStreamHandler()
+PLACEHOLDER_HANDLER: Final = _PendingStreamHandler()
 """Stand-in for the handler of a stream, for a caller of :meth:`Link.open` that sets the real one immediately
 afterwards."""

@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.link import HANDLER_FOLLOWS
+from quictunnel.transport.link import PLACEHOLDER_HANDLER
 from quictunnel.wire.codes import StreamCode, reset_code
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
@@ -148,7 +148,7 @@ class ResumeExchange:
     def open_again(self) -> None:
         """Edge: open streams on the new link, as far as the client allows."""
         while self._to_open and self._unmentioned is None:
-            quic_stream = self._owner.link.open(HANDLER_FOLLOWS)
+            quic_stream = self._owner.link.open(PLACEHOLDER_HANDLER)
             if quic_stream is None:
                 return
             _, stream = self._to_open.popitem()
@@ -189,5 +189,5 @@ class ResumeExchange:
             self._to_open = {number: waiting[number] for number in sorted(waiting, reverse=True)}
             self.open_again()
         else:
-            self._numbers.reconcile(self._unknown, self._next_number)
+            self._numbers.drop_never_arriving(self._unknown, self._next_number)
             self._unknown.clear()

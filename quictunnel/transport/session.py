@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.credit_sender import CreditSender
 from quictunnel.transport.incoming_stream import IncomingStream
-from quictunnel.transport.link import HANDLER_FOLLOWS, IgnoringLinkHandler, Link
+from quictunnel.transport.link import PLACEHOLDER_HANDLER, IgnoringLinkHandler, Link
 from quictunnel.transport.resume_exchange import ResumeExchange
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, stream_code
@@ -173,7 +173,7 @@ class Session:
         if not self.is_ready:
             self._numbers.record(preface.stream)
             return self._add(preface)
-        quic_stream = self.link.open(HANDLER_FOLLOWS)
+        quic_stream = self.link.open(PLACEHOLDER_HANDLER)
         if quic_stream is None:
             return None
         self._numbers.record(preface.stream)

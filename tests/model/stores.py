@@ -19,7 +19,7 @@ SECOND_TOKEN: Final = f"qt1.{'a' * 16}.{'s' * 43}"
 
 
 class TokenStore:
-    """Tokens beside the development token (``edge_server.auth.token_store.TokenStore``)."""
+    """Tokens beside the operator's token (``edge_server.auth.token_store.TokenStore``)."""
 
     def __init__(self) -> None:
         self.is_revoked = False

@@ -238,9 +238,11 @@ class CertificateManager:
 
     def _start_action(self, certificate: ScheduledCertificate, action: Action, now: float) -> None:
         certificate.running = action
-        if action == "advice":
+        if action == "renewal_info":
             assert certificate.issued is not None
-            self._worker.start_advice(certificate.issued, functools.partial(self._on_advice, certificate))
+            self._worker.start_renewal_info(
+                certificate.issued, functools.partial(self._on_renewal_info, certificate)
+            )
             return
         name = certificate.identifier
         self._quota.begin(name, certificate.owner, is_new=self._is_new(certificate), now=now)
@@ -289,9 +291,9 @@ class CertificateManager:
                 _format_time(outcome.not_after),
             )
 
-    def _on_advice(self, certificate: ScheduledCertificate, when: float | None) -> None:
+    def _on_renewal_info(self, certificate: ScheduledCertificate, when: float | None) -> None:
         self._changed.set()
-        self._scheduler.on_advice(certificate, when, self._now())
+        self._scheduler.on_renewal_info(certificate, when, self._now())
 
 
 def _log_failure(certificate: ScheduledCertificate, now: float) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from edge_server.certificates.acme.store import IssuedCertificate
 
 MAX_CONCURRENT_ORDERS: Final = 2
-"""Orders and requests for advice at once: enough for progress while one of them waits, and considerate to the
-CA."""
+"""Orders and requests of renewal information at once: enough for progress while one of them waits, and considerate
+to the CA."""
 MAX_TRIES: Final = 20
 """Failed tries for a name that never had a certificate: three days with waits that grow to hours. Then the name
 has to be requested again. A name that had a certificate is tried for as long as it is needed."""
@@ -35,15 +35,16 @@ FORCED_RENEWAL: Final = 0.1
 """Fraction of its lifetime before the end at which it is renewed, whatever the server suggests."""
 MIN_AGE: Final = 1 / 3
 """Fraction of its lifetime for which the schedule does not renew a certificate that was just issued: with a clock
-that is months ahead, each new one would appear expired and be ordered again at once. The server's advice
-(RFC 9773) still counts, because it is early for a certificate that will be revoked."""
+that is months ahead, each new one would appear expired and be ordered again at once. The server's renewal
+information (RFC 9773) still counts, because it is early for a certificate that will be revoked."""
 POLL_INTERVAL: Final = 60.0
 """Seconds between checks when nothing is due: clocks are set, and machines sleep."""
-ADVICE_RETRY: Final = 4.0
+RENEWAL_INFO_RETRY: Final = 4.0
 """Multiple of the usual interval before the next request, if the server suggested no renewal time."""
 
-Action = Literal["order", "advice"]
-"""Work for a certificate: an order, or a request for the renewal time that the server suggests."""
+Action = Literal["order", "renewal_info"]
+"""Work for a certificate: an order, or a request of renewal information (ARI, RFC 9773), which has the renewal
+time that the server suggests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class ScheduledCertificate:
     renew_at: float = 0.0
     retry_at: float = 0.0
     """Earliest time of the next try after a failure."""
-    advice_at: float = math.inf
+    renewal_info_at: float = math.inf
     """Time of the next request for the server's suggested renewal time."""
     failures: int = 0
     last_error: str = ""
@@ -119,7 +120,7 @@ class RenewalScheduler:
         """Start without certificates.
 
         Args:
-            timings: waits after failures, and the interval between requests for advice.
+            timings: waits after failures, and the interval between requests of renewal information.
             is_needed: returns True if the certificate with this identifier is needed; others are not ordered.
             random: source of the jitter.
         """
@@ -165,10 +166,10 @@ class RenewalScheduler:
                 continue
             if each.due <= now:
                 due.append(DueAction(each, "order"))
-            elif each.advice_at <= now:
-                due.append(DueAction(each, "advice"))
+            elif each.renewal_info_at <= now:
+                due.append(DueAction(each, "renewal_info"))
             else:
-                next_check = min(next_check, each.due - now, each.advice_at - now)
+                next_check = min(next_check, each.due - now, each.renewal_info_at - now)
         return Plan(due, next_check)
 
     def on_loaded(self, certificate: ScheduledCertificate, issued: IssuedCertificate, now: float) -> None:
@@ -178,7 +179,7 @@ class RenewalScheduler:
         certificate.backoff.reset()
         age = RENEWAL_POINT - self._random.uniform(0.0, RENEWAL_JITTER)
         certificate.renew_at = issued.not_before + issued.lifetime * age
-        certificate.advice_at = now + self._random.uniform(0.0, self._timings.advice)
+        certificate.renewal_info_at = now + self._random.uniform(0.0, self._timings.renewal_info)
 
     def on_issued(self, certificate: ScheduledCertificate, issued: IssuedCertificate, now: float) -> None:
         """Schedule the renewal of a certificate that was issued just now."""
@@ -199,10 +200,12 @@ class RenewalScheduler:
         has_no_more_tries = certificate.issued is None and certificate.failures >= MAX_TRIES
         certificate.retry_at = math.inf if has_no_more_tries else now + wait
 
-    def on_advice(self, certificate: ScheduledCertificate, when: float | None, now: float) -> None:
+    def on_renewal_info(self, certificate: ScheduledCertificate, when: float | None, now: float) -> None:
         """Use the renewal time that the server suggests (RFC 9773); None: it suggests none."""
         certificate.running = None
-        certificate.advice_at = now + self._timings.advice * (1.0 if when is not None else ADVICE_RETRY)
+        certificate.renewal_info_at = now + self._timings.renewal_info * (
+            1.0 if when is not None else RENEWAL_INFO_RETRY
+        )
         if when is not None and certificate.issued is not None:
             latest = certificate.issued.not_after - certificate.issued.lifetime * FORCED_RENEWAL
             certificate.renew_at = min(when, latest)
@@ -211,7 +214,7 @@ class RenewalScheduler:
         """Adjust to a clock that moved ``forward`` seconds (negative: back): no wait changes its length. The ends
         of certificates are times of the CA's clock and stay."""
         for certificate in self._certificates.values():
-            certificate.advice_at += forward
+            certificate.renewal_info_at += forward
             certificate.retry_at += forward
 
     def unused(self) -> list[ScheduledCertificate]:

@@ -73,7 +73,7 @@ class AcmeTimings:
     """Timeout of one request to the ACME server as a whole."""
     poll: float = 1.0
     """Interval between polls of a validation."""
-    advice: float = 6 * 3600.0
+    renewal_info: float = 6 * 3600.0
     """Interval between requests for the suggested renewal time (RFC 9773 section 4.3.3)."""
 
 

@@ -80,10 +80,10 @@ class OrderWorker:
         no_thread: IssuedCertificate | AcmeError = AcmeError("No thread could be started.")
         self._start(functools.partial(self._order, names, challenge), on_done, no_thread)
 
-    def start_advice(self, issued: IssuedCertificate, on_done: Callable[[float | None], None]) -> None:
+    def start_renewal_info(self, issued: IssuedCertificate, on_done: Callable[[float | None], None]) -> None:
         """Ask for the renewal time that the server suggests. ``on_done`` is called once on the event loop with
         seconds since the epoch, or None without a suggestion."""
-        self._start(functools.partial(self._request_advice, issued), on_done, None)
+        self._start(functools.partial(self._request_renewal_info, issued), on_done, None)
 
     def stop(self) -> None:
         """Abort the orders in progress, and each later one at its start."""
@@ -135,7 +135,7 @@ class OrderWorker:
             logger.error("the certificate for %s could not be stored: %s", names[0], error.strerror or error)
         return issued
 
-    def _request_advice(self, issued: IssuedCertificate) -> float | None:
+    def _request_renewal_info(self, issued: IssuedCertificate) -> float | None:
         try:
             return self._client().renewal_time(issued)
         except AcmeError as error:

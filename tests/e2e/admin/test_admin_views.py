@@ -121,7 +121,7 @@ def test_names_are_banned_and_released(rig: AdminPageRig):
             page = open_view(rig, "Names and bans")
             row = page.locator("#names tbody tr", has_text="pest")
             expect(row).to_contain_text("in use")
-            expect(row).to_contain_text("this edge's own token")
+            expect(row).to_contain_text("the operator's token")
             expect(page.locator("#owners")).to_contain_text("pest")
             page.get_by_role("button", name="Ban pest").click()
             page.get_by_role("button", name="Ban it").click()

@@ -224,7 +224,7 @@ def test_visits_and_the_detail_of_a_tunnel(rig: AdminTunnel, operator: AdminClie
     eventually(lambda: operator.get("/visits", tunnel=name)["total"] >= 1, "the visit is not there")
     visit = operator.get("/visits", tunnel=name, limit=1)["items"][0]
     assert (visit["address"], visit["tunnel"], visit["kind"]) == ("127.0.0.1", name, "tcp")
-    assert visit["owner_name"] == "this edge's own token"
+    assert visit["owner_name"] == "the operator's token"
     assert visit["bytes_in"] >= 1000
     assert 0 <= time.time() - visit["ended_at"] < 60
     logging.getLogger("edge_server.test").warning("%s is in trouble; its owner is %s", name, visit["owner"])
@@ -234,7 +234,7 @@ def test_visits_and_the_detail_of_a_tunnel(rig: AdminTunnel, operator: AdminClie
     assert detail["tunnel"]["url"] == rig.tunnel.url
     assert detail["visits"]["items"][0]["id"] == visit["id"]
     assert detail["errors"][0]["message"] == (
-        f"{name} is in trouble; its owner is {visit['owner']} (this edge's own token)"
+        f"{name} is in trouble; its owner is {visit['owner']} (the operator's token)"
     )
     assert not any(f"{name}x" in record["message"] for record in detail["errors"])
     assert operator.ask("/tunnels/never-seen").status_code == 404

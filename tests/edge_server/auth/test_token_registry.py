@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> TokenStore:
     return TokenStore(tmp_path)
 
 
-def test_the_development_token_is_accepted():
+def test_the_operators_token_is_accepted():
     tokens = TokenRegistry(CHOSEN)
     found = tokens.check(CHOSEN)
     assert found is not None
@@ -74,7 +74,7 @@ def test_only_the_whole_of_it_is_good(store: TokenStore):
     assert tokens.known_key(new_token()[1]) is None
 
 
-def test_a_development_token_of_the_usual_form_has_attempts_of_its_own():
+def test_an_operators_token_of_the_usual_form_has_attempts_of_its_own():
     key, token = new_token()
     assert TokenRegistry(token).known_key(token) == key
     assert TokenRegistry(CHOSEN).known_key(CHOSEN) is None

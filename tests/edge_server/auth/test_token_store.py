@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.auth.permissions import Permissions
-from edge_server.auth.token_registry import DEVELOPER_NAME, TokenRegistry
+from edge_server.auth.token_registry import OPERATOR_NAME, TokenRegistry
 from edge_server.auth.token_store import MAX_NOTE, TokenEntry, TokenStore
 
 if TYPE_CHECKING:
@@ -75,5 +75,5 @@ def test_owners_have_names(tmp_path: Path):
     own = registry.check("operator")
     assert own is not None
     assert registry.name_of_owner(entry.key) == "Ada"
-    assert registry.name_of_owner(own.key) == DEVELOPER_NAME
+    assert registry.name_of_owner(own.key) == OPERATOR_NAME
     assert registry.name_of_owner("unknown") == ""

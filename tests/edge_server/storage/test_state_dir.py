@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_server.auth.token import new_operator_token
+from edge_server.auth.token import new_file_token
 from edge_server.storage.state_dir import KEY_BYTES, MIN_TOKEN, StateDir
 from quictunnel.errors import ConfigError
 
@@ -28,16 +28,16 @@ def path(tmp_path: Path) -> Path:
 
 class TestSecrets:
     def test_are_made_once_and_kept(self, path):
-        token, key = StateDir(path).token(new_operator_token), StateDir(path).key("ticket")
+        token, key = StateDir(path).token(new_file_token), StateDir(path).key("ticket")
         assert len(token) >= 43
         assert len(key) == KEY_BYTES
         again = StateDir(path)
-        assert (again.token(new_operator_token), again.key("ticket")) == (token, key)
+        assert (again.token(new_file_token), again.key("ticket")) == (token, key)
         assert again.key("reset") != key
 
     def test_only_their_owner_reads(self, path):
         state = StateDir(path)
-        state.token(new_operator_token)
+        state.token(new_file_token)
         state.key("ticket")
         state.publish(edge="127.0.0.1:1", token="t", ca=path / "ca.pem")
         assert mode(path) == 0o700
@@ -52,7 +52,7 @@ class TestSecrets:
 
         old = os.umask(0)
         try:
-            StateDir(path).token(new_operator_token)
+            StateDir(path).token(new_file_token)
         finally:
             os.umask(old)
         assert mode(path) == 0o700
@@ -60,10 +60,10 @@ class TestSecrets:
 
     def test_two_processes_at_once_see_the_same(self, path):
         program = (
-            "import sys; from pathlib import Path; from edge_server.auth.token import new_operator_token\n"
+            "import sys; from pathlib import Path; from edge_server.auth.token import new_file_token\n"
             "from edge_server.storage.state_dir import StateDir\n"
             "print('ready', flush=True); sys.stdin.readline(); state = StateDir(Path(sys.argv[1]))\n"
-            "print(state.token(new_operator_token), state.key('ticket').hex())"
+            "print(state.token(new_file_token), state.key('ticket').hex())"
         )
         racers = [
             subprocess.Popen(
@@ -104,19 +104,19 @@ class TestDamage:
         state = StateDir(path)
         (path / "token").write_bytes(content)
         with pytest.raises(ConfigError, match="token is no token") as raised:
-            state.token(new_operator_token)
+            state.token(new_file_token)
         assert "\n" not in str(raised.value)
 
     def test_an_operators_own_token(self, path):
         state = StateDir(path)
         (path / "token").write_bytes(b"correct-horse-battery\r\n")
-        assert state.token(new_operator_token) == "correct-horse-battery"
+        assert state.token(new_file_token) == "correct-horse-battery"
 
     def test_a_secret_that_is_a_directory(self, path):
         state = StateDir(path)
         (path / "token").mkdir()
         with pytest.raises(ConfigError, match="cannot be read or made"):
-            state.token(new_operator_token)
+            state.token(new_file_token)
 
     def test_a_directory_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tests.harness.manual_clock import ManualClock
 
 QUICK = AcmeTimings(
-    first_retry=0.4, min_retry=0.1, max_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0
+    first_retry=0.4, min_retry=0.1, max_retry=1.0, order=20.0, network=10.0, poll=0.05, renewal_info=3600.0
 )
 PATIENCE = 30.0
 DOMAIN = "tunnel.example.com"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edge_server.certificates.acme.worker import OrderWorker
 
     OnOrdered = Callable[[IssuedCertificate | AcmeError], None]
-    OnAdvice = Callable[[float | None], None]
+    OnRenewalInfo = Callable[[float | None], None]
 
 
 class FakeWorker:
@@ -22,7 +22,7 @@ class FakeWorker:
     def __init__(self) -> None:
         self.orders: dict[str, OnOrdered] = {}
         """Orders in progress by identifier."""
-        self.advice: dict[str, OnAdvice] = {}
+        self.renewal_info: dict[str, OnRenewalInfo] = {}
         """Requests for renewal times in progress by identifier."""
         self.own: list[str] = []
         """Identifiers that were ordered as the edge's own."""
@@ -33,8 +33,8 @@ class FakeWorker:
         self.orders[names[0]] = on_done
         self.own += [names[0]] * is_own
 
-    def start_advice(self, issued: IssuedCertificate, on_done: OnAdvice) -> None:
-        self.advice[issued.names[0]] = on_done
+    def start_renewal_info(self, issued: IssuedCertificate, on_done: OnRenewalInfo) -> None:
+        self.renewal_info[issued.names[0]] = on_done
 
     def stop(self) -> None:
         self.is_stopping = True
@@ -57,13 +57,13 @@ class FakeWorker:
     def take_started(self, manager: CertificateManager) -> list[str]:
         """Return the identifiers of the started orders, and forget them: they are due again."""
         names = list(self.orders)
-        for name in (*names, *self.advice):
+        for name in (*names, *self.renewal_info):
             manager._scheduler.certificates[name].running = None
         self.orders.clear()
-        self.advice.clear()
+        self.renewal_info.clear()
         return names
 
 
 def postpone_advice(manager: CertificateManager, name: str) -> None:
     """Make the manager ask for no renewal time of this certificate."""
-    manager._scheduler.certificates[name].advice_at = float("inf")
+    manager._scheduler.certificates[name].renewal_info_at = float("inf")

@@ -62,7 +62,7 @@ def advise(proxy: FaultyProxy) -> None:
 @contextlib.asynccontextmanager
 async def renewing(proxy: FaultyProxy, ca: AcmeCa, state_dir: Path) -> AsyncIterator[tuple[AcmeRig, int]]:
     """Rig that has a certificate and is about to renew it, with the serial of the present one."""
-    timings = replace(QUICK, advice=0.1)
+    timings = replace(QUICK, renewal_info=0.1)
     async with running_service(state_dir, proxy, tls_port=ca.tls_port, timings=timings) as rig:
         rig.want(NAME)
         await rig.wait_until_held(NAME)

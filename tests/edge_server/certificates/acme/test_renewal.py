@@ -58,11 +58,11 @@ async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(rig: R
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
     entry = rig.certificate("a.example.com")
-    rig.manager._on_advice(entry, clock.now + 10 * DAY)
+    rig.manager._on_renewal_info(entry, clock.now + 10 * DAY)
     assert entry.renew_at == clock.now + 10 * DAY
-    rig.manager._on_advice(entry, clock.now + 1000 * DAY)
+    rig.manager._on_renewal_info(entry, clock.now + 1000 * DAY)
     assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - FORCED_RENEWAL))
-    rig.manager._on_advice(entry, None)
+    rig.manager._on_renewal_info(entry, None)
     assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - FORCED_RENEWAL))
 
 

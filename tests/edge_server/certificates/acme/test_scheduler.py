@@ -9,12 +9,12 @@ import pytest
 
 from edge_server.certificates.acme.errors import AcmeError
 from edge_server.certificates.acme.scheduler import (
-    ADVICE_RETRY,
     FORCED_RENEWAL,
     MAX_CONCURRENT_ORDERS,
     MAX_TRIES,
     MIN_AGE,
     POLL_INTERVAL,
+    RENEWAL_INFO_RETRY,
     RENEWAL_JITTER,
     RENEWAL_POINT,
     RenewalScheduler,
@@ -55,7 +55,7 @@ def due(scheduler: RenewalScheduler, now: float = NOW) -> list[tuple[str, str]]:
         ((NOW - 1, NOW + 5, math.inf), "", 5.0),
         ((NOW + 20, NOW - 1, NOW + 30), "", 20.0),
         ((NOW + 20, 0.0, NOW + 10), "", 10.0),
-        ((NOW + 20, 0.0, NOW), "advice", POLL_INTERVAL),
+        ((NOW + 20, 0.0, NOW), "renewal_info", POLL_INTERVAL),
         ((NOW, 0.0, NOW), "order", POLL_INTERVAL),
         ((NOW + 3 * DAY, 0.0, NOW + DAY), "", POLL_INTERVAL),
         ((0.0, math.inf, math.inf), "", POLL_INTERVAL),
@@ -64,9 +64,9 @@ def due(scheduler: RenewalScheduler, now: float = NOW) -> list[tuple[str, str]]:
 def test_plan_follows_from_the_times(
     scheduler: RenewalScheduler, times: tuple[float, float, float], action: str, next_check: float
 ):
-    """``times``: of the renewal, the retry and the request for advice."""
+    """``times``: of the renewal, the retry and the request of renewal information."""
     certificate = scheduler.add(["a.example"], "t")
-    certificate.renew_at, certificate.retry_at, certificate.advice_at = times
+    certificate.renew_at, certificate.retry_at, certificate.renewal_info_at = times
     assert due(scheduler) == ([("a.example", action)] if action else [])
     assert scheduler.plan(NOW).next_check == next_check
 
@@ -74,7 +74,7 @@ def test_plan_follows_from_the_times(
 def test_longest_overdue_comes_first_and_work_in_progress_is_left_out(scheduler: RenewalScheduler):
     for name, renew_at in (("a.example", NOW - 1), ("b.example", NOW - 2), ("c.example", NOW - 3)):
         scheduler.add([name], "t").renew_at = renew_at
-    scheduler.certificates["b.example"].running = "advice"
+    scheduler.certificates["b.example"].running = "renewal_info"
     assert due(scheduler) == [("c.example", "order"), ("a.example", "order")]
     assert scheduler.free_slots == MAX_CONCURRENT_ORDERS - 1
 
@@ -96,7 +96,7 @@ def test_new_certificate_is_renewed_within_the_jitter(scheduler: RenewalSchedule
         scheduler.on_issued(certificate, issued(), NOW)
         age = (certificate.renew_at - NOW) / LIFE
         assert RENEWAL_POINT - RENEWAL_JITTER <= age <= RENEWAL_POINT
-        assert NOW <= certificate.advice_at <= NOW + TIMINGS.advice
+        assert NOW <= certificate.renewal_info_at <= NOW + TIMINGS.renewal_info
 
 
 def test_certificate_that_appears_expired_has_a_least_age(scheduler: RenewalScheduler):
@@ -108,23 +108,23 @@ def test_certificate_that_appears_expired_has_a_least_age(scheduler: RenewalSche
 
 
 @pytest.mark.parametrize(
-    ("advice", "renew_at", "interval"),
+    ("renewal_info", "renew_at", "interval"),
     [
         (NOW + DAY, NOW + DAY, 1.0),
         (NOW - DAY, NOW - DAY, 1.0),
         (NOW + 1000 * DAY, NOW + LIFE * (1 - FORCED_RENEWAL), 1.0),
-        (None, NOW + 60 * DAY, ADVICE_RETRY),
+        (None, NOW + 60 * DAY, RENEWAL_INFO_RETRY),
     ],
 )
 def test_advice_moves_the_renewal(
-    scheduler: RenewalScheduler, advice: float | None, renew_at: float, interval: float
+    scheduler: RenewalScheduler, renewal_info: float | None, renew_at: float, interval: float
 ):
     certificate = scheduler.add(["a.example"], "t")
     scheduler.on_issued(certificate, issued(), NOW)
-    certificate.renew_at, certificate.running = NOW + 60 * DAY, "advice"
-    scheduler.on_advice(certificate, advice, NOW)
+    certificate.renew_at, certificate.running = NOW + 60 * DAY, "renewal_info"
+    scheduler.on_renewal_info(certificate, renewal_info, NOW)
     assert certificate.renew_at == pytest.approx(renew_at)
-    assert certificate.advice_at == NOW + interval * TIMINGS.advice
+    assert certificate.renewal_info_at == NOW + interval * TIMINGS.renewal_info
     assert certificate.running is None
 
 
@@ -165,11 +165,11 @@ def test_only_a_name_without_certificate_runs_out_of_tries(scheduler: RenewalSch
 def test_moved_clock_changes_no_wait_and_no_end(scheduler: RenewalScheduler, move: float):
     certificate = scheduler.add(["a.example"], "t")
     scheduler.on_issued(certificate, issued(), NOW)
-    renew_at, certificate.advice_at = certificate.renew_at, NOW + 100
+    renew_at, certificate.renewal_info_at = certificate.renew_at, NOW + 100
     failed(scheduler, certificate, 100 * DAY)
     scheduler.adjust_clock(move)
     assert certificate.retry_at == pytest.approx(NOW + move + 100 * DAY)
-    assert certificate.advice_at == pytest.approx(NOW + move + 100)
+    assert certificate.renewal_info_at == pytest.approx(NOW + move + 100)
     assert certificate.renew_at == renew_at
 
 

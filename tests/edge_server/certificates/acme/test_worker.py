@@ -105,9 +105,9 @@ async def test_every_failure_is_reported_once(rig: WorkerRig, error: Exception, 
     found = await rig.order()
     assert isinstance(found, AcmeError)
     assert found.reason == reason
-    advice: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
-    rig.worker.start_advice(issue(NAME, now=time.time()), advice.set_result)
-    assert await asyncio.wait_for(advice, PATIENCE) is None
+    renewal_info: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
+    rig.worker.start_renewal_info(issue(NAME, now=time.time()), renewal_info.set_result)
+    assert await asyncio.wait_for(renewal_info, PATIENCE) is None
 
 
 async def test_certificate_is_used_although_it_cannot_be_stored(
