@@ -305,7 +305,7 @@ class ClientSession:
             self.session.close(SessionCode.OVERLOADED, sessions.refusal_reason(identity.key))
             return
         self.identity = identity
-        self.session.pool.memory_share = self._context.memory.share_of(identity.key)
+        self.session.window_pool.memory_share = self._context.memory.share_of(identity.key)
         self.session.peer_window = hello.window
         self.session.version = min(hello.version, PROTOCOL_VERSION)
         self._welcome(sessions.add(self), resumed=False)

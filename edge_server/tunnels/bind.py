@@ -103,7 +103,7 @@ class Bindings:
     def _refuse(self, number: int, code: BindCode, reason: str) -> None:
         """Refuse a lease, with the reason if the client's version of the protocol has one."""
         refused = BindRefusedV3(number, code, reason[:MAX_REASON])
-        self._session.send(refused if self._session.version >= 3 else refused.of_version_1())
+        self._session.send(refused if self._session.version >= 3 else refused.without_reason())
 
     def unbind(self, number: int) -> None:
         """Release a lease at the client's request, and confirm it."""

@@ -45,7 +45,7 @@ class TunnelFacts:
     takeover_ages: tuple[float, ...] = ()
     """Seconds since each of the latest takeovers by name (at most ``MAX_TAKEOVERS``), oldest first."""
 
-    def is_newer_than(self, generation: int) -> bool:
+    def is_too_old(self, generation: int) -> bool:
         """Return True if a ticket of that generation is too old to take the name over.
 
         For :data:`PREVIOUS_TICKET_SECONDS` the previous ticket is valid, too: the response with the latest one

@@ -171,7 +171,7 @@ class BindCheck:
             return False
         # A predecessor or a snapshot passes on the ticket and ID of one client of a pool only.
         is_one_of_several = bind.pool and not target.backends
-        is_old = target.is_newer_than(ticket.generation) or is_older_client(bind, ticket, target)
+        is_old = target.is_too_old(ticket.generation) or is_older_client(bind, ticket, target)
         return is_old and not is_one_of_several and not _is_same_client(bind, target)
 
     @property

@@ -76,7 +76,7 @@ class Session:
 
     def __init__(self, side: Side, handler: SessionHandler, schedule_transmit: Callable[[], None]) -> None:
         self.link = Link(side, self, schedule_transmit)
-        self.pool = WindowPool()
+        self.window_pool = WindowPool()
         self.peer_window = 0
         """Initial limit of bytes on a new stream to the peer, from its Hello or Welcome."""
         self.version = OLDEST_VERSION
@@ -122,14 +122,14 @@ class Session:
     def add_retained(self, more: int) -> None:
         """Add to the count of bytes that streams retain; a negative number subtracts."""
         self.retained_bytes += more
-        if self.pool.memory_share is not None:
-            self.pool.memory_share.charge(more)
+        if self.window_pool.memory_share is not None:
+            self.window_pool.memory_share.charge(more)
 
     @property
     def is_at_retained_limit(self) -> bool:
         """Return True if streams may retain nothing beyond an initial window now."""
         return self.retained_bytes >= MAX_RETAINED_BYTES or (
-            self.pool.memory_share is not None and self.pool.memory_share.is_used_up
+            self.window_pool.memory_share is not None and self.window_pool.memory_share.is_used_up
         )
 
     def is_active(self, now: float) -> bool:

@@ -35,7 +35,7 @@ class StreamOwner(Protocol):
     """The session, as its streams use it."""
 
     link: Link
-    pool: WindowPool
+    window_pool: WindowPool
     is_away: bool
 
     @property
@@ -96,7 +96,7 @@ class Stream:
     def __init__(self, session: StreamOwner, preface: Preface, send_window: int, now: float) -> None:
         """Create a stream that has no QUIC stream until :meth:`attach_quic_stream`."""
         self.preface = preface
-        self.receive_window = ReceiveWindow(INITIAL_WINDOW, session.pool, now)
+        self.receive_window = ReceiveWindow(INITIAL_WINDOW, session.window_pool, now)
         self.receive_done = False
         """True once the peer's end was consumed."""
         self.is_over = False

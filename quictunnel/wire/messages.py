@@ -131,6 +131,7 @@ class Bind(Message, frozen=True, tag=3):
     lease: LeaseNumber
     """The client's number of the lease, unique within the session; prefaces contain it."""
     unencrypted: bool
+    """Also lease a public TCP port, which is not encrypted."""
     h2: bool
     """Offer HTTP/2 to TLS visitors."""
     ticket: SealedTicket
@@ -194,7 +195,7 @@ class BindRefusedV3(BindRefused, frozen=True, tag=13):
     """The reason for people, as a clause that begins in lower case, with the limit or range that applies; empty:
     as the code says."""
 
-    def of_version_1(self) -> BindRefused:
+    def without_reason(self) -> BindRefused:
         """Return the BindRefused of version 1, without the reason."""
         return BindRefused(self.lease, self.code)
 

@@ -67,7 +67,7 @@ class StreamNumbers:
         """Record that a skipped stream was reset before its preface arrived, by an edge that does not name it."""
         self._unnamed = min(self._unnamed + 1, MAX_SKIPPED)
 
-    def drop_never_arriving(self, alive: Collection[int], following: int) -> None:
+    def keep_expected(self, *, alive: Collection[int], following: int) -> None:
         """Apply the edge's list of streams after a resume: only streams that are open there can still arrive.
 
         Args:

@@ -125,7 +125,7 @@ class EmbeddedTunnel(TunnelFixture):
                 thread.call(quic_streams(session)) for thread, session in zip(threads, sessions, strict=True)
             ],
             "registered": [len(session.link.streams) for session in sessions],
-            "pool": [session.pool.used for session in sessions],
+            "pool": [session.window_pool.used for session in sessions],
             "tasks": [len(asyncio.all_tasks(loop)) for loop in (t.loop for t in threads)],
             "sockets": sockets_of(os.getpid()),
         }

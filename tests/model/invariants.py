@@ -377,7 +377,7 @@ def _left_in(session: Session, where: str) -> list[str]:
         ("streams", session.stream_count),
         ("numbers never seen", session.skipped_numbers),
         ("retained bytes", session.retained_bytes),
-        ("window bytes", session.pool.used),
+        ("window bytes", session.window_pool.used),
         ("streams to open", len(session._exchange._to_open)),
         ("streams that credit is owed for", session._credit_sender.waiting),
     ):

@@ -261,7 +261,7 @@ class SessionPair:
         assert self.client_endpoint.faults == self.edge_endpoint.faults == 0
         assert not self.client.stream_count
         assert not self.edge.stream_count
-        assert self.client.pool.used == self.edge.pool.used == 0
+        assert self.client.window_pool.used == self.edge.window_pool.used == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

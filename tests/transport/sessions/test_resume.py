@@ -244,7 +244,7 @@ async def test_killed_side_leaves_only_ends_or_resets(
         await half.is_away.wait()
     assert survivor.is_away
     survivor.end_if_away(Closed(CloseCause.TIMEOUT, 0, ""))
-    assert survivor.stream_count == survivor.pool.used == survivor.retained_bytes == 0
+    assert survivor.stream_count == survivor.window_pool.used == survivor.retained_bytes == 0
     for actor in actors:
         for pump in actor.pumps:
             wanted = actor.up if pump is actor.edge else actor.down

@@ -128,7 +128,7 @@ class Share:
 
 async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: SessionPair) -> None:
     """The limit holds whatever the client allows, and retained bytes are given back at the end."""
-    share = pair.edge.pool.memory_share = Share()
+    share = pair.edge.window_pool.memory_share = Share()
     streams = [pair.open() for _ in range(2)]
     pair.client_half.on_stream = StalledConsumer
     await asyncio.sleep(1)
