@@ -134,7 +134,7 @@ def say_engine(python, lack):
         print("engine: %s, the fast one" % engine, flush=True)
     else:
         why = lack or "QUICTUNNEL_ENGINE=%s selects it" % os.environ.get("QUICTUNNEL_ENGINE")
-        print("engine: %s, pure Python, a tenth of the speed or less; %s" % (engine, why), flush=True)
+        print("engine: %s, pure Python, about a quarter of the speed; %s" % (engine, why), flush=True)
 
 
 def part(title, *command, **options):
