@@ -1,73 +1,36 @@
 """``quictunnel-edge`` or ``python -m edge_server``: run an edge until a signal stops it, or an operator's command.
 
-Each command imports only the modules that it needs, because a health check runs every few seconds.
+Each command imports only the modules that it needs, because a health check runs every few seconds. This module
+imports nothing else of the project before :func:`main` handles Ctrl-C.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Final
-
-from edge_server.cli.commands import main as run_command
-from edge_server.config.program_name import error_name
-from quictunnel.errors import ConfigError
-from quictunnel.shared import output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_server.config.edge_config import Reading
-
-EXIT_CONFIG: Final = 2
-
-
-def check(reading: Reading) -> int:
-    """Print the result of ``--check-config``, and return the exit status."""
-    from edge_server.cli import check_config  # noqa: PLC0415 - no other command needs it
-
-    wrong, lines = check_config.report(reading)
-    complain(wrong)
-    print(*lines, sep="\n", end="\n" if lines else "")  # noqa: T201 - what was asked for
-    return EXIT_CONFIG if wrong else 0
-
-
-def complain(problems: Sequence[str]) -> None:
-    """Print the problems to standard error, one line each."""
-    for problem in problems:
-        print(f"{error_name()}: error: {problem}", file=sys.stderr)  # noqa: T201 - what was asked for
+STOPPED: Final = 0
+"""Exit status of an edge that was stopped by Ctrl-C."""
+INTERRUPTED: Final = 130
+"""Exit status that a shell reports for a command that SIGINT (2) ended: 128 + 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status. ``argv``: its arguments, by default those of the process."""
     words = sys.argv[1:] if argv is None else argv
-    return output.run(lambda: _main(words))
-
-
-def _main(words: Sequence[str]) -> int:
-    if words and not words[0].startswith("-"):
-        return run_command(words)  # also a wrong one: the error has a suggestion
-    from edge_server.config.edge_config import read  # noqa: PLC0415 - the commands do not need the options
-
-    def read_again() -> Reading:
-        return read(words, os.environ)
-
-    reading = read_again()
-    if reading.only_check:
-        return check(reading)
-    if reading.config is None:
-        complain(reading.problems)
-        return EXIT_CONFIG
     try:
-        from edge_server.service import serve  # noqa: PLC0415 - neither --help nor --check-config needs the server
+        from edge_server.program import run  # noqa: PLC0415 - Ctrl-C during the import
 
-        serve(reading.config, read_again)
-    except ConfigError as error:
-        complain([str(error)])
-        return EXIT_CONFIG
-    except KeyboardInterrupt:
-        return 0  # Ctrl-C before the signal handlers were installed
-    return 0
+        return run(words)
+    except KeyboardInterrupt:  # before the edge handles signals itself, or during a command
+        return STOPPED if _is_to_serve(words) else INTERRUPTED
+
+
+def _is_to_serve(words: Sequence[str]) -> bool:
+    return "--check-config" not in words and (not words or words[0].startswith("-"))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,17 @@ class Reloads:
             self._requested.clear()
             try:
                 await reload(self._apply, self._read)
+            except asyncio.CancelledError:
+                self._requested.set()  # for refuse()
+                raise
             except Exception:  # a bug in the reload must not end the edge
                 logger.exception("the configuration could not be read again")
                 notify("READY=1")
+
+    async def refuse(self) -> None:
+        """Log each request that the edge does not follow, because it is draining, until cancelled. Call it after
+        :meth:`run` was cancelled: a reload that was interrupted is logged as well."""
+        while True:
+            await self._requested.wait()
+            self._requested.clear()
+            logger.warning("the configuration is not read again: the edge is draining")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edge_server.banner import banner
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from edge_server.config.edge_config import EdgeConfig, Reading
+    from edge_server.server import RunningEdge
 
 
 def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
@@ -44,30 +45,32 @@ def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
 async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     watch_over(asyncio.get_running_loop())
     signals = Signals()
+    with signals.installed():
+        server = await start_edge(config, take_activated_sockets(os.environ))
+        try:
+            await _run(server, signals, read_again)
+        finally:
+            await server.stop()
+
+
+async def _run(server: RunningEdge, signals: Signals, read_again: Callable[[], Reading]) -> None:
+    """Serve until the edge is to stop, and drain."""
     tasks = Supervisor()
-    loop = asyncio.get_running_loop()
-    if hasattr(signal, "SIGUSR1"):  # its default action would end the process
-        loop.add_signal_handler(signal.SIGUSR1, state_dump.refuse_dump)
-    server = await start_edge(config, take_activated_sockets(os.environ))
-    try:
-        if hasattr(signal, "SIGUSR1"):
-            loop.add_signal_handler(signal.SIGUSR1, state_dump.write_dump, server.introspection)
-        reloads = Reloads(server.reconfigure, read_again, signals.reload)
-        # To standard output, because this is for the user who has started the edge, and not for the log.
-        print(banner(server), file=output.standard_output(), flush=True)
-        notify("READY=1", f"MAINPID={os.getpid()}")
-        await first_of(
-            signals.stop.wait(),
-            server.taken_over.wait(),
-            server.drain_requested.wait(),
-            tasks.run_repeatedly(reloads.run, "reading the configuration again"),
-            tasks.run_repeatedly(keep_alive, "notifying the watchdog"),
-        )
-        if not server.taken_over.is_set():
-            notify("STOPPING=1")
-        await first_of(server.drain(), signals.force_stop.wait())
-    finally:
-        await server.stop()
+    signals.dump = partial(state_dump.write_dump, server.introspection)
+    reloads = Reloads(server.reconfigure, read_again, signals.reload)
+    # To standard output, because this is for the user who has started the edge, and not for the log.
+    print(banner(server), file=output.standard_output(), flush=True)
+    notify("READY=1", f"MAINPID={os.getpid()}")
+    await first_of(
+        signals.stop.wait(),
+        server.taken_over.wait(),
+        server.drain_requested.wait(),
+        tasks.run_repeatedly(reloads.run, "reading the configuration again"),
+        tasks.run_repeatedly(keep_alive, "notifying the watchdog"),
+    )
+    if not server.taken_over.is_set():
+        notify("STOPPING=1")
+    await first_of(server.drain(), signals.force_stop.wait(), reloads.refuse())
 
 
 async def first_of(*waits: Coroutine[Any, Any, object]) -> None:

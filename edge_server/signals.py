@@ -1,4 +1,4 @@
-"""Signals of the edge's process, which stop it, reload its configuration, or start a successor."""
+"""Signals of the edge's process, which stop it, reload its configuration, dump its state, or start a successor."""
 
 from __future__ import annotations
 
@@ -7,48 +7,99 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edge_server.handoff.protocol import IS_SUPPORTED
+from edge_server.observability import state_dump
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+MAX_WAKEUP_READ: Final = 4096
+"""Bytes, one a signal, that are read at a time from the wake-up socket."""
 
 
 class Signals:
-    """Handlers of SIGTERM, SIGINT and SIGHUP, which set events, and of SIGUSR2, which starts a successor. Create
-    it on the running loop."""
+    """Events and actions for the signals of an edge. Create it on the running loop, in the main thread."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
-        """SIGTERM or SIGINT: drain."""
+        """SIGTERM or SIGINT, or SIGHUP because the terminal was closed: drain."""
         self.force_stop = asyncio.Event()
         """The second SIGTERM or SIGINT: end without waiting for visitors."""
         self.reload = asyncio.Event()
         """SIGHUP: read the configuration again."""
+        self.dump: Callable[[], object] = state_dump.refuse_dump
+        """Action of SIGUSR1."""
+        self._is_stop_received = False
         self._had_terminal = has_terminal()
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            try:
-                loop.add_signal_handler(number, self._stop)
-            except NotImplementedError:  # Windows: the handler runs in the main thread, so the loop is woken
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stop))
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Install the handlers for the block, and restore the previous ones at its end."""
+        actions: dict[int, Callable[[], None]] = dict.fromkeys(STOP_SIGNALS, self._stop)
+        if hasattr(signal, "SIGHUP"):  # not on Windows
+            actions[signal.SIGHUP] = self._hang_up
+            actions[signal.SIGUSR1] = self._dump
         if IS_SUPPORTED:
-            loop.add_signal_handler(signal.SIGUSR2, start_successor)
-        if hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+            actions[signal.SIGUSR2] = start_successor
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int, _frame: object) -> None:
+            loop.call_soon_threadsafe(actions[number])
+
+        # Not loop.add_signal_handler(): if two signals arrive together, uvloop 0.23 may call a handler twice for
+        # one signal, and the second SIGTERM cuts the visitors.
+        with wakeup_descriptor(loop):
+            before = {number: signal.signal(number, handle) for number in actions}
+            try:
+                yield
+            finally:
+                for number, action in before.items():
+                    signal.signal(number, action)
 
     def _hang_up(self) -> None:
-        # The original meaning of SIGHUP: the terminal was closed, which ends the programs in it.
+        # The original meaning of SIGHUP: the terminal was closed, which ends the programs in it. The kernel sends
+        # one and a shell may send another, so a second one does not force the end.
         if self._had_terminal and not has_terminal():
-            self._stop()
+            self.stop.set()
         else:
             self.reload.set()
 
     def _stop(self) -> None:
-        (self.force_stop if self.stop.is_set() else self.stop).set()
+        # Not ``stop.is_set()``: systemd ends a login session with SIGTERM and SIGHUP at once.
+        (self.force_stop if self._is_stop_received else self.stop).set()
+        self._is_stop_received = True
+
+    def _dump(self) -> None:
+        self.dump()
+
+
+@contextlib.contextmanager
+def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Make each signal wake the loop for the block. asyncio's own loop on Unix does so only for handlers of its
+    own: a signal just before its wait, or in another thread, would be handled at the next event."""
+    existing = signal.set_wakeup_fd(-1)
+    if existing != -1:  # uvloop's, or that of the loop on Windows
+        signal.set_wakeup_fd(existing)
+        yield
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        loop.add_reader(reader, reader.recv, MAX_WAKEUP_READ)
+        signal.set_wakeup_fd(writer.fileno())
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(reader)
 
 
 def has_terminal() -> bool:

@@ -39,10 +39,10 @@ MAX_PENDING: Final = 1000
 MAX_PENDING_STATES: Final = 2 * MAX_PENDING
 """The limit for all other events, which are rarer and more important. They need one too: a client may reconnect
 for hours while a pipe is blocked."""
-
-
 MAX_ERROR: Final = 500
 """Characters of the message with which a tunnel ended; it may quote the edge."""
+HANG_UP: Final = getattr(signal, "SIGHUP", None)
+"""The signal of a closed terminal; None on Windows."""
 
 
 class Inbox:
@@ -128,12 +128,17 @@ class EventGate:
 
 
 class Interrupts:
-    """Handler of SIGINT and SIGTERM: the first starts the drain, the second ends the process at once."""
+    """Handler of SIGINT and SIGTERM: the first starts the drain, the second ends the process at once.
+
+    SIGHUP of a closed terminal starts the drain as well. It never ends the process at once, because the kernel and
+    the shell may both send one.
+    """
 
     def __init__(self, inbox: Inbox, exit_process: Callable[[int], object] = os._exit) -> None:
         self._inbox = inbox
         self._exit_process = exit_process
-        self._was_called = False
+        self._is_stopping = False
+        self._is_stop_received = False
         self._is_delaying = False
         self._pending: int | None = None
         self.is_serving = False
@@ -143,9 +148,13 @@ class Interrupts:
         if self._is_delaying:
             self._pending = number
             return
-        if self._was_called:
-            self._exit_process(128 + number)  # the exit status that a shell reports after a signal
-        self._was_called = True
+        if number != HANG_UP:
+            if self._is_stop_received:
+                self._exit_process(128 + number)  # the exit status that a shell reports after a signal
+            self._is_stop_received = True
+        if self._is_stopping:
+            return
+        self._is_stopping = True
         if self.is_serving:
             self._inbox.stop()
         else:

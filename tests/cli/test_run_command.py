@@ -367,6 +367,23 @@ def test_the_second_interrupt_leaves_at_once() -> None:
     assert left == [143]
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+def test_hang_ups_of_a_closed_terminal_never_leave_at_once() -> None:
+    """The kernel and the shell may both send one, and systemd sends SIGTERM with it."""
+    left: list[int] = []
+    inbox = Inbox()
+    interrupts = Interrupts(inbox, left.append)
+    interrupts.is_serving = True
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        interrupts(number)
+    assert left == []
+    assert inbox.get(0) is None
+    with pytest.raises(queue.Empty):
+        inbox.get(0)
+    interrupts(signal.SIGTERM)
+    assert left == [143]
+
+
 def test_plain_lines() -> None:
     out = io.StringIO()
     reporter = TextReporter(out)
