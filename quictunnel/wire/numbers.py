@@ -67,15 +67,17 @@ class StreamNumbers:
         """Record that a skipped stream was reset before its preface arrived, by an edge that does not name it."""
         self._unnamed = min(self._unnamed + 1, MAX_SKIPPED)
 
-    def keep_expected(self, *, alive: Collection[int], following: int) -> None:
+    def keep_skipped(self, *, open_at_edge: Collection[int], next_number: int) -> None:
         """Apply the edge's list of streams after a resume: only streams that are open there can still arrive.
 
         Args:
-            alive: numbers of the streams that are open at the edge and not here.
-            following: number of the edge's next stream; 0 if the edge does not send it.
+            open_at_edge: numbers of the streams that are open at the edge and not here.
+            next_number: number of the edge's next stream; 0 if the edge does not send it.
         """
-        before, self.next = self.next, max(self.next, following)
+        before, self.next = self.next, max(self.next, next_number)
         self._skipped = {
-            number: None for number in sorted(alive) if number in self._skipped or before <= number < self.next
+            number: None
+            for number in sorted(open_at_edge)
+            if number in self._skipped or before <= number < self.next
         }
         self._unnamed = 0
