@@ -10,6 +10,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+from edge_server.tunnels.bind_explanations import banned_port
 from edge_server.tunnels.ownership_store import BANNED_OWNER
 from quictunnel.errors import ConfigError
 from quictunnel.wire.codes import SessionCode
@@ -113,7 +114,8 @@ class ChangeWatcher:
             if self._is_banned(tunnel):
                 logger.info("%s is withdrawn from client %s", tunnel.name, tunnel.owner)
                 services.claims.add_to_history("banned", tunnel, "")
-                services.pending.withdraw(tunnel)
+                is_name = services.claims.owner(tunnel.name) == BANNED_OWNER
+                services.pending.withdraw(tunnel, "" if is_name else banned_port(tunnel.tcp_port))
 
     def _is_banned(self, tunnel: Tunnel) -> bool:
         owner = self._services.claims.owner

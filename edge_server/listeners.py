@@ -6,12 +6,14 @@ Each error is a ConfigError that says which option to change.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from edge_server.ingress.tcp_ports import try_listen
+from edge_server.ingress.tcp_ports import BACKLOG, try_listen
 from quictunnel.errors import ConfigError
 from quictunnel.shared.files import PUBLIC, replace_file
+from quictunnel.shared.listening import open_listener
 from quictunnel.transport import sockopts
 from quictunnel.transport.udp import UdpSocket
 
@@ -23,18 +25,23 @@ if TYPE_CHECKING:
     from edge_server.systemd import ActivatedSockets
 
 
+_REFUSALS: Final = {
+    errno.EADDRINUSE: "is taken, perhaps by another quictunnel-edge",
+    errno.EACCES: "is not allowed to you",
+}
+"""Clauses for the errors of a port, behind its name."""
+
+
 def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
     """Return a listening TCP socket for the address of an option. Raises ConfigError."""
     host, port = address
     try:
-        sock = try_listen(host, port)
+        return open_listener(host, port, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"{option} {host}:{port} cannot be used: {error.strerror or error}.") from None
-    if sock is None:
-        raise ConfigError(
-            f"{option}: port {port} of {host} is taken or not allowed to you; choose another, or 0 for any."
-        )
-    return sock
+        if error.errno not in _REFUSALS:
+            raise ConfigError(f"{option} {host}:{port} cannot be used: {error.strerror or error}.") from None
+        why = _REFUSALS[error.errno]
+        raise ConfigError(f"{option}: port {port} of {host} {why}; choose another, or 0 for any.") from None
 
 
 def https_socket(config: EdgeConfig, activated: ActivatedSockets) -> socket.socket:

@@ -178,6 +178,7 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
     admin = await _start_admin(stack, introspection, files, sockets.admin, drain_requested.set)
     # Last, and without an await until the end, because a client that reads the file may connect at once.
     address = local_quic_address(config, introspection)
+    files.state.keep_domain(config.domain)
     files.state.keep_public_address(public_quic_address(config, introspection))
     client_env = files.state.publish(edge=address, token=files.token, ca=files.ca)
     stack.callback(client_env.withdraw)

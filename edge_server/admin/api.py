@@ -54,7 +54,9 @@ class Api:
         self.visit_history = VisitHistory(introspection.visitor_log, self._models.owner_name)
         self._actions = Actions(introspection, drain)
         directory = introspection.config.state_dir
-        self.management = Management(directory, introspection.names, self._models.owner_name)
+        self.management = Management(
+            directory, introspection.names, self._models.owner_name, introspection.config.domain
+        )
         self._talkers: tuple[float, Talkers] | None = None
 
     def handler(self, operation: Operation) -> Callable[[Request], Any]:

@@ -36,17 +36,20 @@ class Management:
     Args of those that change something: ``who``, the address of the operator for the log.
     """
 
-    def __init__(self, directory: Path, names: NameDirectory, owner_name: Callable[[str], str]) -> None:
+    def __init__(
+        self, directory: Path, names: NameDirectory, owner_name: Callable[[str], str], domain: str
+    ) -> None:
         """Open nothing yet.
 
         Args:
             directory: the state directory.
             names: the names of tunnels.
             owner_name: returns the name of an owner.
+            domain: the domain of the edge.
         """
         self._databases = StateDatabases(directory)
         self._tokens = TokenManagement(self._databases.tokens, directory)
-        self._names = NameManagement(self._databases.names, owner_name)
+        self._names = NameManagement(self._databases.names, owner_name, domain)
         self._directory = names
 
     def close(self) -> None:

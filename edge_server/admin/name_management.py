@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from edge_server.admin.lists import ListQuery, ListView, Page
 from edge_server.admin.state_types import Count, OwnerName, Timestamp
-from edge_server.tunnels.claim_names import ClaimKind, format_claim, kind_of, parse_claim
+from edge_server.tunnels.claim_names import ClaimKind, format_claim, kind_of, label_below, parse_claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -83,9 +83,13 @@ class ChangedName(msgspec.Struct, frozen=True, kw_only=True):
 class NameManagement:
     """The owners in the database. Methods raise ConfigError when it cannot be used."""
 
-    def __init__(self, store: OwnershipStore, owner_name: Callable[[str], str]) -> None:
-        """Use ``store``, which belongs to this object. ``owner_name`` returns the name of an owner."""
+    def __init__(self, store: OwnershipStore, owner_name: Callable[[str], str], domain: str) -> None:
+        """Use ``store``, which belongs to this object.
+
+        ``owner_name`` returns the name of an owner; ``domain`` is the edge's.
+        """
         self._store = store
+        self._domain = domain
         self._owner_name = owner_name
         self._view: ListView[Name, Name] = ListView(
             key=lambda name: name.name,
@@ -112,18 +116,18 @@ class NameManagement:
     def release(self, text: str) -> ChangedName | None:
         """Make a name or port available to all tokens again, or lift a ban. Return None if it has no owner.
         Raises ClaimNameError."""
-        what = parse_claim(text)
+        what = parse_claim(text, self._domain)
         return ChangedName(name=format_claim(what), state="released") if self._store.remove(what) else None
 
     def ban(self, text: str) -> ChangedName:
         """Ban a name, port, address or network. Raises ClaimNameError."""
-        what = parse_claim(text)
+        what = parse_claim(text, self._domain)
         self._store.ban(what, int(time.time()))
         return ChangedName(name=format_claim(what), state="banned")
 
     def history(self, limit: int, name: str, owner: str) -> Events:
         """Return the latest entries of the history, the newest first."""
-        entries = self._store.history(name.lower() or None, limit, owner or None)
+        entries = self._store.history(label_below(self._domain, name.lower()) or None, limit, owner or None)
         return Events([self._event(entry) for entry in reversed(entries)])
 
     def _shown(self, claim: Claim, in_use: Container[str]) -> Name:

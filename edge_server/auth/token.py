@@ -13,6 +13,9 @@ KEY_BYTES: Final = 10
 SECRET_BYTES: Final = 32
 """256 bits: infeasible to guess at any rate of attempts."""
 
+OPERATOR_KEY_LENGTH: Final = 12
+"""Hexadecimal digits."""
+
 _TOKEN: Final = re.compile(r"qt1\.([a-z2-7]{16})\.[A-Za-z0-9_-]{43}")
 
 
@@ -26,6 +29,12 @@ def new_file_token() -> str:
     """Return a new token that is kept in a file of the state directory and not in the database: the operator's,
     and that of the operator's page."""
     return new_token()[1]
+
+
+def operator_key(token: str) -> str:
+    """Return the key under which the operator's token owns names: part of its digest, because an operator may have
+    chosen a token without a key. It has 12 characters, the keys of other tokens 16."""
+    return digest_of(token).hex()[:OPERATOR_KEY_LENGTH]
 
 
 def key_of(token: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.permissions import Identity
 from edge_server.auth.reserved_names import RESERVED
-from edge_server.auth.token import digest_of, key_of
+from edge_server.auth.token import digest_of, key_of, operator_key
 from quictunnel.wire.codes import BindCode
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TokenRegistry:
         # A client without a token sends an empty one, so an empty token must never be valid.
         self._operator_digest = digest_of(operator_token) if operator_token else None
         self._operator_key = key_of(operator_token)
-        self._operator = None if self._operator_digest is None else Identity(self._operator_digest.hex()[:12])
+        self._operator = Identity(operator_key(operator_token)) if operator_token else None
         self._store = store
         self._now = now
         self._version = -1

@@ -26,8 +26,8 @@ def admin() -> None:
 
 @admin.command(
     "url",
-    help="Print a link that opens the page. The token is behind the #, which browsers never send to a server; "
-    "keep the link as secret as the token file.",
+    help="Print a link that opens the page. The page's own token (file admin.token) is behind the #, "
+    "which browsers never send to a server; keep the link as secret as that file.",
 )
 @QUERY
 def print_url(state_dir: Path, *, as_json: bool) -> int:

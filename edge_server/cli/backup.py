@@ -22,9 +22,8 @@ from quictunnel.shared.files import new_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXCLUDED_FILES: Final = frozenset(
-    ("client.env", "edge.sock", "admin.url", "held.db", "last-held", "quic.pem", "quic.key", "public-address")
-)
+_PUBLISHED: Final = ("client.env", "admin.url", "public-address", "domain", "edge.sock", "edge.lock")
+EXCLUDED_FILES: Final = frozenset((*_PUBLISHED, "held.db", "last-held", "quic.pem", "quic.key"))
 """Files of the current run: created again by the next one, or outdated after a minute (the snapshot of held names
 and its file of an older version)."""
 DATABASE_SUFFIX: Final = ".db"
@@ -35,9 +34,9 @@ SQLITE_SUFFIXES: Final = (".db-wal", ".db-shm", ".db-journal")
 
 @click.command(
     cls=Command,
-    help="Write the keys, tokens, claims and certificates of an edge into a tar file that only its owner can "
-    "read. The edge may be running. To restore: tar --extract --file FILE --directory DIR, into an empty state "
-    "directory, before the edge is started.",
+    help="Write the keys, tokens, owners of names and certificates of an edge into a tar file that only its "
+    "owner can read. The edge may be running. To restore: tar --extract --file FILE --directory DIR, into an "
+    "empty state directory, before the edge is started.",
 )
 @click.argument("file", help="the tar file, which must not exist yet; - is standard output")
 @STATE_DIR
@@ -56,6 +55,8 @@ def backup(file: str, state_dir: Path) -> int:
         else:
             with new_file(Path(file)) as archive:
                 write_backup(state_dir, archive)
+    except FileExistsError:
+        raise ConfigError(f"{file} exists already; choose another file.") from None
     except BrokenPipeError:
         raise  # the reader of standard output has closed it; the state directory is all right
     except OSError as error:

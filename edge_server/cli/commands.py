@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS: Final = {
-    "token": ("edge_server.cli.token", "create, list, show and revoke tokens"),
-    "name": ("edge_server.cli.name", "list the owners of names and ports, withdraw and ban them"),
+    "token": ("edge_server.cli.token", "create, list, show, change and revoke tokens"),
+    "name": ("edge_server.cli.name", "list the owners of names and ports, release and ban them"),
     "admin": ("edge_server.cli.admin", "print a link to the operator's page"),
     "health": ("edge_server.cli.health", "check that the edge is ready"),
     "backup": ("edge_server.cli.backup", "write the state of the edge into one file"),

@@ -1,5 +1,5 @@
-"""``quictunnel-edge name ...``: list the owners of names and ports, and withdraw them. The edge may be
-running."""
+"""``quictunnel-edge name ...``: list the owners of names and ports, release and ban them. The edge may
+be running."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from edge_server.auth.token import operator_key
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
+from edge_server.config.program_name import error_name
 from edge_server.storage.state_dir import StateDir
-from edge_server.tunnels.claim_names import ClaimNameError, format_claim, parse_claim
+from edge_server.tunnels.claim_names import ClaimNameError, format_claim, kind_of, label_below, parse_claim
 from edge_server.tunnels.ownership import MAX_UNUSED_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, OwnershipStore
 from quictunnel.shared.command_line import Group
@@ -26,17 +28,14 @@ if TYPE_CHECKING:
 
 DEFAULT_LINES: Final = 100
 """Lines of history by default."""
-
-
-def _parse_name(text: str) -> str:
-    try:
-        return parse_claim(text)
-    except ClaimNameError as error:
-        raise click.BadParameter(str(error)) from None
-
+OPERATOR: Final = "operator"
+"""Word for the owner whose token is the operator's, which ``token list`` does not show."""
+_METAVAR: Final = "NAME|ADDRESS"
 
 NAME: Final = click.argument(
-    "name", metavar="NAME|ADDRESS", type=_parse_name, help="as shown by `list`, or a tunnel's label"
+    "name",
+    metavar=_METAVAR,
+    help="a name (my-app), a TCP port (:20022), a domain, or an IP address or network",
 )
 
 
@@ -55,7 +54,7 @@ def name() -> None:
 @QUERY
 def list_names(state_dir: Path, *, as_json: bool) -> None:
     """Print all names."""
-    _show(_open(state_dir).claims(), as_json=as_json)
+    _show(_open(state_dir).claims(), _operator_key(state_dir), as_json=as_json)
 
 
 @name.command(help="Make a name or port available to all tokens again; also lifts a ban.")
@@ -63,9 +62,11 @@ def list_names(state_dir: Path, *, as_json: bool) -> None:
 @QUERY
 def release(name: str, state_dir: Path, *, as_json: bool) -> int:
     """Release a name and return the exit status."""
-    if not _open(state_dir).remove(name):
-        shown = format_claim(name)
-        print(f"edge_server name: {shown} has no owner; `list` shows the names that have one", file=sys.stderr)
+    store = _open(state_dir)
+    name = _subject(name, store, state_dir)
+    if not store.remove(name):
+        problem = f"{format_claim(name)} has no owner; `list` shows the names that have one"
+        print(f"{error_name()} name: error: {problem}", file=sys.stderr)
         return EXIT_UNKNOWN
     _show_change(name, "released", as_json=as_json)
     return 0
@@ -79,20 +80,27 @@ def release(name: str, state_dir: Path, *, as_json: bool) -> int:
 @QUERY
 def ban(name: str, state_dir: Path, *, as_json: bool) -> None:
     """Ban a name."""
-    _open(state_dir).ban(name, int(time.time()))
+    store = _open(state_dir)
+    name = _subject(name, store, state_dir)
+    store.ban(name, int(time.time()))
     _show_change(name, "banned", as_json=as_json)
 
 
 @name.command(
     help=f"List the owners of names by day (the last {MAX_DAYS} days with tunnels), random names included."
 )
-@click.argument("name", required=False, type=str.lower, help="only this name: a tunnel's label, or a domain")
-@click.option("--owner", metavar="KEY", help="only this token")
+@click.argument("name", required=False, type=str.lower, help="only this name (my-app), or this domain")
+@click.option("--owner", metavar="KEY", help=f"only this token; {OPERATOR}: the operator's (file `token`)")
 @click.option("--last", metavar="N", type=int, default=DEFAULT_LINES, show_default=True, help="number of lines")
 @QUERY
 def history(name: str | None, owner: str | None, last: int, state_dir: Path, *, as_json: bool) -> None:
     """Print the history."""
-    _show_history(_open(state_dir).history(name, last, owner), as_json=as_json)
+    store, operator = _open(state_dir), _operator_key(state_dir)
+    if name is not None:
+        name = label_below(StateDir(state_dir).domain(), name)
+    if owner in (OPERATOR, f"({OPERATOR})"):
+        owner = operator
+    _show_history(store.history(name, last, owner), operator, as_json=as_json)
 
 
 def _open(state_dir: Path) -> OwnershipStore:
@@ -100,12 +108,47 @@ def _open(state_dir: Path) -> OwnershipStore:
     return OwnershipStore(state_dir)
 
 
+def _subject(text: str, store: OwnershipStore, state_dir: Path) -> str:
+    """Return the name as the database has it; of a host name below the edge's domain, its label.
+
+    Raises BadParameter, also for a host name if it is unknown whether it is below that domain.
+    """
+    domain = StateDir(state_dir).domain()
+    try:
+        subject = parse_claim(text, domain)
+    except ClaimNameError as error:
+        raise click.BadParameter(str(error), param_hint=f"'{_METAVAR}'") from None
+    is_host = kind_of(subject) == "name" and "." in subject
+    if is_host and not domain and all(claim.subject != subject for claim in store.claims()):
+        raise click.BadParameter(
+            f"{text} may be below the edge's domain, which is not known before its first start: give the label "
+            f"alone ({subject.partition('.')[0]}), or start the edge first.",
+            param_hint=f"'{_METAVAR}'",
+        )
+    return subject
+
+
+def _operator_key(state_dir: Path) -> str:
+    """Return the key of the operator's token, by which it owns names; empty if there is none yet."""
+    token = StateDir(state_dir).existing_token()
+    return operator_key(token) if token else ""
+
+
+def _show_owner(owner: str, operator: str) -> str:
+    return f"({OPERATOR})" if owner and owner == operator else owner
+
+
 def _show_change(name: str, state: str, *, as_json: bool) -> None:
     name = format_claim(name)
-    print(json.dumps({"name": name, "state": state}) if as_json else f"{name} is {state}.")
+    if as_json:
+        print(json.dumps({"name": name, "state": state}))
+    elif name.isdecimal():
+        print(f"The name {name} is {state} (a TCP port is written :{name}).")
+    else:
+        print(f"{name} is {state}.")
 
 
-def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
+def _show(claims: Sequence[Claim], operator: str, *, as_json: bool) -> None:
     if as_json:
         entries = [
             {
@@ -123,12 +166,12 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
         return
     rows = [("NAME", "OWNER", "LAST SEEN")]
     for claim in claims:
-        owner = "(banned)" if claim.is_banned else claim.owner
+        owner = "(banned)" if claim.is_banned else _show_owner(claim.owner, operator)
         rows.append((format_claim(claim.subject), owner, format_time(claim.last_used)))
     print_table(rows)
 
 
-def _show_history(entries: Sequence[HistoryEntry], *, as_json: bool) -> None:
+def _show_history(entries: Sequence[HistoryEntry], operator: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(entry) for entry in entries]))
         return
@@ -141,7 +184,7 @@ def _show_history(entries: Sequence[HistoryEntry], *, as_json: bool) -> None:
                 format_time(entry.since),
                 format_time(entry.until),
                 entry.name or "(others)",
-                entry.owner,
+                _show_owner(entry.owner, operator),
                 events or "still held",
                 str(entry.visitors),
                 str(entry.port) if entry.port else "-",

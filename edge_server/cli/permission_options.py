@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from edge_server.auth.permission_texts import (
     parse_ports,
 )
 from edge_server.auth.token_store import MAX_NOTE
+from quictunnel.shared.address import short_repr
 from quictunnel.shared.command_line import combine_options
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ NO_LIMIT: Final = "all"
 NO_END: Final = "never"
 """Value of ``--expires`` for a token without an end."""
 F = TypeVar("F", bound="Callable[..., Any]")
-
-_COUNTS: Final = click.IntRange(0, MAX_COUNT)
 
 
 class _Option(NamedTuple):
@@ -54,8 +54,9 @@ class _Option(NamedTuple):
 
 
 def _parse_count(text: str) -> int:
-    """Return a number in the range, which click would show in the help as well."""
-    return int(_COUNTS(text))
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise PermissionTextError(f"should be a number from 0 to {MAX_COUNT}, or all, not {short_repr(text)}.")
+    return int(text)
 
 
 def _parse_expiry(text: str) -> int:

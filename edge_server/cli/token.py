@@ -14,9 +14,11 @@ from click.core import ParameterSource
 from edge_server.auth.credentials import credential_of
 from edge_server.auth.permission_texts import format_ports
 from edge_server.auth.permissions import Permissions
+from edge_server.auth.token import key_of, operator_key
 from edge_server.auth.token_store import TokenStore
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
 from edge_server.cli.permission_options import permission_options
+from edge_server.config.program_name import error_name
 from edge_server.storage.state_dir import StateDir
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.command_line import Group
@@ -87,7 +89,9 @@ def _explanation(entry: TokenEntry, *, has_credential: bool, token_only: bool) -
     )
 
 
-@token.command("list", help="List all tokens, revoked ones included.")
+@token.command(
+    "list", help="List all tokens, revoked ones included. The operator's token (file `token`) is not among them."
+)
 @QUERY
 def list_tokens(state_dir: Path, *, as_json: bool) -> None:
     """Print all tokens."""
@@ -104,7 +108,7 @@ def list_tokens(state_dir: Path, *, as_json: bool) -> None:
 @QUERY
 def show(key: str, state_dir: Path, *, as_json: bool) -> int:
     """Print one token and return the exit status."""
-    return _show(_open(state_dir), key, None, as_json=as_json)
+    return _show(state_dir, key, None, as_json=as_json)
 
 
 @token.command(
@@ -132,9 +136,9 @@ def change(
     store = _open(state_dir)
     entry = store.change(key, edit)
     if entry is None and any(each.key == key for each in store.entries()):
-        print(f"edge_server token: the token {key!r} is revoked, and cannot be changed", file=sys.stderr)
+        print(f"{error_name()} token: error: the token {key!r} is revoked, and cannot be changed", file=sys.stderr)
         return EXIT_UNKNOWN
-    return _show(store, key, f"Token {key} is changed.", as_json=as_json)
+    return _show(state_dir, key, f"Token {key} is changed.", as_json=as_json)
 
 
 @token.command(help="Revoke a token for good; ends its sessions.")
@@ -144,7 +148,7 @@ def revoke(key: str, state_dir: Path, *, as_json: bool) -> int:
     """Revoke a token and return the exit status."""
     store = _open(state_dir)
     store.revoke(key, int(time.time()))
-    return _show(store, key, f"Token {key} is revoked.", as_json=as_json)
+    return _show(state_dir, key, f"Token {key} is revoked.", as_json=as_json)
 
 
 def _open(state_dir: Path) -> TokenStore:
@@ -152,16 +156,24 @@ def _open(state_dir: Path) -> TokenStore:
     return TokenStore(state_dir)
 
 
-def _show(store: TokenStore, key: str, message: str | None, *, as_json: bool) -> int:
+def _show(state_dir: Path, key: str, message: str | None, *, as_json: bool) -> int:
     """Print a token as JSON, or the message, or by default all that is known of the token."""
     now = int(time.time())
-    entry = next((entry for entry in store.entries() if entry.key == key), None)
+    entry = next((entry for entry in _open(state_dir).entries() if entry.key == key), None)
     if entry is None:
-        print(f"edge_server token: there is no token {key!r}; `list` shows all tokens", file=sys.stderr)
+        print(f"{error_name()} token: error: {_unknown(key, state_dir)}", file=sys.stderr)
         return EXIT_UNKNOWN
     fields = "\n".join(f"{name + ':':12} {value}" for name, value in _fields(entry, now).items())
     print(json.dumps(_as_json(entry, now)) if as_json else message or fields)
     return 0
+
+
+def _unknown(key: str, state_dir: Path) -> str:
+    """Return why there is no entry with a key."""
+    operator = StateDir(state_dir).existing_token()
+    if operator and key in ("operator", "(operator)", key_of(operator), operator_key(operator)):
+        return f"{key} is the operator's token (file `token`), which has all permissions and is not in the list"
+    return f"there is no token {key!r}; `list` shows all but the operator's (file `token`)"
 
 
 def _print_table(entries: Sequence[TokenEntry], now: int) -> None:

@@ -28,8 +28,8 @@ A public edge, with *.tunnel.example.com pointing to it:
       --https 0.0.0.0:443 --cert fullchain.pem --key privkey.pem
 
 Commands for the operator, each with --help:
-  token      create, list, show and revoke tokens
-  name       list the owners of names and ports, withdraw and ban them
+  token      create, list, show, change and revoke tokens
+  name       list the owners of names and ports, release and ban them
   admin      print a link to the operator's page
   health     check that the edge is ready
   backup     write the state of the edge into one file

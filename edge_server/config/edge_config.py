@@ -62,7 +62,8 @@ class EdgeConfig:
 
     state_dir: Path = option(
         STATE_DIR,
-        "directory for keys, the token and client.env",
+        "directory for keys, client.env and the operator's token (made at the first start, file `token`; permits "
+        "everything)",
         required=True,
         default_text="the user's state directory, on Linux ~/.local/state/quictunnel",
         group="addresses",
@@ -80,7 +81,8 @@ class EdgeConfig:
     )
     admin: tuple[str, int] | None = option(
         OWN_ADDRESS,
-        "address of the operator's page and API (`quictunnel-edge admin url` prints a link to it)",
+        "address of the operator's page and API, host 127.0.0.1 if only a port is given "
+        "(`quictunnel-edge admin url` prints a link to it)",
         default_text="off",
     )
     admin_names: tuple[str, ...] = option(
@@ -144,7 +146,8 @@ class EdgeConfig:
     )
     acme_http: tuple[str, int] | None = option(
         OWN_ADDRESS,
-        "TCP address for http-01, reachable from outside as port 80; visitors are redirected to https",
+        "TCP address for http-01 (host 127.0.0.1 if only a port is given), "
+        "reachable from outside as port 80; visitors are redirected to https",
         default_text="off",
     )
     acme_dns: str = option(TEXT, "DNS server that accepts dynamic updates (RFC 2136), HOST or HOST:PORT", "")
@@ -214,8 +217,9 @@ class EdgeConfig:
     )
     hide_token: bool = option(
         SWITCH,
-        "print the path of the operator's token at the start instead of the token; for output that is stored, "
-        "such as a container's log (the token is never printed to systemd's journal)",
+        "print the path of the operator's token (made at the first start, file `token`; permits everything) at "
+        "the start instead of the token; for output that is stored, such as a container's log (the token is never "
+        "printed to systemd's journal)",
         False,
     )
     log_level: str = option(choice(*LOG_LEVELS), "lowest severity that is logged", "info", live=True)

@@ -153,7 +153,7 @@ ADDRESS: Final[OptionType[tuple[str, int]]] = OptionType(
     r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):[0-9]{1,5}$",
 )
 OWN_ADDRESS: Final[OptionType[tuple[str, int] | None]] = OptionType(
-    "HOST:PORT",
+    "[HOST:]PORT",
     "host:port, or a port of loopback; port 0 is any free one",
     _own_address,
     _show_address,

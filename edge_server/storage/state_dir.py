@@ -26,6 +26,11 @@ KEY_BYTES: Final = 32
 PUBLIC_ADDRESS: Final = "public-address"
 """Name of the file with the address of the QUIC socket for clients on other machines."""
 
+DOMAIN: Final = "domain"
+"""Name of the file with the domain of the tunnels."""
+OPERATOR_FILE: Final = "token"
+"""Name of the file with the operator's token."""
+
 
 class StateDir:
     """The state directory of one edge. Its methods raise ConfigError when it cannot be used; the message says what
@@ -49,7 +54,11 @@ class StateDir:
     def token(self, make: Callable[[], str]) -> str:
         """Return the token of this edge's own clients, created on first use. An operator may have put one
         there."""
-        return self.secret_token("token", make)
+        return self.secret_token(OPERATOR_FILE, make)
+
+    def existing_token(self) -> str:
+        """Return the token of this edge's own clients; empty before the first start."""
+        return self.secret_token(OPERATOR_FILE, str) if (self.path / OPERATOR_FILE).exists() else ""
 
     def secret_token(self, name: str, make: Callable[[], str]) -> str:
         """Return the token in the file ``name``, created on first use."""
@@ -75,12 +84,18 @@ class StateDir:
     def public_address(self) -> str:
         """Return ``host:port`` that clients on other machines use, as of the last start of the edge; empty if it
         is unknown."""
+        return self._content(PUBLIC_ADDRESS)
+
+    def keep_domain(self, domain: str) -> None:
+        """Write the edge's domain, for the operator's commands. The file outlives the edge."""
         try:
-            return (self.path / PUBLIC_ADDRESS).read_text().strip()
-        except FileNotFoundError:
-            return ""
+            replace_file(self.path / DOMAIN, f"{domain}\n".encode(), durable=False)
         except OSError as error:
-            raise ConfigError(f"{self.path / PUBLIC_ADDRESS} cannot be read ({error.strerror}).") from None
+            raise ConfigError(f"{self.path / DOMAIN} cannot be written ({error.strerror}).") from None
+
+    def domain(self) -> str:
+        """Return the domain of the edge, as of its last start; empty if none has run here."""
+        return self._content(DOMAIN)
 
     def key(self, name: str) -> bytes:
         """Return the secret key ``name`` of this edge, created on first use."""
@@ -88,6 +103,15 @@ class StateDir:
         if len(key) != KEY_BYTES:
             raise ConfigError(f"{self.path / name}.key is damaged; remove it and a new one will be made.")
         return key
+
+    def _content(self, name: str) -> str:
+        """Return the line in a file; empty if there is no such file."""
+        try:
+            return (self.path / name).read_text().strip()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise ConfigError(f"{self.path / name} cannot be read ({error.strerror}).") from None
 
     def _secret(self, name: str, make: Callable[[], bytes]) -> bytes:
         path = self.path / name

@@ -41,8 +41,9 @@ class IssuedTicket:
 class BackendBindings(Protocol):
     """The bindings of a client, as far as other parts may end its leases."""
 
-    def revoke(self, backend: Backend, code: BindCode) -> None:
-        """Revoke the lease of the backend, and send the reason to the client."""
+    def revoke(self, backend: Backend, code: BindCode, reason: str = "") -> None:
+        """Revoke the lease of the backend, and send the reason to the client: the code, and a clause for people if
+        there is more to say."""
 
     def end_superseded(self) -> None:
         """End the client's session, because a newer session with the same ticket has taken the name."""

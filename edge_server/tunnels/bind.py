@@ -17,6 +17,7 @@ from edge_server.tunnels.backend import Backend, IssuedTicket
 from edge_server.tunnels.bind_facts import BindFacts, NameFacts, PortFacts, TunnelFacts, requested_name
 from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, BindRefusal, GrantKind
 from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.ownership_store import BANNED_OWNER
 from edge_server.tunnels.public_port import PublicPort
 from edge_server.tunnels.tickets import Ticket
 from edge_server.tunnels.tunnel import Lease, Tunnel
@@ -24,7 +25,7 @@ from quictunnel.errors import ProtocolError
 from quictunnel.shared.address import short_repr
 from quictunnel.wire import labels
 from quictunnel.wire.codes import BindCode
-from quictunnel.wire.messages import MAX_REASON, BindRefused, BindRefusedV3, Bound, Unbound
+from quictunnel.wire.messages import MAX_REASON, BindRefusedV3, Bound, Unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ class Bindings:
         self._session = session
         self._end_superseded = end_superseded
         self._leases: dict[int, Lease] = {}
-        self._revoked: dict[int, BindCode] = {}
+        self._revoked: dict[int, tuple[BindCode, str]] = {}
         """The latest :data:`MAX_LEASES_PER_SESSION` revoked leases, with the reasons. The refusal is sent again on
         each new link, because it may have been lost with the last one, until the client sends Unbind."""
 
@@ -81,9 +82,9 @@ class Bindings:
         Raises:
             ProtocolError: the number of the lease is in use.
         """
-        if (code := self._revoked.get(bind.lease)) is not None:
+        if (revoked := self._revoked.get(bind.lease)) is not None:
             # A repeated request, because the response was lost with a link. The lease was revoked in the meantime.
-            self._session.send(BindRefused(bind.lease, code))
+            self._refuse(bind.lease, *revoked)
             return
         lease = self._leases.get(bind.lease)
         if lease is not None and not is_resumed:
@@ -123,7 +124,7 @@ class Bindings:
         for lease in self._leases.values():
             self._limit(lease.tunnel, identity)
 
-    def revoke(self, backend: Backend, code: BindCode) -> None:
+    def revoke(self, backend: Backend, code: BindCode, reason: str = "") -> None:
         """Revoke a lease, and send the reason to the client. Its active visitors stay."""
         number = backend.number
         lease = self._leases.get(number)
@@ -131,9 +132,9 @@ class Bindings:
             self._release(number)
             if len(self._revoked) >= MAX_LEASES_PER_SESSION:
                 del self._revoked[next(iter(self._revoked))]
-            self._revoked[number] = code
+            self._revoked[number] = (code, reason)
             if self._session.is_ready:
-                self._session.send(BindRefused(number, code))
+                self._refuse(number, code, reason)
 
     def end_superseded(self) -> None:
         """End the session, because a newer one with the same ticket has taken one of its names."""
@@ -141,8 +142,8 @@ class Bindings:
 
     def session_resumed(self) -> None:
         """Send the refusals of revoked leases again, and serve waiting visitors: the session has a new link."""
-        for number, code in self._revoked.items():
-            self._session.send(BindRefused(number, code))
+        for number, revoked in self._revoked.items():
+            self._refuse(number, *revoked)
         for lease in self:
             lease.tunnel.serve_waiting()
 
@@ -211,6 +212,7 @@ class Bindings:
         claims, key = self._context.claims, identity.key
         return PortFacts(
             is_free=not port or claims.is_free_to(key, port),
+            is_banned=bool(port) and claims.owner(f":{port}") == BANNED_OWNER,
             can_claim=not port or claims.may_claim(key, f":{port}"),
         )
 

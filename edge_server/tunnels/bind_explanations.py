@@ -34,6 +34,11 @@ def forbidden_port(port: int, identity: Identity) -> str:
     )
 
 
+def banned_port(port: int) -> str:
+    """Return that a TCP port is banned."""
+    return f"the operator has banned TCP port {port}"
+
+
 def limit_of_tunnels(identity: Identity) -> str:
     """Return the limit of tunnels of a token that is reached."""
     limit = identity.permissions.tunnels

@@ -87,6 +87,8 @@ class PortFacts:
 
     is_free: bool = True
     """True if the identity owns it, or it has no owner."""
+    is_banned: bool = False
+    """True if the operator has banned it."""
     can_claim: bool = True
     """True if the identity owns it, or may own one more name or port."""
 

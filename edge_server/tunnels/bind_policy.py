@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_server.ingress.ip_filter import IpFilter
-from edge_server.tunnels.bind_explanations import forbidden_name, forbidden_port, limit_of_tunnels
+from edge_server.tunnels.bind_explanations import banned_port, forbidden_name, forbidden_port, limit_of_tunnels
 from edge_server.tunnels.bind_facts import chosen_name, ticket_for
 from edge_server.tunnels.load_balancer import MAX_BACKENDS
 from edge_server.tunnels.options import TunnelOptions
@@ -299,6 +299,12 @@ RULES: Final = (
         "the token does not allow the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.allows_port(check.bind.tcp_port),
         explain=lambda check: forbidden_port(check.bind.tcp_port, check.facts.identity),
+    ),
+    RefusalRule(
+        BindCode.BANNED,
+        "the operator has banned the TCP port",
+        lambda check: check.facts.port.is_banned,
+        explain=lambda check: banned_port(check.bind.tcp_port),
     ),
     RefusalRule(
         BindCode.PORT_TAKEN,

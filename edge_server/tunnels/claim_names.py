@@ -22,12 +22,17 @@ class ClaimNameError(Exception):
     """A text that is neither a name nor a port nor an address; the message says so."""
 
 
-def parse_claim(text: str) -> str:
+def parse_claim(text: str, domain: str) -> str:
     """Return a name, a TCP port (``:20022``), an address or a network as the database has it. Raises
-    ClaimNameError."""
+    ClaimNameError.
+
+    ``domain``: the edge's own; of a host name directly below it the label is the name.
+    """
     with contextlib.suppress(ValueError):
         return f"{NETWORK_PREFIX}{ip_network(text.removeprefix(NETWORK_PREFIX), strict=False)}"
-    name = text.lower()
+    name = label_below(domain, text.lower())
+    if domain and (name == domain or name.endswith(f".{domain}")):
+        raise ClaimNameError(f"{short_repr(text)} is no name of a tunnel: those are directly below {domain}.")
     is_port = re.fullmatch(":[1-9][0-9]{0,4}", text) and int(text[1:]) <= MAX_PORT
     is_name = (
         RANDOM_LABEL.fullmatch(name) or validation_error(name) is None or domain_validation_error(name) is None
@@ -35,6 +40,12 @@ def parse_claim(text: str) -> str:
     if not is_port and not is_name:
         raise ClaimNameError(f"{short_repr(text)} is neither a name nor a port (:20022) nor an address.")
     return name
+
+
+def label_below(domain: str, host: str) -> str:
+    """Return the label of a host name directly below a domain, and any other text as it is."""
+    label, _, rest = host.partition(".")
+    return label if label and rest == domain else host
 
 
 def format_claim(what: str) -> str:

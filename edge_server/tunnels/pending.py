@@ -97,10 +97,13 @@ class PendingTunnels:
         """Keep a tunnel no longer for its client, which has bound it or is expected no more."""
         self._waits.pop(tunnel).end.cancel()
 
-    def withdraw(self, tunnel: Tunnel) -> None:
-        """Withdraw a banned tunnel from its clients, or from the client for which it is kept."""
+    def withdraw(self, tunnel: Tunnel, reason: str = "") -> None:
+        """Withdraw a banned tunnel from its clients, or from the client for which it is kept.
+
+        ``reason``: a clause for the clients, if it is not the name that is banned.
+        """
         for backend in tuple(tunnel.backends):
-            backend.bindings.revoke(backend, BindCode.BANNED)
+            backend.bindings.revoke(backend, BindCode.BANNED, reason)
         if tunnel in self._waits:
             tunnel.is_withdrawn = True
             self._forget(tunnel)

@@ -270,8 +270,15 @@ class Leases:
             what = f"{lease.options.target.noun} at {lease.answer.result().host}"
             self._publish(
                 "lost" if is_final else "warning",
-                f"The edge no longer serves {what}: {BIND_SENTENCES[code]}",
+                f"The edge no longer serves {what}: {_sentences(message)}",
             )
+
+
+def _sentences(message: BindRefused) -> str:
+    """Return why a lease was taken away, and what to do."""
+    if isinstance(message, BindRefusedV3) and message.reason:
+        return f"{message.reason}. {BIND_REFUSALS[message.code][1]}"
+    return BIND_SENTENCES[message.code]
 
 
 def refusal_error(message: BindRefused) -> Error:

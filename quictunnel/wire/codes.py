@@ -121,7 +121,7 @@ class BindCode(enum.IntEnum):
     TOO_MANY_NAMES = 0x0D
     """The token is at the limit of names and ports, or at the rate limit for random names."""
     BANNED = 0x0E
-    """The edge's operator has banned the name."""
+    """The edge's operator has banned the name or the TCP port."""
     DOMAIN_FORBIDDEN = 0x0F
     """The token does not allow the domain."""
     DOMAIN_ELSEWHERE = 0x10
@@ -193,7 +193,10 @@ BIND_REFUSALS: dict[BindCode, tuple[str, str]] = {
         "The edge's limit of names and ports for this token is reached.",
         "Use one that it has (a ticket keeps a random name), or ask the edge's operator to release some.",
     ),
-    BindCode.BANNED: ("The edge's operator has banned this name.", "Choose another name, or ask the operator."),
+    BindCode.BANNED: (
+        "The edge's operator has banned this name or TCP port.",
+        "Choose another one, or ask the operator.",
+    ),
     BindCode.DOMAIN_FORBIDDEN: (
         "The token does not allow this domain.",
         "The edge's operator can make a token that does with `quictunnel-edge token create --domains DOMAIN`.",

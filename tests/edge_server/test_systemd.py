@@ -117,3 +117,16 @@ def test_token_is_not_printed_when_hidden(tmp_path):
     server = running(EdgeConfig(state_dir=tmp_path, hide_token=True))
     assert f'export QUICTUNNEL_TOKEN="$(cat {tmp_path}/token)"\n' in banner(server)
     assert secrets_in(banner(server)) == []
+
+
+@pytest.mark.parametrize("public", ["127.0.0.1:4433", "edge.example.com:4433"])
+def test_programs_find_only_an_edge_in_the_usual_directory(monkeypatch, tmp_path, public):
+    monkeypatch.setattr("edge_server.banner.default_state_dir", lambda: tmp_path / "usual")
+    usual = banner(running(EdgeConfig(state_dir=tmp_path / "usual"), public=public))
+    assert "Programs of your user on this machine find it by themselves." in usual
+    assert "\nTry:  quictunnel http 8000 " in usual
+    other = banner(running(EdgeConfig(state_dir=tmp_path / "other"), public=public))
+    assert "find it by themselves" not in other
+    assert "\nTry:  quictunnel login     then:  quictunnel http 8000 " in other
+    hidden = banner(running(EdgeConfig(state_dir=tmp_path / "other", hide_token=True)))
+    assert "\nTry:  quictunnel http 8000 " in hidden, "it prints no credential"

@@ -220,6 +220,26 @@ def banned_in_use(lab: Lab) -> subprocess.Popen[str]:
     return process
 
 
+def banned_port_in_use(lab: Lab) -> subprocess.Popen[str]:
+    return port_that_is_banned(lab)[0]
+
+
+def banned_port(lab: Lab) -> subprocess.Popen[str]:
+    process, words, environ = port_that_is_banned(lab)
+    process.wait(30)
+    return lab.run(*words, environ=environ)
+
+
+def port_that_is_banned(lab: Lab) -> tuple[subprocess.Popen[str], list[str], dict[str, str]]:
+    """Ban the port of a tunnel. Return its program, the arguments and the environment."""
+    edge = start_edge(lab.folder / "state", "--tcp-ports", f"{(port := free_port())}-{port}")
+    lab.stack.callback(edge.stop)
+    words, environ = ["tcp", "9", "--tcp-port", str(port)], children_environment(edge)
+    process = lab.ready(*words, environ=environ)
+    command(edge, "name", "ban", f":{port}")
+    return process, words, environ
+
+
 def port_of_another(lab: Lab) -> subprocess.Popen[str]:
     words = ("tcp", "9", "--tcp-port", str(FIRST_PORT))
     first = lab.ready(*words, environ=lab.environ(new_token(lab.edge)))
@@ -343,10 +363,12 @@ PROVOCATIONS: Final[dict[str, Callable[[Lab], subprocess.Popen[str]]]] = {
     "is outside this edge's range": lambda lab: lab.run(
         "tcp", "9", "--tcp-port", str(FIRST_PORT + PORTS), environ=lab.environ()
     ),
+    "The edge refused the tunnel: the operator has banned TCP port": banned_port,
     "another token owns TCP port": port_of_another,
     "no TCP port of this edge's range": no_port_left,
     "has taken over the name": taken_over,
     "operator has banned this name": banned_in_use,
+    "at …: the operator has banned TCP port": banned_port_in_use,
 }
 """For a part of each row's error, the function that provokes it."""
 

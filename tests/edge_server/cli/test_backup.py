@@ -101,14 +101,17 @@ def test_failed_backup_is_one_line(tmp_path, capsys):
     (tmp_path / "state" / "ca.key").write_text("key")
     assert main(["backup", str(target), "--state-dir", str(tmp_path / "state")]) == 0
     assert main(["backup", str(target), "--state-dir", str(tmp_path / "state")]) == 2
-    assert "File exists" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"error: {target} exists already; choose another file.\n")
     (tmp_path / "state" / "tokens.db").write_text("this is no database, and long enough to be taken for one" * 20)
     assert main(["backup", str(tmp_path / "b.tar"), "--state-dir", str(tmp_path / "state")]) == 2
     assert "tokens.db cannot be copied: file is not a database." in capsys.readouterr().err
     assert not (tmp_path / "b.tar").exists(), "a part of a backup was left, which the next one would trip over"
 
 
-@pytest.mark.parametrize("name", ["client.env", "edge.sock", "held.db", "held.db-wal", ".probe-1", ".token-1-abc"])
+@pytest.mark.parametrize(
+    "name",
+    ["client.env", "edge.sock", "edge.lock", "domain", "held.db", "held.db-wal", ".probe-1", ".token-1-abc"],
+)
 def test_files_of_a_run_are_left_out(tmp_path, name):
     (tmp_path / name).write_text("x")
     file = io.BytesIO()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.__main__ import main
+from edge_server.auth.token import new_operator_token, operator_key
+from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.ownership_store import DAY, FILE, OTHERS, VERSION, Claim, HistoryEntry, OwnershipStore
 from quictunnel.errors import ConfigError
@@ -204,3 +206,49 @@ def test_a_network_is_one_however_it_is_written(state: Path, given: str, kept: s
 @pytest.mark.parametrize("what", [":2002O", ":0", ":70000", "203.0.113.5/33", "a_b", "a..b", "xn--a"])
 def test_malformed_ban_is_refused(state: Path, what: str):
     assert run(state, "ban", what) == 2
+
+
+def test_a_host_name_below_the_domain_stands_for_its_label(state: Path, capsys: pytest.CaptureFixture[str]):
+    StateDir(state).keep_domain("tunnel.example")
+    assert run(state, "ban", "BAR.tunnel.example") == 0
+    assert capsys.readouterr().out == "bar is banned.\n"
+    assert "bar" in [claim.subject for claim in OwnershipStore(state).claims()]
+    OwnershipStore(state).add_to_history([held("bar")])
+    assert run(state, "history", "bar.tunnel.example", "--json") == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == ["bar"]
+    assert run(state, "release", "bar.tunnel.example") == 0
+    assert run(state, "ban", "app.example.com") == 0, "a whole domain of a user"
+    assert capsys.readouterr().out.endswith("app.example.com is banned.\n")
+
+
+@pytest.mark.parametrize("host", ["tunnel.example", "a.b.tunnel.example"])
+def test_other_names_of_the_domain_are_refused(state: Path, host: str, capsys: pytest.CaptureFixture[str]):
+    StateDir(state).keep_domain("tunnel.example")
+    assert run(state, "ban", host) == 2
+    assert f"'{host}' is no name of a tunnel: those are directly below tunnel.example." in capsys.readouterr().err
+
+
+def test_a_host_name_is_refused_while_the_domain_is_unknown(state: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(state, "ban", "bar.tunnel.localhost") == 2
+    assert "give the label alone (bar), or start the edge first" in capsys.readouterr().err
+    OwnershipStore(state).write([Claim("app.example.com", "k1", NOW)])
+    assert run(state, "ban", "app.example.com") == 0, "a known domain of a user"
+
+
+def test_a_name_of_digits_is_not_mistaken_for_a_port(state: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(state, "ban", "20055") == 0
+    assert capsys.readouterr().out == "The name 20055 is banned (a TCP port is written :20055).\n"
+
+
+def test_names_of_the_operators_token_are_found(state: Path, capsys: pytest.CaptureFixture[str]):
+    key = operator_key(StateDir(state).token(new_operator_token))
+    OwnershipStore(state).write([Claim("mine", key, NOW)])
+    OwnershipStore(state).add_to_history([held("mine", owner=key), held("other", owner="k2")])
+    assert run(state, "list") == 0
+    assert ["mine", "(operator)"] in [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    for owner in ("operator", "(operator)", key):
+        assert run(state, "history", "--owner", owner) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[4:6] for line in lines[1:]] == [["mine", "(operator)"]]
+    assert run(state, "history", "--owner", "operator", "--json") == 0
+    assert [entry["owner"] for entry in json.loads(capsys.readouterr().out)] == [key]

@@ -12,6 +12,7 @@ import pytest
 
 from edge_server.__main__ import main
 from edge_server.auth.permission_texts import MAX_NAMES
+from edge_server.auth.token import key_of, new_operator_token, operator_key
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import FILE_NAME, TokenStore
 from edge_server.certificates.authority import DevelopmentAuthority
@@ -162,8 +163,8 @@ def test_empty_token_list_says_so(run):
 
 
 @pytest.mark.parametrize(("words", "complaint"), [
-    (["create", "--tunnels", "-1"], "-1 is not in the range 0<=x<=999999999"),
-    (["create", "--tunnels", "many"], "'many' is not a valid integer"),
+    (["create", "--tunnels", "-1"], "should be a number from 0 to 999999999, or all, not '-1'"),
+    (["create", "--tunnels", "many"], "should be a number from 0 to 999999999, or all, not 'many'"),
     (["create", "--tcp-ports", "9-1"], "should be a range"),
     (["create", "--expires", "soon"], "neither a duration"),
     (["create", "--expires", "2001-01-01"], "is in the past"),
@@ -213,3 +214,13 @@ def test_a_token_of_before_there_were_domains_has_none(run, tmp_path: Path):
     (entry,) = store.entries()
     assert entry.permissions.domains == ()
     store.close()
+
+
+def test_the_operators_token_is_named_where_a_key_is_unknown(run, tmp_path: Path):
+    assert "there is no token 'operator'; `list` shows all but the operator's" in run("show", "operator")[2]
+    token = StateDir(tmp_path / "state").token(new_operator_token)
+    for key in ("operator", key_of(token), operator_key(token)):
+        for words in (("show",), ("revoke",), ("change", "--tunnels", "1")):
+            status, out, err = run(words[0], str(key), *words[1:])
+            assert (status, out) == (1, "")
+            assert err.startswith(f"quictunnel-edge token: error: {key} is the operator's token (file `token`)")

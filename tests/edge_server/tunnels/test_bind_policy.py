@@ -157,6 +157,12 @@ REFUSALS: Final = (
         {"name_can_certify": False},
     ),
     Row(BindCode.FORBIDDEN, "the token does not allow the TCP port", bind(tcp_port=70), {"identity": LIMITED}),
+    Row(
+        BindCode.BANNED,
+        "the operator has banned the TCP port",
+        bind(tcp_port=5),
+        {"port_is_banned": True, "port_is_free": False},
+    ),
     Row(BindCode.PORT_TAKEN, "another token owns the TCP port", bind(tcp_port=5), {"port_is_free": False}),
     Row(
         BindCode.TOO_MANY_NAMES,
