@@ -56,11 +56,13 @@ def _for_this_machine(server: RunningEdge) -> str:
     credential = server.credential.encode()
     login = "" if is_stored else f" `quictunnel login` with this credential:\n\n  {credential}\n\nor"
     if _is_found(config):
-        who = "Programs of your user on this machine find it by themselves. Those of other users,"
+        who = (
+            "Programs of your user on this machine find it by themselves. Those of other users, and of containers"
+        )
     else:
-        who = "Programs on this machine,"
+        who = "Programs on this machine, and in containers"
     return (
-        f"{who} and of containers\non the host's network, need{login} these:\n\n"
+        f"{who}\non the host's network, need{login} these:\n\n"
         f"  export QUICTUNNEL_EDGE={shlex.quote(server.quic_address)}\n"
         f"  export QUICTUNNEL_TOKEN={token}\n"
         f"  export QUICTUNNEL_CA={shlex.quote(str(server.ca))}"

@@ -42,6 +42,7 @@ from edge_server.resources.descriptor_budget import (
     watch_for_free_descriptors,
 )
 from edge_server.server import RunningEdge, local_quic_address, public_quic_address
+from edge_server.storage.edge_lock import EdgeLock
 from edge_server.storage.state_dir import StateDir
 from edge_server.systemd import ActivatedSockets
 from edge_server.wiring import make_engine, open_services, take_certificates
@@ -93,6 +94,8 @@ class _Files(NamedTuple):
 class _Sockets(NamedTuple):
     """The sockets of the edge: its own, or those of the service manager or a predecessor."""
 
+    lock: EdgeLock
+    """Lock of the state directory."""
     inherited: InheritedSockets | None
     """All sockets of the predecessor, after ``--takeover``."""
     cid_prefix: int
@@ -147,8 +150,11 @@ async def _start(stack: AsyncExitStack, config: EdgeConfig, activated: Activated
 
 async def _open(stack: AsyncExitStack, config: EdgeConfig, activated: ActivatedSockets) -> _Opened:
     """Open files, ports and databases, and keep the names of the previous edge. Nobody is served yet."""
-    files = _prepare_files(config)
-    sockets = await _open_sockets(stack, config, files.state, activated)
+    state = StateDir(config.state_dir)
+    # A second edge is refused before it writes anything; the lock of a successor comes from its predecessor.
+    lock = None if config.takeover else _lock(stack, config)
+    files = _prepare_files(config, state)
+    sockets = await _open_sockets(stack, config, files.state, activated, lock)
     services = open_services(
         stack, config, files.state, sockets.https, certificates=files.certificates, token=files.token
     )
@@ -157,6 +163,7 @@ async def _open(stack: AsyncExitStack, config: EdgeConfig, activated: ActivatedS
     engine = make_engine(config, files.state, files.identity, sockets.udp, sockets.cid_prefix)
     check_tcp_host(config.tcp_host)
     snapshot = await _keep_names(stack, services, sockets.inherited, files.state)
+    sockets.lock.sign()
     return _Opened(files, sockets, services, engine, snapshot)
 
 
@@ -202,9 +209,25 @@ async def _serve(stack: AsyncExitStack, config: EdgeConfig, opened: _Opened) -> 
     return edge
 
 
-def _prepare_files(config: EdgeConfig) -> _Files:
+def _lock(stack: AsyncExitStack, config: EdgeConfig, descriptor: int | None = None) -> EdgeLock:
+    """Return the lock of the state directory: that of a predecessor, by its descriptor, or a new one.
+
+    Raises ConfigError if another edge runs.
+    """
+    if descriptor is not None:
+        lock = EdgeLock(descriptor)
+    elif config.takeover:
+        lock = EdgeLock.acquire(config.state_dir, "it does not hand over; stop it, or use another directory")
+    elif IS_SUPPORTED:
+        lock = EdgeLock.acquire(config.state_dir, "use --takeover to replace it, or another directory")
+    else:
+        lock = EdgeLock.acquire(config.state_dir, "stop it, or use another directory")
+    stack.callback(lock.release)
+    return lock
+
+
+def _prepare_files(config: EdgeConfig, state: StateDir) -> _Files:
     """Read and create the files, so that errors in them are reported before any port is opened."""
-    state = StateDir(config.state_dir)
     token = state.token(new_file_token)
     authority = DevelopmentAuthority.load_or_create(config.state_dir)
     certificates = ContextStore(allow_wildcard_h2=config.allow_wildcard_h2)
@@ -216,12 +239,18 @@ def _prepare_files(config: EdgeConfig) -> _Files:
 
 
 async def _open_sockets(
-    stack: AsyncExitStack, config: EdgeConfig, state: StateDir, activated: ActivatedSockets
+    stack: AsyncExitStack,
+    config: EdgeConfig,
+    state: StateDir,
+    activated: ActivatedSockets,
+    lock: EdgeLock | None,
 ) -> _Sockets:
-    """Open the ports, or inherit them from the running edge."""
+    """Open the ports, or inherit them from the running edge. ``lock``: None if it is to be inherited as well."""
     if config.admin is not None:
         check_packages()
     inherited = await _inherit(stack, config, state, activated) if config.takeover else None
+    if lock is None:
+        lock = _lock(stack, config, None if inherited is None else inherited.channel.take_lock())
     admin = None
     if config.admin is not None and inherited is None:
         admin = listen_at("--admin", config.admin)
@@ -234,7 +263,7 @@ async def _open_sockets(
     udp = await quic_socket(config, activated) if inherited is None else UdpSocket.adopt(inherited.udp)
     stack.callback(udp.close)
     cid_prefix = secrets.randbelow(256) if inherited is None else (inherited.cid_prefix + 1) % 256
-    return _Sockets(inherited, cid_prefix, admin, https, acme_http, udp)
+    return _Sockets(lock, inherited, cid_prefix, admin, https, acme_http, udp)
 
 
 async def _inherit(
@@ -410,6 +439,7 @@ def _handoff(config: EdgeConfig, sockets: _Sockets, services: EdgeServices, endp
         acme_http=None if services.acme is None else services.acme.listening,
         endpoint=endpoint,
         registry=services.registry,
+        lock=sockets.lock,
     )
 
 

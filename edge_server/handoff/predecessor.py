@@ -32,10 +32,11 @@ from quictunnel.transport import descriptors
 from quictunnel.transport.udp import UdpSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from edge_server.handoff.protocol import RecordWithSocket
+    from edge_server.handoff.protocol import HasDescriptor, RecordWithSocket
+    from edge_server.storage.edge_lock import EdgeLock
     from edge_server.tunnels.registry import Registry
     from quictunnel.transport.endpoint import Endpoint
 
@@ -114,6 +115,7 @@ class HandoffListener:
             elif self._handoff_lock.locked():
                 await channel.send(HandoffRefusal("another edge is taking over already"))
             else:
+                channel.peer_takes_lock = message.takes_lock
                 async with self._handoff_lock:
                     await self._hand_over(channel)
         except HandoffError as error:
@@ -137,6 +139,8 @@ class Handoff:
     """Listening socket for http-01 validators; None without one."""
     endpoint: Endpoint
     registry: Registry
+    lock: EdgeLock
+    """Lock of the state directory."""
 
     async def hand_over(self, channel: HandoffChannel, on_ready: Callable[[], None]) -> None:
         """Hand over to a successor that has sent an HandoffRequest.
@@ -149,11 +153,17 @@ class Handoff:
         Raises:
             HandoffError: the successor failed.
         """
-        offer = HandoffOffer(self.domain, self.cid_prefix, has_acme_http=self.acme_http is not None)
+        lock = self.lock if channel.peer_takes_lock else None
+        offer = HandoffOffer(
+            self.domain, self.cid_prefix, has_acme_http=self.acme_http is not None, has_lock=lock is not None
+        )
         with self.udp.duplicate() as udp:
-            pipe = await offer_sockets(channel, offer, self.https, udp, self.acme_http)
+            pipe = await offer_sockets(
+                channel, offer, [self.https, udp], [sent for sent in (self.acme_http, lock) if sent is not None]
+            )
         self._forward_from(pipe)
         on_ready()
+        self.lock.release()
         await send_names(channel, self._held_names())
 
     @property
@@ -185,18 +195,23 @@ class Handoff:
 async def offer_sockets(
     channel: HandoffChannel,
     offer: HandoffOffer,
-    https: socket.socket,
-    udp: socket.socket,
-    acme_http: socket.socket | None,
+    public: Sequence[HasDescriptor],
+    optional: Sequence[HasDescriptor],
 ) -> socket.socket:
     """Offer the sockets to a successor, and wait until it is ready to serve.
+
+    Args:
+        channel: with the successor.
+        offer: the message.
+        public: the sockets for HTTPS and UDP.
+        optional: what the offer says is included: the socket for http-01 and the lock.
 
     Returns this edge's end of the socket pair through which the successor forwards datagrams. Raises HandoffError.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
-            await channel.send(offer, [https, udp, theirs, *([acme_http] if acme_http is not None else [])])
+            await channel.send(offer, [*public, theirs, *optional])
             message, _ = await channel.receive()
             if not isinstance(message, HandoffReady):
                 raise HandoffError("it sent another message than HandoffReady")

@@ -7,8 +7,10 @@ Unix socket in the state directory (:data:`SOCKET`), which only the user of the 
       |-- HandoffRequest ------------------------>|
       |<- HandoffOffer, with the HTTPS socket, ----|   nothing has changed so far: if the successor
       |   the UDP socket, one end of a socket      |   fails here, the predecessor serves on
-      |   pair, and perhaps the http-01 socket     |
-      |-- HandoffReady --------------------------->|   the predecessor stops accepting and reading
+      |   pair, perhaps the http-01 socket, and    |
+      |   the lock of the state directory          |
+      |-- HandoffReady --------------------------->|   the predecessor stops accepting and reading,
+      |                                            |   and closes its copy of the lock
       |<- HandoffNames, with the sockets of -------|   repeated until ``last``; then its visitors finish
       |   TCP ports                                |
 
@@ -22,16 +24,17 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 import struct
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from edge_server.tunnels.tunnel_record import TunnelRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 SOCKET: Final = "edge.sock"
@@ -50,10 +53,18 @@ IS_SUPPORTED: Final = sys.platform == "linux"
 """True on platforms with SOCK_SEQPACKET and SO_PEERCRED."""
 
 
+class HasDescriptor(Protocol):
+    """A socket or a file that is sent with a message."""
+
+    def fileno(self) -> int: ...
+
+
 class HandoffRequest(msgspec.Struct, tag=1, array_like=True, frozen=True):
     """Request of the successor for the handoff."""
 
     version: int
+    takes_lock: bool = False
+    """True if it takes the lock of the state directory; older edges have none."""
 
 
 class HandoffOffer(msgspec.Struct, tag=2, array_like=True, frozen=True):
@@ -65,6 +76,9 @@ class HandoffOffer(msgspec.Struct, tag=2, array_like=True, frozen=True):
     """First byte of the predecessor's connection IDs."""
     has_acme_http: bool = False
     """True if the socket for http-01 validators is included."""
+    has_lock: bool = False
+    """True if the lock of the state directory is included, as the last descriptor; only for a successor that takes
+    it."""
 
 
 class HandoffReady(msgspec.Struct, tag=3, array_like=True, frozen=True):
@@ -125,6 +139,9 @@ class HandoffChannel:
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
+        self._lock = -1
+        self.peer_takes_lock = False
+        """True if the other edge is a successor that takes the lock of the state directory."""
 
     @property
     def peer_pid(self) -> int:
@@ -132,15 +149,18 @@ class HandoffChannel:
         found = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEERCRED.size)
         return int(PEERCRED.unpack(found)[0])
 
-    async def send(self, message: Message, sockets: list[socket.socket] | None = None) -> None:
+    async def send(self, message: Message, sockets: Sequence[HasDescriptor] = ()) -> None:
         """Send a message, with sockets. Raises HandoffError."""
         payload = _encode(message)
-        descriptors = [sock.fileno() for sock in sockets or ()]
+        descriptors = [sock.fileno() for sock in sockets]
         await self._repeat(self._loop.add_writer, self._loop.remove_writer,
                            lambda: socket.send_fds(self._sock, [payload], descriptors))  # fmt: skip
 
     async def receive(self) -> tuple[Message, list[socket.socket]]:
-        """Receive a message and its sockets. Raises HandoffError, also for a malformed message."""
+        """Receive a message and its sockets. Raises HandoffError, also for a malformed message.
+
+        The lock of the state directory, which is a file, is kept for :meth:`take_lock`.
+        """
         found: list[tuple[bytes, list[int], int]] = []
 
         def read() -> None:
@@ -149,9 +169,14 @@ class HandoffChannel:
 
         await self._repeat(self._loop.add_reader, self._loop.remove_reader, read)
         payload, descriptors, flags = found[0]
-        sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-        for sock in sockets:
-            sock.set_inheritable(False)  # otherwise a child process would inherit it and keep it open
+        sockets = []
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # otherwise a child process would inherit it and keep it open
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                sockets.append(socket.socket(fileno=descriptor))
+            else:
+                self._close_lock()
+                self._lock = descriptor
         try:
             if not payload:
                 raise HandoffError("it closed the connection")
@@ -165,9 +190,19 @@ class HandoffChannel:
             close_all(sockets)
             raise
 
+    def take_lock(self) -> int | None:
+        """Return the descriptor of the lock that was received, which the caller closes; None if there is none."""
+        taken, self._lock = self._lock, -1
+        return taken if taken >= 0 else None
+
     def close(self) -> None:
-        """Close the channel."""
+        """Close the channel, and the lock that was not taken."""
         self._sock.close()
+        self._close_lock()
+
+    def _close_lock(self) -> None:
+        if (descriptor := self.take_lock()) is not None:
+            os.close(descriptor)
 
     async def _repeat(
         self,

@@ -103,7 +103,7 @@ async def request_handoff(directory: Path) -> InheritedSockets | None:
         raise ConfigError(f"--takeover: {directory / SOCKET} cannot be used ({error.strerror}).") from None
     channel = HandoffChannel(sock)
     try:
-        await channel.send(HandoffRequest(VERSION))
+        await channel.send(HandoffRequest(VERSION, takes_lock=True))
         message, sockets = await channel.receive()
         if isinstance(message, HandoffOffer) and len(sockets) == 3 + message.has_acme_http:
             return InheritedSockets(channel, message.domain, message.cid_prefix, *sockets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import stat
 from pathlib import Path
@@ -27,13 +28,14 @@ from edge_server.handoff.protocol import (
     in_parts,
 )
 from edge_server.handoff.successor import request_handoff
+from edge_server.storage.edge_lock import EdgeLock
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.errors import ConfigError
 from quictunnel.wire.messages import MAX_NETWORKS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 pytestmark = pytest.mark.skipif(not protocol.IS_SUPPORTED, reason="edges hand over on Linux only")
 
@@ -57,7 +59,7 @@ def names(count: int) -> list[TunnelRecord]:
 
 
 def hands_over(
-    sockets: list[socket.socket], held: list[list[TunnelRecord]], with_them: list[socket.socket] | None = None
+    sockets: list[socket.socket], held: list[list[TunnelRecord]], with_them: Sequence[socket.socket] = ()
 ) -> Callable[[HandoffChannel], Awaitable[None]]:
     async def hand_over(channel: HandoffChannel) -> None:
         await channel.send(HandoffOffer("a.test", 7), sockets)
@@ -120,6 +122,53 @@ async def test_announced_acme_socket_arrives(tmp_path: Path, sockets: list[socke
         inherited.close()
         assert inherited.acme_http.fileno() == -1
         offer.close()
+
+
+async def test_the_lock_is_handed_over(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    lock = EdgeLock.acquire(tmp_path, "")
+    before = in_use(DESCRIPTORS)
+
+    async def hand_over(channel: HandoffChannel) -> None:
+        assert channel.peer_takes_lock
+        await channel.send(HandoffOffer("a.test", 7, has_lock=True), [*sockets, lock])
+
+    listener = HandoffListener(tmp_path, hand_over)
+    refused, taken = await request_handoff(tmp_path), await request_handoff(tmp_path)
+    assert refused is not None
+    assert taken is not None
+    refused.close()
+    descriptor = taken.channel.take_lock()
+    assert descriptor is not None
+    assert taken.channel.take_lock() is None
+    successor = EdgeLock(descriptor)
+    assert not os.get_inheritable(descriptor)
+    taken.close()
+    lock.release()
+    with pytest.raises(ConfigError, match="already runs"):
+        EdgeLock.acquire(tmp_path, "")
+    successor.release()
+    listener.close()
+    assert in_use(DESCRIPTORS) == before - 1
+    EdgeLock.acquire(tmp_path, "").release()
+
+
+async def test_a_successor_without_the_lock_is_offered_none(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    """An older edge, whose request has one field, would refuse an offer with one descriptor more."""
+    asked: list[bool] = []
+
+    async def hand_over(channel: HandoffChannel) -> None:
+        asked.append(channel.peer_takes_lock)
+        await channel.send(HandoffOffer("a.test", 7), sockets)
+
+    listener = HandoffListener(tmp_path, hand_over)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(tmp_path / SOCKET))
+        client.setblocking(False)
+        client.send(msgspec.msgpack.encode([1, protocol.VERSION]))
+        heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1000), 5)
+    assert isinstance(msgspec.msgpack.decode(heard, type=protocol.Message), HandoffOffer)
+    assert asked == [False]
+    listener.close()
 
 
 async def test_names_with_the_most_networks_fit_into_messages(
