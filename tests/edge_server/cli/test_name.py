@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.__main__ import main
-from edge_server.auth.token import new_operator_token, operator_key
+from edge_server.auth.token import new_file_token, operator_key
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.ownership_store import DAY, FILE, OTHERS, VERSION, Claim, HistoryEntry, OwnershipStore
@@ -241,7 +241,7 @@ def test_a_name_of_digits_is_not_mistaken_for_a_port(state: Path, capsys: pytest
 
 
 def test_names_of_the_operators_token_are_found(state: Path, capsys: pytest.CaptureFixture[str]):
-    key = operator_key(StateDir(state).token(new_operator_token))
+    key = operator_key(StateDir(state).token(new_file_token))
     OwnershipStore(state).write([Claim("mine", key, NOW)])
     OwnershipStore(state).add_to_history([held("mine", owner=key), held("other", owner="k2")])
     assert run(state, "list") == 0

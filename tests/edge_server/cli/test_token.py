@@ -12,7 +12,7 @@ import pytest
 
 from edge_server.__main__ import main
 from edge_server.auth.permission_texts import MAX_NAMES
-from edge_server.auth.token import key_of, new_operator_token, operator_key
+from edge_server.auth.token import key_of, new_file_token, operator_key
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import FILE_NAME, TokenStore
 from edge_server.certificates.authority import DevelopmentAuthority
@@ -218,7 +218,7 @@ def test_a_token_of_before_there_were_domains_has_none(run, tmp_path: Path):
 
 def test_the_operators_token_is_named_where_a_key_is_unknown(run, tmp_path: Path):
     assert "there is no token 'operator'; `list` shows all but the operator's" in run("show", "operator")[2]
-    token = StateDir(tmp_path / "state").token(new_operator_token)
+    token = StateDir(tmp_path / "state").token(new_file_token)
     for key in ("operator", key_of(token), operator_key(token)):
         for words in (("show",), ("revoke",), ("change", "--tunnels", "1")):
             status, out, err = run(words[0], str(key), *words[1:])

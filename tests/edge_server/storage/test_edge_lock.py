@@ -68,10 +68,12 @@ def test_a_copy_of_the_descriptor_holds_it_on(tmp_path: Path):
 def test_a_forked_child_neither_holds_nor_releases_it(tmp_path: Path):
     lock = EdgeLock.acquire(tmp_path, ADVICE)
     reading, writing = os.pipe()
+    begun, begins = os.pipe()
     child = os.fork()
     if not child:
         try:
             os.close(writing)
+            os.write(begins, b"x")
             spare = os.open(os.devnull, os.O_RDONLY)  # has the number of the closed copy
             lock.release()
             os.fstat(spare)
@@ -80,6 +82,9 @@ def test_a_forked_child_neither_holds_nor_releases_it(tmp_path: Path):
             os._exit(1)
         os._exit(0)
     os.close(reading)
+    assert os.read(begun, 1) == b"x", "the hooks of the fork have run"
+    os.close(begun)
+    os.close(begins)
     assert is_held(tmp_path)
     lock.release()
     assert not is_held(tmp_path), "the child holds it"
