@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from edge_server.tunnels.bind_explanations import banned_port
+from edge_server.tunnels.bind_policy import BindPolicy
+from edge_server.tunnels.forbidden_tunnels import ForbiddenTunnels
 from edge_server.tunnels.ownership_store import BANNED_OWNER
 from quictunnel.errors import ConfigError
 from quictunnel.wire.codes import SessionCode
@@ -39,6 +41,12 @@ class ChangeWatcher:
     def __init__(self, services: EdgeServices, clients: Collection[ClientSession]) -> None:
         self._services = services
         self._clients = clients
+        self._forbidden_tunnels = ForbiddenTunnels(
+            BindPolicy(services.domain),
+            registry=services.registry,
+            pending=services.pending,
+            tokens=services.tokens,
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._task = services.supervisor.keep_running(self._run, WORK)
         self._seen_at = asyncio.get_running_loop().time()
@@ -93,8 +101,9 @@ class ChangeWatcher:
             self._withdraw()
         if names := services.certificates.apply_refresh():
             logger.info("a new certificate for %s is in use", ", ".join(sorted(names))[:MAX_SHOWN])
-        for client in tuple(self._clients):
-            client.check_rights()
+        clients = tuple(self._clients)
+        changed = [before for client in clients if (before := client.check_rights()) is not None]
+        self._forbidden_tunnels.end(changed, is_draining=any(client.is_draining for client in clients))
         services.sessions.forget_superseded(services.tokens.is_over)
 
     def _withdraw(self) -> None:

@@ -195,7 +195,8 @@ OPERATIONS: Final = (
         CreatedToken, body=NewToken, is_stored=True,
     ),
     Operation(
-        "patch", "/tokens/{id}", "change_token", "Change a token's note, rights and limits; absent fields stay",
+        "patch", "/tokens/{id}", "change_token",
+        "Change a token's note, rights and limits; absent fields stay, tunnels that it may no longer have end",
         Token, body=TokenChange, refusal="The token is revoked.", is_stored=True,
     ),
     Operation(

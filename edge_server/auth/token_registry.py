@@ -76,6 +76,11 @@ class TokenRegistry:
         self._version = version
         return True
 
+    @property
+    def version(self) -> int:
+        """Return the version of the entries in memory: another one after each change that was read."""
+        return self._version
+
     def close(self) -> None:
         """Close the database."""
         if self._store is not None:

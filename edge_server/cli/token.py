@@ -112,8 +112,9 @@ def show(key: str, state_dir: Path, *, as_json: bool) -> int:
 
 
 @token.command(
-    help="Change the note or the permissions of a token; those without an option stay as they are. New limits "
-    "of visitors and bandwidth and a new end hold at once, the others for new tunnels: open ones stay.",
+    help="Change the note or the permissions of a token; those without an option stay as they are. A running edge "
+    "applies the change within a second: its clients stay connected, and open tunnels that the token may no "
+    "longer have end, with their visitors. Beyond a new limit of tunnels, the newest end.",
 )
 @KEY
 @permission_options(is_change=True)

@@ -136,17 +136,23 @@ class ClientSession:
         else:
             self.session.send(GoAway(int(grace)))
 
-    def check_rights(self) -> None:
-        """Apply the current permissions of the client's token; end the session if the token is no longer valid."""
-        if self.identity is None:
-            return
-        current = self._context.tokens.current(self.identity)
+    def check_rights(self) -> Identity | None:
+        """Apply the current permissions of the client's token; end the session if the token is no longer valid.
+
+        Returns the identity before, if its permissions have changed. The caller then ends the tunnels that the
+        token may no longer have (``tunnels.forbidden_tunnels``)."""
+        before = self.identity
+        if before is None:
+            return None
+        current = self._context.tokens.current(before)
         if current is None:
-            logger.info("the session of client %s is ended: its token is no longer valid", self.identity.key)
-            self.end(SessionCode.UNAUTHORIZED, self._context.tokens.end_reason(self.identity.key))
-        elif current != self.identity:
+            logger.info("the session of client %s is ended: its token is no longer valid", before.key)
+            self.end(SessionCode.UNAUTHORIZED, self._context.tokens.end_reason(before.key))
+        elif current != before:
             self.identity = current
             self.bindings.apply_permissions_of(current)
+            return before
+        return None
 
     def end(self, code: SessionCode, reason: str = "") -> None:
         """End the session now, with or without a link. ``reason``: for the client."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from edge_server.tunnels.backend import Backend, IssuedTicket
 from edge_server.tunnels.bind_facts import BindFacts, NameFacts, PortFacts, TunnelFacts, requested_name
-from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, BindRefusal, GrantKind
+from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, BindRefusal
+from edge_server.tunnels.grant import GrantKind
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import BANNED_OWNER
 from edge_server.tunnels.public_port import PublicPort
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from edge_server.auth.permissions import Identity
     from edge_server.tunnels.bind_context import BindContext
-    from edge_server.tunnels.bind_policy import Grant, PortPlan
+    from edge_server.tunnels.grant import Grant, PortPlan
     from quictunnel.transport.session import Session
     from quictunnel.wire.messages import Bind
 
@@ -120,7 +121,8 @@ class Bindings:
             self._release(number, for_good=for_good)
 
     def apply_permissions_of(self, identity: Identity) -> None:
-        """Apply the changed limits of visitors and bandwidth; what the client has bound stays."""
+        """Apply the changed limits of visitors and bandwidth. :mod:`edge_server.tunnels.forbidden_tunnels` ends
+        what the client may no longer have."""
         for lease in self._leases.values():
             self._limit(lease.tunnel, identity)
 

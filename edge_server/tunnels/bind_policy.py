@@ -7,7 +7,6 @@ response.
 
 from __future__ import annotations
 
-import enum
 import logging
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from edge_server.ingress.ip_filter import IpFilter
 from edge_server.tunnels.bind_explanations import banned_port, forbidden_name, forbidden_port, limit_of_tunnels
 from edge_server.tunnels.bind_facts import chosen_name, ticket_for
+from edge_server.tunnels.grant import Grant, GrantKind, PortPlan
 from edge_server.tunnels.load_balancer import MAX_BACKENDS
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import BANNED_OWNER
@@ -40,49 +40,6 @@ MAX_TAKEOVERS: Final = 10
 identity: enough for a program that is restarted again and again, too few for two that take the name from each
 other in turn."""
 TAKEOVER_SECONDS: Final = 60.0
-
-
-class GrantKind(enum.Enum):
-    """The way in which a client gets a name."""
-
-    NEW = "the name is free"
-    JOIN = "the clients of a pool serve it together"
-    TAKE_OVER = "another client of the identity had it, or it was kept for one"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortPlan:
-    """The TCP port of a grant."""
-
-    keeps: bool = False
-    """True if the tunnel keeps the port that it has; the other fields are then 0."""
-    exact: int = 0
-    """The only acceptable port; 0: any."""
-    preferred: int = 0
-    """The port to use if it is available; 0: any."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """A Bind that is granted. Nothing has changed yet: the grant still has to be applied."""
-
-    kind: GrantKind
-    name: str
-    is_generated: bool
-    """True if it is a new random name."""
-    by_ticket: bool
-    """True if the request has a ticket for the name."""
-    options: TunnelOptions
-    visitor_filter: IpFilter
-    is_pool: bool
-    port: PortPlan | None
-    """None: no TCP port."""
-    generation: int
-    """Generation of the ticket to issue."""
-    client_id: bytes
-    """Random ID of the client, by which its retries are recognised; empty if it sent none."""
-    is_first_bind: bool
-    """As in ``bind_facts.TunnelFacts``."""
 
 
 class BindRefusal(NamedTuple):
@@ -209,6 +166,15 @@ class RefusalRule(NamedTuple):
     level: int = logging.DEBUG
     explain: Callable[[BindCheck], str] | None = None
     """Returns the reason for the client; None: it is the one for the log."""
+    is_permission: bool = False
+    """True if it depends on the permissions of the token, so that a change of them ends open tunnels."""
+
+    def refusal(self, check: BindCheck) -> BindRefusal:
+        """Return the refusal of a request to which the rule applies."""
+        code = self.code if self.code is not None else check.facts.name.forbidden
+        assert code is not None, "the rule of the permissions applies where they forbid something"
+        explanation = self.reason if self.explain is None else self.explain(check)
+        return BindRefusal(code, self.reason, self.level, explanation)
 
 
 RULES: Final = (
@@ -223,6 +189,7 @@ RULES: Final = (
         BindCode.FORBIDDEN,
         "the token allows no TCP port",
         lambda check: check.bind.unencrypted and not check.facts.identity.permissions.allows_ports,
+        is_permission=True,
     ),
     RefusalRule(BindCode.INVALID, "options of the request contradict each other", lambda check: check.contradicts),
     RefusalRule(
@@ -256,6 +223,7 @@ RULES: Final = (
         "the token does not allow the name",
         lambda check: check.is_chosen and check.facts.name.forbidden is not None,
         explain=lambda check: forbidden_name(check.name, check.facts),
+        is_permission=True,
     ),
     RefusalRule(
         BindCode.NAME_TAKEN,
@@ -299,6 +267,7 @@ RULES: Final = (
         "the token does not allow the TCP port",
         lambda check: bool(check.bind.tcp_port) and not check.allows_port(check.bind.tcp_port),
         explain=lambda check: forbidden_port(check.bind.tcp_port, check.facts.identity),
+        is_permission=True,
     ),
     RefusalRule(
         BindCode.BANNED,
@@ -396,6 +365,7 @@ RULES: Final = (
             )
         ),
         explain=lambda check: limit_of_tunnels(check.facts.identity),
+        is_permission=True,
     ),
     RefusalRule(
         BindCode.TOO_MANY,
@@ -421,13 +391,13 @@ class BindPolicy:
             facts: the facts about its name (``bind_facts.requested_name``), its port and its identity now.
         """
         check = BindCheck(self.domain, bind, facts)
-        for rule in RULES:
-            if rule.applies(check):
-                code = rule.code if rule.code is not None else facts.name.forbidden
-                assert code is not None, "the rule of the permissions applies where they forbid something"
-                explanation = rule.reason if rule.explain is None else rule.explain(check)
-                return BindRefusal(code, rule.reason, rule.level, explanation)
-        return _grant(check)
+        refusals = (rule.refusal(check) for rule in RULES if rule.applies(check))
+        return next(refusals, None) or _grant(check)
+
+    def refuse_open(self, bind: Bind, facts: BindFacts) -> BindRefusal | None:
+        """Return why the permissions forbid an open tunnel, as ``bind`` requests it; None if they allow it."""
+        check = BindCheck(self.domain, bind, facts)
+        return next((rule.refusal(check) for rule in RULES if rule.is_permission and rule.applies(check)), None)
 
 
 def _grant(check: BindCheck) -> Grant:

@@ -104,6 +104,10 @@ class PendingTunnels:
         """
         for backend in tuple(tunnel.backends):
             backend.bindings.revoke(backend, BindCode.BANNED, reason)
+        self.withdraw_kept(tunnel)
+
+    def withdraw_kept(self, tunnel: Tunnel) -> None:
+        """Withdraw a tunnel from the client for which it is kept; do nothing if it is not kept."""
         if tunnel in self._waits:
             tunnel.is_withdrawn = True
             self._forget(tunnel)

@@ -10,14 +10,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_server.resources.shares import Shares
-from edge_server.tunnels.bind_policy import MAX_TAKEOVERS, GrantKind
+from edge_server.tunnels.bind_policy import MAX_TAKEOVERS
+from edge_server.tunnels.grant import GrantKind
 from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from edge_server.tunnels.backend import Backend
-    from edge_server.tunnels.bind_policy import Grant
+    from edge_server.tunnels.grant import Grant
     from edge_server.tunnels.options import TunnelOptions
     from edge_server.tunnels.tunnel import Tunnel
 

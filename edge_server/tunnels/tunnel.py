@@ -135,6 +135,12 @@ class Tunnel:
             if not is_exempt(visit.address):
                 _end_now(splice)
 
+    def end_visitors_of(self, backend: Backend) -> None:
+        """Reset the visitors that this backend serves."""
+        for splice, visit in tuple(self.visitors.items()):
+            if visit.backend is backend:
+                _end_now(splice)
+
     def end_visit(self, visit: VisitorConnection) -> bool:
         """Reset one visitor. Returns False if it is no visitor of this tunnel."""
         splice = next((splice for splice, other in self.visitors.items() if other is visit), None)

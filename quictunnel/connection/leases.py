@@ -43,8 +43,16 @@ DRAIN_INTERVAL: Final = 0.05
 _TEMPORARY: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT})
 """Refusals after which a later attempt may succeed."""
 
-_FINAL: Final = frozenset({BindCode.NAME_TAKEN_OVER, BindCode.BANNED})
-"""Refusals after which the lease is not requested again."""
+_FINAL: Final = frozenset(
+    {
+        BindCode.NAME_TAKEN_OVER,
+        BindCode.BANNED,
+        BindCode.FORBIDDEN,
+        BindCode.DOMAIN_FORBIDDEN,
+        BindCode.NAME_RESERVED,
+    }
+)
+"""Refusals after which a lease that was granted before is not requested again."""
 
 
 class PublicAddress(NamedTuple):
@@ -82,6 +90,8 @@ class ClientLease:
     is_answered_in_session: bool = False
     """True if the edge has answered in the current session; if not, the next link of that session repeats the
     Bind."""
+    is_held: bool = False
+    """True if the edge has granted it in the current session."""
     is_released: bool = False
     """True if the tunnel closes; no session requests the lease any more."""
     ticket: bytes = b""
@@ -179,7 +189,7 @@ class Leases:
 
     def request(self, session: Session, lease: ClientLease) -> None:
         """Send the Bind of a lease."""
-        lease.is_wanted, lease.is_answered_in_session = True, False
+        lease.is_wanted, lease.is_answered_in_session, lease.is_held = True, False, False
         bind = lease.bind_message(self._client_id)
         session.send(bind if session.version >= 2 else bind.of_version_1())
 
@@ -237,7 +247,7 @@ class Leases:
         lease = self._by_number.get(message.lease)
         if lease is None:
             return  # removed meanwhile; its Unbind is on the way
-        lease.is_answered_in_session = True
+        lease.is_answered_in_session = lease.is_held = True
         lease.ticket = message.ticket
         if lease.writer is not None:
             lease.writer.put(lease.ticket)
@@ -261,21 +271,21 @@ class Leases:
             lease.is_answered_in_session = True
             lease.answer.set_exception(refusal_error(message))
         else:
-            is_final = code in _FINAL
-            if lease.answer.exception() is not None or (is_final and not lease.is_wanted):
+            if lease.answer.exception() is not None or not lease.is_wanted:
                 return  # known already: an edge repeats it on each link of the session
-            lease.is_answered_in_session = True
-            # A Bind in the next session would take the name from the client that has it now.
-            lease.is_wanted = lease.is_wanted and not is_final
+            # An edge takes a lease away for good. A Bind in the next session would be refused, or would take the
+            # name from the client that has it now.
+            is_final = lease.is_held or code in _FINAL
+            lease.is_answered_in_session, lease.is_held = True, False
+            lease.is_wanted = not is_final
             what = f"{lease.options.target.noun} at {lease.answer.result().host}"
             self._publish(
-                "lost" if is_final else "warning",
-                f"The edge no longer serves {what}: {_sentences(message)}",
+                "lost" if is_final else "warning", f"The edge no longer serves {what}: {_sentences(message)}"
             )
 
 
 def _sentences(message: BindRefused) -> str:
-    """Return why a lease was taken away, and what to do."""
+    """Return why a lease was refused, in the edge's words if it gives a reason, and what to do."""
     if isinstance(message, BindRefusedV3) and message.reason:
         return f"{message.reason}. {BIND_REFUSALS[message.code][1]}"
     return BIND_SENTENCES[message.code]

@@ -182,7 +182,7 @@ class Bound(Message, frozen=True, tag=4):
 
 
 class BindRefused(Message, frozen=True, tag=5):
-    """Edge: refuses the lease; with NAME_TAKEN_OVER or BANNED, takes a granted lease away."""
+    """Edge: refuses the lease, or takes a granted lease away."""
 
     lease: LeaseNumber
     code: BindCode

@@ -126,7 +126,7 @@ function change(one) {
   const before = texts(one);
   confirm({
     title: `Change token ${one.key}`,
-    text: "A change takes effect within a second. Tunnels beyond new limits end.",
+    text: "A change takes effect within a second. Tunnels that the new rights and limits forbid end, with their visitors.",
     yes: "Change the token",
     path: path("tokens", one.key),
     method: "PATCH",

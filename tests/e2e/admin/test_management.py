@@ -193,6 +193,24 @@ def test_a_ban_ends_a_tunnel_and_is_lifted(rig: AdminTunnel, operator: AdminClie
     assert operator.get("/names", only="banned")["total"] == 0
 
 
+def test_a_narrowed_token_loses_what_it_may_no_longer_have(rig: AdminTunnel, operator: AdminClient):
+    token, entry = create(operator, note="Narrowed")
+    with (
+        client_with(rig, token) as client,
+        quictunnel.forward(rig.origin_port, name="keepme", client=client) as forbidden,
+        quictunnel.forward(8, client=client),
+        quictunnel.forward(9, client=client) as newest,
+    ):
+        changed = operator.do(f"/tokens/{entry['key']}", "patch", {"names": "none"})
+        assert changed.json()["names"] == []
+        eventually(lambda: forbidden.stats.state == "lost", "its name stays")
+        assert operator.get("/tunnels", only=entry["key"])["total"] == 2
+        operator.do(f"/tokens/{entry['key']}", "patch", {"tunnels": 1})
+        eventually(lambda: newest.stats.state == "lost", "its tunnels stay")
+        assert operator.get("/tunnels", only=entry["key"])["total"] == 1
+        assert operator.get("/sessions", only=entry["key"])["total"] == 1, "its client has to stay connected"
+
+
 def can_bind(client: quictunnel.Client, name: str | None = None) -> bool:
     try:
         with quictunnel.forward(9, name=name, client=client):

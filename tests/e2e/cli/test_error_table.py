@@ -34,7 +34,7 @@ from tests.harness.quic_server import quic_server
 from tests.harness.token_commands import command, new_token, until_refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from quictunnel.wire.messages import Hello
     from tests.harness.edge_process import EdgeProcess
@@ -240,6 +240,18 @@ def port_that_is_banned(lab: Lab) -> tuple[subprocess.Popen[str], list[str], dic
     return process, words, environ
 
 
+def narrowed_in_use(*options: str, command_line: Sequence[str] = ()) -> Callable[[Lab], subprocess.Popen[str]]:
+    def provoke(lab: Lab) -> subprocess.Popen[str]:
+        token = new_token(lab.edge)
+        if "--tunnels" in options:
+            lab.ready(environ=lab.environ(token))
+        process = lab.ready(*command_line, environ=lab.environ(token))
+        command(lab.edge, "token", "change", token.split(".")[1], *options)
+        return process
+
+    return provoke
+
+
 def port_of_another(lab: Lab) -> subprocess.Popen[str]:
     words = ("tcp", "9", "--tcp-port", str(FIRST_PORT))
     first = lab.ready(*words, environ=lab.environ(new_token(lab.edge)))
@@ -346,14 +358,14 @@ PROVOCATIONS: Final[dict[str, Callable[[Lab], subprocess.Popen[str]]]] = {
     "it serves as many clients": full_edge,
     "The edge is shutting down. (edge": closing_with(SessionCode.GOING_AWAY),
     "accepts no new tunnel": draining,
-    "the token may have … tunnel": tunnel_limit,
+    "The edge refused the tunnel: the token may have": tunnel_limit,
     "another token owns the name": name_of_another,
     "the edge reserves the name": lambda lab: lab.run("--name", "www", environ=lab.environ(new_token(lab.edge))),
-    "does not allow the name": lambda lab: lab.run(
+    "The edge refused the tunnel: the token does not allow the name": lambda lab: lab.run(
         "--name", "other", environ=lab.environ(new_token(lab.edge, "--names", "web-*"))
     ),
     "the operator has banned the name": banned_name,
-    "the token allows no TCP port": lambda lab: lab.run(
+    "The edge refused the tunnel: the token allows no TCP port": lambda lab: lab.run(
         "tcp", "9", environ=lab.environ(new_token(lab.edge, "--tcp-ports", "none"))
     ),
     "does not allow TCP port": lambda lab: lab.run(
@@ -369,6 +381,11 @@ PROVOCATIONS: Final[dict[str, Callable[[Lab], subprocess.Popen[str]]]] = {
     "has taken over the name": taken_over,
     "operator has banned this name": banned_in_use,
     "at …: the operator has banned TCP port": banned_port_in_use,
+    "at …: the token does not allow the name": narrowed_in_use(
+        "--names", "web-*", command_line=("--name", "narrowed")
+    ),
+    "at …: the token allows no TCP port": narrowed_in_use("--tcp-ports", "none", command_line=("tcp", "9")),
+    "at …: the token may have": narrowed_in_use("--tunnels", "1"),
 }
 """For a part of each row's error, the function that provokes it."""
 

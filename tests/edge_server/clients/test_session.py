@@ -69,6 +69,21 @@ async def test_domain_is_granted_to_an_open_session(rig: SessionRig):
     assert [lease.name for lease in rig.client.bindings] == [ASKED.domain]
 
 
+async def test_domain_that_is_forbidden_during_its_check_is_refused(
+    rig: SessionRig, monkeypatch: pytest.MonkeyPatch
+):
+    """The operator narrows the token while the resolver is asked."""
+    before = rig.client.identity
+    narrowed = Identity("a", Permissions(domains=()))
+    monkeypatch.setattr(rig.client._context.tokens, "current", lambda _: narrowed)
+    looking = await rig.look_up()
+    assert rig.client.check_rights() == before
+    assert rig.client.check_rights() is None, "it is changed once"
+    rig.answer.set()
+    await looking
+    assert not list(rig.client.bindings)
+
+
 async def test_answer_for_a_closing_session_grants_nothing(rig: SessionRig):
     """The client broke the protocol, and its link is about to be down."""
     looking = await rig.look_up()

@@ -23,10 +23,8 @@ from edge_server.tunnels.bind_policy import (
     TAKEOVER_SECONDS,
     BindPolicy,
     BindRefusal,
-    Grant,
-    GrantKind,
-    PortPlan,
 )
+from edge_server.tunnels.grant import Grant, GrantKind, PortPlan
 from edge_server.tunnels.load_balancer import MAX_BACKENDS
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import BANNED_OWNER
