@@ -306,7 +306,7 @@ class TunnelHandle:
         try:
             loop_thread.call(self._bind(manager, bound))
         except BaseException:
-            loop_thread.submit(self._undo(manager, bound))
+            loop_thread.submit(self._withdraw(manager))
             raise
         return self._opened(loop_thread, manager, bound[0])
 
@@ -317,7 +317,7 @@ class TunnelHandle:
         try:
             await asyncio.wrap_future(loop_thread.submit(self._bind(manager, bound)))
         except BaseException:
-            loop_thread.submit(self._undo(manager, bound))
+            loop_thread.submit(self._withdraw(manager))
             raise
         return self._opened(loop_thread, manager, bound[0])
 
@@ -336,13 +336,16 @@ class TunnelHandle:
         finally:
             status.remove_tunnel(self)
 
-    async def _undo(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
-        """Release the lease: the caller was interrupted, perhaps after the lease was granted.
+    async def _withdraw(self, manager: ConnectionManager) -> None:
+        """Withdraw the lease, if there is one: the caller was interrupted while it opened or closed the tunnel.
 
-        Runs after the cancellation of :meth:`_bind`, because the loop's queue keeps that order."""
-        for lease in bound:
-            status.remove_tunnel(self)
-            await manager.release(lease, grace=0)
+        Runs after the first step of :meth:`_bind` or :meth:`_release`, perhaps before their cancellation, and
+        before the next call of the same caller, because the loop's queue keeps that order. It waits for no answer
+        of the edge, so that this call may have the same target and name."""
+        for lease in manager.leases:
+            if lease.options is self._options:
+                status.remove_tunnel(self)
+                await manager.withdraw(lease)
 
     def _opened(self, loop_thread: EventLoopThread, manager: ConnectionManager, lease: ClientLease) -> Tunnel:
         self._open = (loop_thread, manager, lease)
@@ -359,7 +362,7 @@ class TunnelHandle:
         opened = self._take_open()
         if opened is not None:
             loop_thread, manager, lease = opened
-            with self._closing():
+            with self._closing(opened):
                 loop_thread.call(self._release(manager, lease))
 
     async def close_async(self) -> None:
@@ -369,17 +372,22 @@ class TunnelHandle:
         opened = self._take_open()
         if opened is not None:
             loop_thread, manager, lease = opened
-            with self._closing():
+            with self._closing(opened):
                 await asyncio.wrap_future(loop_thread.submit(self._release(manager, lease)))
 
     @contextmanager
-    def _closing(self) -> Iterator[None]:
-        """Update the statistics before and after the body, which closes the tunnel."""
+    def _closing(self, opened: tuple[EventLoopThread, ConnectionManager, ClientLease]) -> Iterator[None]:
+        """Update the statistics before and after the body, which closes the tunnel; withdraw the lease if it is
+        interrupted."""
+        loop_thread, manager, _ = opened
         stats = self._stats
         assert stats is not None, "set while the tunnel is open"
         stats.before_close()
         try:
             yield
+        except BaseException:
+            loop_thread.submit(self._withdraw(manager))
+            raise
         finally:
             stats.after_close()
 

@@ -10,7 +10,15 @@ import click
 from edge_server.cli.common import EXIT_CONFIG
 from edge_server.config.program_name import error_name, usage_name
 from quictunnel.errors import ConfigError
-from quictunnel.shared.command_line import LazyGroup, error_event, error_kind, is_json_requested, run, usage_hint
+from quictunnel.shared.command_line import (
+    LazyGroup,
+    error_event,
+    error_kind,
+    error_text,
+    is_json_requested,
+    run,
+    usage_hint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +44,7 @@ def main(words: Sequence[str]) -> int:
         message, hint, kind = error.format_message(), usage_hint(error), error_kind(error)
     except ConfigError as error:
         message, hint, kind = str(error), "", error_kind(error)
+    message = error_text(message, words)
     if is_json_requested(words):
         print(error_event(kind, message, hint, EXIT_CONFIG), flush=True)
     begin = f"{error_name()} {words[0]}" if words[0] in COMMANDS else error_name()

@@ -9,7 +9,7 @@ import click
 from edge_server.config.option_table import PREFIX
 from edge_server.config.program_name import usage_name
 from quictunnel.errors import ConfigError
-from quictunnel.shared.command_line import SETTINGS, Command
+from quictunnel.shared.command_line import SETTINGS, Command, error_text
 from quictunnel.shared.output import escape_unprintable
 from quictunnel.shared.version import VERSION
 
@@ -57,7 +57,7 @@ def parse_arguments(options: Sequence[Option], argv: Sequence[str]) -> dict[str,
         with edge_command(options).make_context(usage_name(), list(argv), **settings) as context:
             return {name: value for name, value in context.params.items() if value is not None}
     except click.UsageError as error:
-        message = escape_unprintable(error.format_message().removesuffix("."))
+        message = escape_unprintable(error_text(error.format_message(), argv).removesuffix("."))
         raise ConfigError(f"{message}; `{usage_name()} --help` lists the options.") from None
     except click.exceptions.Exit as end:
         raise SystemExit(end.exit_code) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,9 @@ from quictunnel.errors import ConfigError
 from quictunnel.shared.command_line import Command
 from quictunnel.shared.output import escape_unprintable
 from quictunnel.shared.paths import default_config_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PROFILE: Final = click.option(
     "--profile", "name", metavar="NAME", default=DEFAULT, show_default=True, help="name for this edge"
@@ -43,8 +46,8 @@ QUICTUNNEL_CREDENTIAL instead. It is stored in the folder profiles beside your c
 """,
 )
 @click.argument(
-    "credential",
-    required=False,
+    "words",
+    nargs=-1,
     metavar="[CREDENTIAL|-]",
     help="the long string that begins with qt1; a string that begins with qt1. and has dots is only a token",
 )
@@ -52,11 +55,11 @@ QUICTUNNEL_CREDENTIAL instead. It is stored in the folder profiles beside your c
 @click.option("--no-check", is_flag=True, help="store it without asking the edge, which may be off")
 @JSON
 @LOG_LEVEL
-def login(credential: str | None, name: str, *, no_check: bool, as_json: bool) -> None:
+def login(words: tuple[str, ...], name: str, *, no_check: bool, as_json: bool) -> None:
     """Run ``quictunnel login``."""
     profiles = Profiles()
     profiles.path_of(name)  # a wrong name is reported before the prompt
-    found = decode(read_credential(credential))
+    found = decode(read_credential(words))
     software = None if no_check else check(found)
     path = profiles.write(name, found)
     if as_json:
@@ -121,12 +124,20 @@ def profiles(*, as_json: bool) -> None:
         print(f"{name:{width}}  {', '.join(credential.addresses)}  {authority}")
 
 
-def read_credential(argument: str | None) -> str:
+def read_credential(words: Sequence[str]) -> str:
     """Return the text of a credential: the argument, standard input, or what the user types.
 
     Raises:
+        click.UsageError: there is more than one argument.
         ConfigError: the input is empty or too long.
     """
+    if len(words) > 1:
+        raise click.UsageError(
+            f"A credential is one word, and this one was broken into {len(words)}: paste it at the prompt of "
+            "`quictunnel login`.",
+            click.get_current_context(),
+        )
+    argument = words[0] if words else None
     if argument not in (None, "-"):
         return argument
     if argument is None and sys.stdin is not None and sys.stdin.isatty():

@@ -20,7 +20,15 @@ from quictunnel.errors import (
     ProtocolError,
 )
 from quictunnel.shared import output
-from quictunnel.shared.command_line import LazyGroup, error_event, error_kind, is_json_requested, run, usage_hint
+from quictunnel.shared.command_line import (
+    LazyGroup,
+    error_event,
+    error_kind,
+    error_text,
+    is_json_requested,
+    run,
+    usage_hint,
+)
 from quictunnel.shared.malloc import keep_pages
 
 if TYPE_CHECKING:
@@ -160,7 +168,7 @@ def _main(words: Sequence[str]) -> int:
         message, hint, kind = error.message, error.advice or hint, error_kind(error)
     except KeyboardInterrupt:
         return DONE  # stopped before the tunnel was open: nothing to drain
-    message = output.escape_unprintable(" ".join(message.split()))
+    message = output.escape_unprintable(" ".join(error_text(message, words).split()))
     if is_json_requested(words):
         print(error_event(kind, message, hint, status), flush=True)
     print(f"quictunnel: error: {message}", *([hint] if hint else []), sep="\n  ", file=sys.stderr)

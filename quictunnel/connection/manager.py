@@ -135,7 +135,7 @@ class ConnectionManager:
             if lease.writer is not None:
                 await lease.writer.wait_first_write()
         except TimeoutError:
-            await self._undo_bind(lease)
+            await self.withdraw(lease)
             if lease.is_edge_closing:
                 raise EdgeUnavailableError(
                     f"The edge at {self._config.edge} is shutting down and accepts no new tunnel; no other has "
@@ -148,7 +148,7 @@ class ConnectionManager:
                 advice="Try again later.",
             ) from None
         except BaseException:
-            await self._undo_bind(lease)
+            await self.withdraw(lease)
             raise
         return lease
 
@@ -165,6 +165,21 @@ class ConnectionManager:
             for stream in tuple(lease.streams):
                 stream.fail(StreamCode.CLOSING)
             self.leases.remove(lease)
+
+    async def withdraw(self, lease: ClientLease) -> None:
+        """End the lease at once, granted or not, and reset its visitors. Its target and name are free again."""
+        self.leases.remove(lease)
+        if not lease.answer.cancel() and not lease.answer.cancelled():  # the edge has answered
+            lease.answer.exception()  # marks it as retrieved: the caller gets it
+        if not lease.is_released:
+            self._send_unbind(lease)
+        for stream in tuple(lease.streams):
+            stream.fail(StreamCode.CLOSING)
+        # A session that waits for a link may hold the lease: dialling continues until the edge has the Unbind.
+        is_idle = self._connection is None and self._resumable.session is None and not self.leases
+        if is_idle and self._session_task is not None:
+            self._session_task.cancel()
+            await asyncio.wait([self._session_task])
 
     async def close(self) -> None:
         """End the session, its leases and its visitors, now."""
@@ -469,18 +484,6 @@ class ConnectionManager:
         self._wake.set()
 
     # Leases.
-
-    async def _undo_bind(self, lease: ClientLease) -> None:
-        """Withdraw a Bind that failed or was cancelled."""
-        self.leases.remove(lease)
-        if not lease.answer.cancel():  # the edge has answered
-            lease.answer.exception()  # marks it as retrieved: the caller gets it
-        self._send_unbind(lease)
-        # A session that waits for a link may hold the lease: dialling continues until the edge has the Unbind.
-        is_idle = self._connection is None and self._resumable.session is None and not self.leases
-        if is_idle and self._session_task is not None:
-            self._session_task.cancel()
-            await asyncio.wait([self._session_task])
 
     async def _unbind(self, lease: ClientLease) -> None:
         self._send_unbind(lease)

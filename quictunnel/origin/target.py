@@ -10,6 +10,7 @@ import re
 import shlex
 import socket
 import ssl
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -152,12 +153,26 @@ def _unix(text: str) -> Target:
     if not path or "\0" in path:
         raise InvalidError("The path of the Unix socket is missing: unix:/run/app.sock.")
     path = str(Path(path).absolute())
+    if not _is_plain_text(path):
+        raise InvalidError(
+            "The path of the Unix socket should be UTF-8 text without control characters, because it is shown in "
+            f"`quictunnel status` and in the inspector, not {short_repr(path)}."
+        )
     if len(os.fsencode(path)) > MAX_UNIX_PATH:
         raise InvalidError(
             f"The path of the Unix socket is too long ({len(os.fsencode(path))} bytes, {MAX_UNIX_PATH} at most): "
             f"{short_repr(path)}."
         )
     return Target(0, path=path)
+
+
+def _is_plain_text(text: str) -> bool:
+    """Return True if a text can be encoded as UTF-8 and has no control characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a byte of the command line that is no UTF-8 (PEP 383)
+        return False
+    return not any(unicodedata.category(character) == "Cc" for character in text)
 
 
 def _url(text: str) -> tuple[Target, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from quictunnel.errors import ConfigError
+from quictunnel.errors import ConfigError, redact
 
 MAX_PORT = 65_535
 """The largest TCP or UDP port."""
@@ -119,7 +119,8 @@ def is_name(host: str) -> bool:
 
 
 def short_repr(text: str) -> str:
-    """Return a wrong value for an error message: one printable line of bounded length."""
+    """Return a wrong value for an error message: one printable line of bounded length, without secrets."""
+    text = redact(text)  # before the cut, which would leave too little of a secret to recognise it
     return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
 
 
@@ -128,6 +129,8 @@ def _ipv6(host: str) -> str:
         ipaddress.IPv6Address(host)
     except ValueError:
         raise AddressError("the text in the brackets is not an IPv6 address") from None
+    if not (host.isascii() and host.isprintable()):  # Python accepts any text as a zone
+        raise AddressError("the zone of the IPv6 address has a character that is not printable ASCII")
     return host
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from quictunnel.errors import ConfigError, Error
+from quictunnel.errors import MIN_SECRET, ConfigError, Error, redact
 from quictunnel.shared.address import short_repr
 from quictunnel.shared.help_pages import HelpContext, HelpFormatter
 from quictunnel.shared.lazy_imports import import_module
@@ -27,6 +28,10 @@ SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 _JSON_FLAGS: Final = re.compile("-[ijqV]*j[ijqV]*")
 """``-j``, perhaps together with other short options that have no value."""
+MIN_REST: Final = 8
+"""Characters from which an argument after a secret counts as its rest: less of a secret gives nothing away."""
+_REST: Final = re.compile(rf"(?!--)[\w.-]{{{MIN_REST},}}|[\w.-]{{{MIN_SECRET},}}", re.ASCII)
+"""An argument that may be the rest of the credential before it, and is no option."""
 MAX_UNLIKENESS: Final = 0.1
 """Difference of similarity, from 0 to 1, by which a suggestion may be worse than the best one."""
 MAX_SUMMARY: Final = 200
@@ -190,10 +195,35 @@ def is_json_requested(words: Sequence[str]) -> bool:
     return any(word == "--json" or _JSON_FLAGS.fullmatch(word) for word in words[:end])
 
 
+def error_text(message: str, words: Sequence[str]) -> str:
+    """Return the message of an error without the secrets of the command line that led to it.
+
+    The rest of a credential that a line break took apart is an argument of its own. It can be recognised only by
+    the argument before it.
+
+    Args:
+        message: the message.
+        words: the arguments of the program.
+    """
+    is_rest = False
+    for before, word in pairwise(words):
+        is_rest = (is_rest or "qt1" in before.lower()) and _REST.fullmatch(word) is not None
+        if is_rest:  # the message may have been cut within the word
+            shown = rf"(?<![\w.-]){re.escape(word[:MIN_SECRET])}[\w.-]*"
+            message = re.sub(shown, "...", message, flags=re.ASCII)
+    return redact(message)
+
+
 def error_event(kind: str, message: str, hint: str, exit_status: int) -> str:
     """Return an error as a JSON object on one line, for a program that has asked for JSON."""
     return json.dumps(
-        {"event": "error", "kind": kind, "message": message, "hint": hint, "exit_status": exit_status}
+        {
+            "event": "error",
+            "kind": kind,
+            "message": redact(message),
+            "hint": redact(hint),
+            "exit_status": exit_status,
+        }
     )
 
 

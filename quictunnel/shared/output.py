@@ -10,6 +10,8 @@ import select
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
+from quictunnel.errors import redact
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -48,6 +50,8 @@ class SteadyOutput(io.TextIOBase):
         name: str,
         other: TextIO | None = None,
         lost: Callable[[int, str], str] | None = None,
+        *,
+        is_redacted: bool = False,
     ) -> None:
         """Wrap a stream.
 
@@ -56,11 +60,13 @@ class SteadyOutput(io.TextIOBase):
             name: name of the stream in the failure message.
             other: stream for the failure message; None to report nothing.
             lost: function that makes the line about missing lines from their count and the reason.
+            is_redacted: remove tokens and credentials from the text.
         """
         self.lost = lost or lost_line
         self._stream = stream
         self._name = name
         self._other = other
+        self._is_redacted = is_redacted
         self._descriptor = _descriptor_of(stream)
         self._pending = ""
         self._missing = 0
@@ -102,6 +108,8 @@ class SteadyOutput(io.TextIOBase):
         text, self._pending = self._pending, ""
         if not text:
             return
+        if self._is_redacted:
+            text = redact(text)
         if self._missing:
             note = self.lost(self._missing, self._why) + "\n"
             text = ("\n" if self._is_torn else "") + note + text
@@ -192,11 +200,13 @@ def _nowhere() -> TextIO:
 
 @contextlib.contextmanager
 def _steady_errors() -> Iterator[None]:
-    """Replace stderr by a stream whose writes never raise, except BrokenPipeError."""
+    """Replace stderr by a stream whose writes never raise, except BrokenPipeError.
+
+    It is redacted: a program's secrets go to stdout, and every error message and log line passes here."""
     before = sys.stderr
     stream = _nowhere() if before is None else before
     # A failure of stderr is not reported: stdout is for the program's results.
-    sys.stderr = cast("TextIO", SteadyOutput(stream, "standard error"))
+    sys.stderr = cast("TextIO", SteadyOutput(stream, "standard error", is_redacted=True))
     try:
         yield
     finally:

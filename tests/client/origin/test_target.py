@@ -75,11 +75,32 @@ def test_a_relative_path_is_of_the_working_directory(tmp_path: Path, monkeypatch
         ("1.2.3:80", "not an IPv4 address"),
         ("unix:", "The path of the Unix socket is missing"),
         ("unix:/" + "x" * MAX_UNIX_PATH, "too long"),
+        ("unix:/tmp/\udcff", r"UTF-8 text without control characters, .*, not '/tmp/\\udcff'"),
+        ("unix:/tmp/a\x1b[31m", "without control characters"),
+        ("unix:/tmp/a\n", "without control characters"),
+        ("unix:/tmp/a\x85", "without control characters"),
+        ("we\udcff:80", "not a host name"),
+        ("we\x1bb:80", "not a host name"),
+        ("[fe80::1%\udcff]:80", "zone of the IPv6 address"),
+        ("https://[fe80::1%a\x1bb]:80", "zone of the IPv6 address"),
     ],
 )
 def test_errors_say_what_is_wrong(given: str, words: str) -> None:
     with pytest.raises(InvalidError, match=words):
         parse_target(given)
+
+
+def test_a_working_directory_that_is_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a\udcff"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(InvalidError, match="UTF-8"):
+        parse_target("unix:app.sock")
+
+
+@pytest.mark.parametrize("path", ["/run/app server.sock", "/run/ünï\N{SNOWMAN}.sock"])
+def test_other_paths_are_accepted(path: str) -> None:
+    assert parse_target(f"unix:{path}").path == path
 
 
 def test_the_longest_path() -> None:

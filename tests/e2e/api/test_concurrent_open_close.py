@@ -150,6 +150,72 @@ async def test_port_is_closed_although_its_close_was_cancelled(edge, client):
     await asyncio.to_thread(eventually, lambda: not is_open(tunnel.tcp_socket))
 
 
+def granted(client) -> list[int]:
+    """Return the numbers of the client's leases that the edge has granted."""
+    manager = client._manager
+    return [] if manager is None else [lease.number for lease in manager.leases if lease.ticket]
+
+
+@pytest.mark.parametrize("how", [quictunnel.aopen, lambda *a, **b: quictunnel.forward(*a, **b).__aenter__()])
+async def test_opening_again_at_once_after_a_cancellation_as_it_completes(edge, client, how):
+    """The lease is granted and the caller's loop has not heard of it. Target and name are free again at once."""
+    port = free_port()
+    task = asyncio.create_task(how(port, name="again", client=client))
+    await asyncio.sleep(0)
+    eventually(lambda: granted(client))  # blocks this loop, not the client's
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    tunnel = await quictunnel.aopen(port, name="again", client=client)
+    assert granted(client) == [2]
+    await tunnel.aclose()
+    assert tunnel.url.startswith("https://again.")
+
+
+async def test_opening_again_at_once_after_a_cancellation_as_it_begins(edge, client):
+    """The client's thread begins to open, to cancel and to open again in one go."""
+    with quictunnel.forward(free_port(), client=client):  # connected
+        port = free_port()
+        event_loop.shared_loop().loop.call_soon_threadsafe(time.sleep, 0.1)
+        task = asyncio.create_task(quictunnel.aopen(port, name="again", client=client))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        tunnel = await quictunnel.aopen(port, name="again", client=client)
+        await tunnel.aclose()
+
+
+def test_opening_again_at_once_after_an_interrupt_as_it_completes(edge, client, monkeypatch):
+    def interrupted(self, work):
+        call(self, work)
+        raise KeyboardInterrupt
+
+    call = event_loop.EventLoopThread.call
+    port = free_port()
+    with monkeypatch.context() as patch:
+        patch.setattr(event_loop.EventLoopThread, "call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quictunnel.forward(port, name="again", client=client).__enter__()
+    with quictunnel.forward(port, name="again", client=client) as tunnel:
+        assert tunnel.url.startswith("https://again.")
+
+
+@pytest.mark.parametrize("busy", [0, 0.1])
+async def test_opening_again_at_once_after_a_cancelled_close(edge, client, busy):
+    """Also if the client's thread is busy and begins to close, to cancel and to open in one go."""
+    port = free_port()
+    tunnel = await quictunnel.aopen(port, name="again", client=client)
+    closing = asyncio.create_task(tunnel.aclose())
+    event_loop.shared_loop().loop.call_soon_threadsafe(time.sleep, busy)
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    again = await quictunnel.aopen(port, name="again", client=client)
+    await again.aclose()
+
+
 def test_a_client_that_cannot_begin_leaves_no_socket(edge, tmp_path):
     (tmp_path / "ca.pem").write_text("no certificate")
     config = edge.client_config
