@@ -15,7 +15,7 @@ from edge_server.tunnels.bind_policy import BindPolicy
 from edge_server.tunnels.forbidden_tunnels import ForbiddenTunnels
 from edge_server.tunnels.ownership_store import BANNED_OWNER
 from quictunnel.errors import ConfigError
-from quictunnel.wire.codes import SessionCode
+from quictunnel.wire.codes import BindCode, SessionCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -124,7 +124,8 @@ class ChangeWatcher:
                 logger.info("%s is withdrawn from client %s", tunnel.name, tunnel.owner)
                 services.claims.add_to_history("banned", tunnel, "")
                 is_name = services.claims.owner(tunnel.name) == BANNED_OWNER
-                services.pending.withdraw(tunnel, "" if is_name else banned_port(tunnel.tcp_port))
+                tunnel.revoke_leases(BindCode.BANNED, "" if is_name else banned_port(tunnel.tcp_port))
+                services.pending.withdraw_kept(tunnel)
 
     def _is_banned(self, tunnel: Tunnel) -> bool:
         owner = self._services.claims.owner

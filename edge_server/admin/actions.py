@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from edge_server.admin.models import id_of
 from quictunnel.transport.qlog import NotTracedError
-from quictunnel.wire.codes import SessionCode
+from quictunnel.wire.codes import BindCode, SessionCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +115,8 @@ class Actions:
             if tunnel.name == target:  # including visitors that outlived a tunnel of this name
                 tunnel.end_visitors()
         introspection.claims.add_to_history("closed", found, "")
-        introspection.pending.withdraw(found)
+        found.revoke_leases(BindCode.BANNED)
+        introspection.pending.withdraw_kept(found)
         return Done("close_tunnel", target)
 
     def end_visitor(self, target: str, who: str) -> Done | None:

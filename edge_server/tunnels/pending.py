@@ -15,7 +15,6 @@ from edge_server.ingress.admission import MAX_WAIT
 from edge_server.tunnels.backend import IssuedTicket
 from edge_server.tunnels.public_port import PublicPort
 from edge_server.tunnels.tunnel import Tunnel
-from quictunnel.wire.codes import BindCode
 
 if TYPE_CHECKING:
     import socket
@@ -96,15 +95,6 @@ class PendingTunnels:
     def end_wait_for_client(self, tunnel: Tunnel) -> None:
         """Keep a tunnel no longer for its client, which has bound it or is expected no more."""
         self._waits.pop(tunnel).end.cancel()
-
-    def withdraw(self, tunnel: Tunnel, reason: str = "") -> None:
-        """Withdraw a banned tunnel from its clients, or from the client for which it is kept.
-
-        ``reason``: a clause for the clients, if it is not the name that is banned.
-        """
-        for backend in tuple(tunnel.backends):
-            backend.bindings.revoke(backend, BindCode.BANNED, reason)
-        self.withdraw_kept(tunnel)
 
     def withdraw_kept(self, tunnel: Tunnel) -> None:
         """Withdraw a tunnel from the client for which it is kept; do nothing if it is not kept."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from edge_server.tunnels.visitor_log import EntryPoint, VisitorLog
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.throttle import RateLimiter
+    from quictunnel.wire.codes import BindCode
 
 
 class Tunnel:
@@ -134,6 +135,11 @@ class Tunnel:
         for splice, visit in tuple(self.visitors.items()):
             if not is_exempt(visit.address):
                 _end_now(splice)
+
+    def revoke_leases(self, code: BindCode, reason: str = "") -> None:
+        """End the leases of all clients that serve it. ``reason``: a clause for them, if the code says too little."""
+        for backend in tuple(self.backends):
+            backend.bindings.revoke(backend, code, reason)
 
     def end_visitors_of(self, backend: Backend) -> None:
         """Reset the visitors that this backend serves."""

@@ -29,6 +29,9 @@ class DrainingSessions:
     def __iter__(self) -> Iterator[EdgeConnection]:
         return iter(tuple(self._draining))
 
+    def __contains__(self, connection: EdgeConnection) -> bool:
+        return connection in self._draining
+
     def add(self, connection: EdgeConnection, grace: float) -> None:
         """Keep a connection until the edge ends its session, at most a little longer than ``grace`` seconds.
 

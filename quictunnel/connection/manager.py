@@ -458,13 +458,13 @@ class ConnectionManager:
         return True
 
     def connection_message(self, connection: EdgeConnection, message: AnyMessage) -> None:
-        """Handle GoAway; pass on messages about leases."""
+        """Handle GoAway; pass on messages about leases, but not of a draining session: a later one has them."""
         if isinstance(message, GoAway):
             if connection is self._connection:
                 self._publish("warning", "The edge is shutting down; active visitors may finish.")
                 self._grace = message.grace
                 self._wake.set()
-        else:
+        elif connection not in self._draining:
             self.leases.handle_message(message)
 
     def connection_stream(self, stream: Stream) -> None:

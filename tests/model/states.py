@@ -67,7 +67,7 @@ SCRIPTED: Final = EVERYWHERE | {
     "leaver while the client is away",
     "leaver within the round trip of a resume",
     "network: suspended",
-    "network: other",
+    "network: off_route",
     "newcomer while the client is away",
     "newcomer within the round trip of a resume",
     "reset before the preface",

@@ -82,7 +82,7 @@ def test_page_shows_the_load(browser: Browser, engines, monkeypatch: pytest.Monk
         expect(page.locator("#visitors-count")).to_have_text("7")
         visitors = cells(page, "visitors")
         assert len(visitors) == 7
-        own = "this edge's own token"
+        own = "the operator's token"
         assert {tuple(row[1:3] + row[4:7]) for row in visitors} == {(name, own, "in", "100 kB", "300 kB")}
         assert [row[3] for row in visitors] == ["TLS 1.3"] * 4 + ["tcp"] * 3
         assert {row[0] for row in visitors} == {f"127.0.0.1:{v.sock.getsockname()[1]}" for v, _ in pairs}
