@@ -137,7 +137,7 @@ class Tunnel:
                 _end_now(splice)
 
     def revoke_leases(self, code: BindCode, reason: str = "") -> None:
-        """End the leases of all clients that serve it. ``reason``: a clause for them, if the code says too little."""
+        """End the leases of all clients that serve it. ``reason``: a clause for them; empty: the code's."""
         for backend in tuple(self.backends):
             backend.bindings.revoke(backend, code, reason)
 
