@@ -53,7 +53,7 @@ class EdgeConnectionOwner(Protocol):
     def connection_stream(self, stream: Stream) -> None:
         """Serve a visitor. May raise ProtocolError."""
 
-    def claim_secret(self, connection: EdgeConnection) -> bytes | None:
+    def start_resuming(self, connection: EdgeConnection) -> bytes | None:
         """Reserve the saved session, whose link is lost or suspect, for this connection, and return its secret.
 
         Called when the handshake is complete. Empty for a new session; None if another connection has claimed the
@@ -205,7 +205,7 @@ class EdgeConnection:
 
     def session_up(self) -> None:
         """Send Hello."""
-        secret = self._owner.claim_secret(self)
+        secret = self._owner.start_resuming(self)
         if secret is None:
             self.session.close(SessionCode.DONE)
             return

@@ -430,7 +430,7 @@ class ConnectionManager:
         """True once :meth:`close` was called."""
         return self._machine.state is ConnectionState.CLOSED
 
-    def claim_secret(self, connection: EdgeConnection) -> bytes | None:
+    def start_resuming(self, connection: EdgeConnection) -> bytes | None:
         """Reserve the saved session for this connection, and return its secret. Empty if there is none; None if
         another connection has claimed it."""
         return self._resumable.start_resuming(connection)
@@ -441,7 +441,7 @@ class ConnectionManager:
 
     def session_to_resume(self, connection: EdgeConnection) -> Session:
         """Return the session that resumes on the link of this connection."""
-        return self._resumable.session_for(connection)
+        return self._resumable.session_to_resume(connection)
 
     def connection_usable(self, connection: EdgeConnection) -> None:
         """Enter the state CONNECTED: the edge can send visitors."""

@@ -107,7 +107,7 @@ class ResumableSession:
         the session already."""
         return self._resuming_connection is not None
 
-    def session_for(self, connection: EdgeConnection) -> Session:
+    def session_to_resume(self, connection: EdgeConnection) -> Session:
         """Return the session whose secret this connection has sent. Raises ProtocolError if there is none."""
         if self.session is None or connection is not self._resuming_connection:
             raise ProtocolError("the edge resumes a session whose secret was not sent")

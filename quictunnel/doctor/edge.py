@@ -280,7 +280,7 @@ class _PassiveOwner:
     def connection_stream(self, stream: Stream) -> None:
         stream.abort(StreamCode.UNKNOWN_LEASE)
 
-    def claim_secret(self, _connection: EdgeConnection) -> bytes:
+    def start_resuming(self, _connection: EdgeConnection) -> bytes:
         return b""
 
     def connection_failed(self, connection: EdgeConnection) -> None: ...

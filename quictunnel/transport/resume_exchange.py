@@ -189,5 +189,5 @@ class ResumeExchange:
             self._to_open = {number: waiting[number] for number in sorted(waiting, reverse=True)}
             self.open_again()
         else:
-            self._numbers.keep_skipped(open_at_edge=self._unknown, next_number=self._next_number)
+            self._numbers.forget_skipped(except_open=self._unknown, next_number=self._next_number)
             self._unknown.clear()

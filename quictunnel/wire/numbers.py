@@ -67,17 +67,17 @@ class StreamNumbers:
         """Record that a skipped stream was reset before its preface arrived, by an edge that does not name it."""
         self._unnamed = min(self._unnamed + 1, MAX_SKIPPED)
 
-    def keep_skipped(self, *, open_at_edge: Collection[int], next_number: int) -> None:
+    def forget_skipped(self, *, except_open: Collection[int], next_number: int) -> None:
         """Apply the edge's list of streams after a resume: only streams that are open there can still arrive.
 
         Args:
-            open_at_edge: numbers of the streams that are open at the edge and not here.
+            except_open: numbers of the streams that are open at the edge and not here.
             next_number: number of the edge's next stream; 0 if the edge does not send it.
         """
         before, self.next = self.next, max(self.next, next_number)
         self._skipped = {
             number: None
-            for number in sorted(open_at_edge)
+            for number in sorted(except_open)
             if number in self._skipped or before <= number < self.next
         }
         self._unnamed = 0

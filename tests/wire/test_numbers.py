@@ -62,7 +62,7 @@ def test_resume_state_says_which_numbers_may_still_come() -> None:
     numbers = StreamNumbers()
     for number in (0, 4, 7):
         numbers.record(number)
-    numbers.keep_skipped(open_at_edge={4, 5, 8, 9}, next_number=10)
+    numbers.forget_skipped(except_open={4, 5, 8, 9}, next_number=10)
     assert [number for number in range(10) if not numbers.has_seen(number)] == [5, 8, 9]
     assert numbers.next == 10
 
@@ -70,7 +70,7 @@ def test_resume_state_says_which_numbers_may_still_come() -> None:
 def test_resume_state_without_the_next_number_clears_lower_ones() -> None:
     numbers = StreamNumbers()
     numbers.record(5)
-    numbers.keep_skipped(open_at_edge={3, 9}, next_number=0)
+    numbers.forget_skipped(except_open={3, 9}, next_number=0)
     assert [number for number in range(6) if not numbers.has_seen(number)] == [3]
     assert numbers.next == 6
     assert numbers.record(9)

@@ -69,7 +69,7 @@ async def test_connection_that_sent_the_secret_in_time_may_still_resume(resumabl
     assert resumable.start_resuming(connection) == bytes(SECRET_SIZE)
     await asyncio.sleep(2 * HOLD)
     assert not owner.ends
-    assert resumable.session_for(connection) is owner.session
+    assert resumable.session_to_resume(connection) is owner.session
     resumable.forget_session()
     assert resumable.session is None
     assert not owner.ends
@@ -94,7 +94,7 @@ async def test_expired_session_is_not_resumed(resumable: ResumableSession, owner
     resumable.connection_failed(connection)
     assert resumable.start_resuming(next_connection) == b""
     with pytest.raises(ProtocolError):
-        resumable.session_for(next_connection)
+        resumable.session_to_resume(next_connection)
 
 
 async def test_expiry_of_one_session_does_not_end_the_next(resumable: ResumableSession, owner: Owner):

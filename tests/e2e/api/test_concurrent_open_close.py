@@ -290,7 +290,7 @@ class NullEvents:
     def connection_ended(self, connection, error):
         pass
 
-    def claim_secret(self, connection):
+    def start_resuming(self, connection):
         return b""
 
     def connection_away(self, connection, closed):

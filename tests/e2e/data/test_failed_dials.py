@@ -42,7 +42,7 @@ class DialOwner:
     def __init__(self) -> None:
         self.failed: list[EdgeConnection] = []
 
-    def claim_secret(self, _: EdgeConnection) -> bytes:
+    def start_resuming(self, _: EdgeConnection) -> bytes:
         return b""
 
     def connection_failed(self, connection: EdgeConnection) -> None:
