@@ -83,7 +83,7 @@ class ChangeWatcher:
             self._seen_at = loop.time()
             self._see_claims()
             if services.clock.is_settled:
-                services.claims.remove_expired(services.names.in_use)
+                services.claims.remove_expired(services.name_directory.in_use)
 
     async def _read(self, what: str, read: Callable[[], object]) -> None:
         try:

@@ -15,8 +15,8 @@ from edge_server.startup import start_edge
 from edge_server.systemd import goes_to_journal, keep_alive, notify, take_activated_sockets
 from quictunnel.shared import output
 from quictunnel.shared.event_loop import new_event_loop
-from quictunnel.shared.malloc import keep_pages
-from quictunnel.shared.supervision import Supervisor, watch_over
+from quictunnel.shared.malloc import keep_freed_memory
+from quictunnel.shared.supervision import Supervisor, log_callback_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -36,14 +36,14 @@ def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     Raises:
         ConfigError: the edge cannot start.
     """
-    keep_pages()
+    keep_freed_memory()
     logs.configure_logging(config, to_journal=goes_to_journal(2))
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(config, read_again))
 
 
 async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
-    watch_over(asyncio.get_running_loop())
+    log_callback_errors(asyncio.get_running_loop())
     signals = Signals()
     with signals.installed():
         server = await start_edge(config, take_activated_sockets(os.environ))

@@ -353,7 +353,7 @@ def _accept_clients(
         is_draining=lambda: clients.is_draining,
         lag=LoopLagMonitor(),
         visitor_log=services.visitor_log,
-        names=services.names,
+        name_directory=services.name_directory,
         now=services.clock.now,
         pending=services.pending,
         registry=services.registry,

@@ -101,7 +101,7 @@ class EdgeServices:
     tokens: TokenRegistry
 
     @cached_property
-    def names(self) -> NameDirectory:
+    def name_directory(self) -> NameDirectory:
         """Return the directory of public names."""
         return NameDirectory(self.domain, self.registry, self.claims, self.tokens)
 
@@ -135,7 +135,7 @@ class EdgeServices:
             random_name_limit=self.random_name_limit,
             https_port=self.https_port,
             visitor_log=self.visitor_log,
-            names=self.names,
+            name_directory=self.name_directory,
             pending=self.pending,
             policy=BindPolicy(self.domain),
             ports=self.ports,
@@ -150,7 +150,11 @@ class EdgeServices:
     def make_router(self) -> Router:
         """Return a router of TLS visitors."""
         return Router(
-            self.names, self.certificate_policy, self.admission.rate_limiter, self.https_port, self.error_pages
+            self.name_directory,
+            self.certificate_policy,
+            self.admission.rate_limiter,
+            self.https_port,
+            self.error_pages,
         )
 
     def make_tls_listener(self) -> TlsListener:

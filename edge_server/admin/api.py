@@ -55,7 +55,7 @@ class Api:
         self._actions = Actions(introspection, drain)
         directory = introspection.config.state_dir
         self.management = Management(
-            directory, introspection.names, self._models.owner_name, introspection.config.domain
+            directory, introspection.name_directory, self._models.owner_name, introspection.config.domain
         )
         self._talkers: tuple[float, Talkers] | None = None
 

@@ -75,7 +75,7 @@ class ReadModels:
             process=os.getpid(),
             started_at=introspection.started_at,
             uptime=max(0.0, self._wall() - introspection.started_at),
-            domain=introspection.names.domain,
+            domain=introspection.name_directory.domain,
             https_port=introspection.https_port,
             quic=format_address(*introspection.endpoint.local_address[:2]),
             is_draining=introspection.is_draining(),
@@ -253,7 +253,7 @@ class ReadModels:
         introspection = self._introspection
         sums = now[tunnel.name]
         bytes_in, bytes_out = _carried(tunnel, sums)
-        host = introspection.names.host_of(tunnel.name)
+        host = introspection.name_directory.host_of(tunnel.name)
         rate_in, rate_out = self._meter.rate(tunnel.name)
         return Tunnel(
             name=tunnel.name,
@@ -273,7 +273,7 @@ class ReadModels:
         )
 
     def _tunnel_texts(self, tunnel: RegisteredTunnel) -> Iterable[str]:
-        host = self._introspection.names.host_of(tunnel.name)
+        host = self._introspection.name_directory.host_of(tunnel.name)
         return host, tunnel.owner, self.owner_name(tunnel.owner), f":{tunnel.tcp_port}" if tunnel.tcp_port else ""
 
     def _visitor(self, visit: VisitorConnection) -> Visitor:

@@ -63,7 +63,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     tunnels: Annotated[int | None, Meta(description="Tunnels at once.")]
     visitors: Annotated[int | None, Meta(description="Visitors at once.")]
     names: Annotated[list[str] | None, Meta(description="Names that it may request.")]
-    domains: Annotated[list[str] | None, Meta(description="Whole domains that it may bind; null: all.")]
+    domains: Annotated[list[str] | None, Meta(description="Custom domains that it may bind; null: all.")]
     tcp_ports: Annotated[str | None, Meta(description="A-B, or none.")]
     bandwidth: Annotated[int | None, Meta(description="Bytes a second, in each direction.")]
 

@@ -18,7 +18,7 @@ class Permissions:
     """Names that it may ask for, exact or with ``*``; empty: only random ones. An exact name is reserved for the
     tokens that list it."""
     domains: tuple[str, ...] | None = None
-    """Whole domains that it may bind, exact or with ``*`` for all names below; empty: none."""
+    """Custom domains that it may bind, exact or with ``*`` for all names below; empty: none."""
     tcp_ports: range | None = None
     """Public TCP ports that it may bind; an empty range: none."""
     bandwidth: int | None = None

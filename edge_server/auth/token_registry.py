@@ -149,7 +149,7 @@ class TokenRegistry:
         return entry is None or entry.revoked is not None
 
     def name_refusal(self, identity: Identity, name: str) -> BindCode | None:
-        """Return why the permissions of an identity forbid a name or a whole domain; None if they allow it."""
+        """Return why the permissions of an identity forbid a name or a custom domain; None if they allow it."""
         permissions = identity.permissions
         if "." in name:
             return None if permissions.allows_domain(name) else BindCode.DOMAIN_FORBIDDEN

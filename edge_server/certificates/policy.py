@@ -27,13 +27,13 @@ class CertificatePolicy:
         """Return True if a certificate that covers this host name exists, or can be obtained."""
         return self.acme is not None or self.contexts.is_development or self.contexts.covers(host, h2=False)
 
-    def allows_h2(self, host: str, *, is_whole_domain: bool) -> bool:
+    def allows_h2(self, host: str, *, is_custom_domain: bool) -> bool:
         """Return True if HTTP/2 may be offered for a host name.
 
         A certificate that also covers other names forbids it, because browsers may then send requests for one
         name on the connection of another.
         """
-        will_have_its_own = self.acme is not None or (is_whole_domain and self.contexts.is_development)
+        will_have_its_own = self.acme is not None or (is_custom_domain and self.contexts.is_development)
         return will_have_its_own or self.contexts.h2_allowed(host)
 
     def order_missing(self, host: str, owner: str, *, h2: bool) -> None:

@@ -79,7 +79,7 @@ _PERMISSIONS: Final = (
         "--domains",
         parse_domains,
         "A,*.B|none|all",
-        "whole domains that it may bind, each exact or as *.example.org for all names below",
+        "custom domains that it may bind, each exact or as *.example.org for all names below",
         default="none",
     ),
     _Option(

@@ -171,7 +171,7 @@ class TlsListener:
         self.loop = loop or asyncio.get_running_loop()
         self.deadlines = deadlines or Deadlines()
         self.is_banned = is_banned
-        self.bios = Bios()
+        self.shared_bios = Bios()
         self.outcomes: Counter[HandshakeOutcome] = Counter()
         self.pending: FairPlaces[ListenerConnection] = FairPlaces(
             max_pending, protected_for=PROTECTED_TIME, clock=self.loop.time
@@ -322,7 +322,9 @@ class PendingConnection(asyncio.Protocol):
             self.evict()
         else:
             self._listener.pending.assign(self, owner=target.owner, tunnel_name=target.tunnel_name)
-            self._refuse(HandshakeOutcome.REDIRECTED, plain_http.redirect(target.url, request), is_upload=True)
+            self._refuse(
+                HandshakeOutcome.REDIRECTED, plain_http.redirect(target.url, request), may_be_uploading=True
+            )
 
     def _apply_route(self, answer: RouteResult) -> None:
         if isinstance(answer, Alert):
@@ -340,7 +342,7 @@ class PendingConnection(asyncio.Protocol):
             return
         tls = TlsTransport(
             self._raw,
-            TlsRecords(answer.context, listener.bios),
+            TlsRecords(answer.context, listener.shared_bios),
             cast("Callable[[], asyncio.Protocol]", answer.factory),
             loop=listener.loop,
             server_name=self._hello.server_name,
@@ -369,11 +371,15 @@ class PendingConnection(asyncio.Protocol):
             self._outcome = HandshakeOutcome.REFUSED
         self._leave_listener()
 
-    def _refuse(self, outcome: HandshakeOutcome, response: bytes, *, is_upload: bool = False) -> None:
+    def _refuse(self, outcome: HandshakeOutcome, response: bytes, *, may_be_uploading: bool = False) -> None:
         self._outcome = outcome
         self._timer.cancel()
         LingeringClose(
-            self._raw, response, loop=self._listener.loop, on_closed=self._leave_listener, is_upload=is_upload
+            self._raw,
+            response,
+            loop=self._listener.loop,
+            on_closed=self._leave_listener,
+            may_be_uploading=may_be_uploading,
         )
 
     def _on_timeout(self) -> None:

@@ -58,7 +58,7 @@ class Introspection:
     """Returns True once no new connections are accepted, because the edge stops or a successor took over."""
     lag: LoopLagMonitor
     visitor_log: VisitorLog
-    names: NameDirectory
+    name_directory: NameDirectory
     now: Callable[[], float]
     """The edge's clock: seconds since the epoch."""
     pending: PendingTunnels

@@ -25,7 +25,7 @@ REFUSAL_PENALTY: Final = 5.0
 
 
 @dataclass(slots=True)
-class IssuedTicket:
+class TicketRecord:
     """The latest ticket of a lease, and the client that it was given to."""
 
     generation: int = 1
@@ -53,13 +53,13 @@ class Backend:
     """One client that serves a tunnel."""
 
     def __init__(
-        self, session: Session, number: int, bindings: BackendBindings, issued_ticket: IssuedTicket
+        self, session: Session, number: int, bindings: BackendBindings, ticket_record: TicketRecord
     ) -> None:
         """Serve as the lease ``number`` of a session."""
         self.session = session
         self.number = number
         self.bindings = bindings
-        self.issued_ticket = issued_ticket
+        self.ticket_record = ticket_record
         self.is_released = False
         """True if its client or the operator has ended the lease; False if the session was lost."""
         self.active = 0

@@ -13,7 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edge_server.tunnels.backend import Backend, IssuedTicket
+from edge_server.tunnels.backend import Backend, TicketRecord
 from edge_server.tunnels.bind_facts import BindFacts, NameFacts, PortFacts, TunnelFacts, requested_name
 from edge_server.tunnels.bind_policy import MAX_LEASES_PER_SESSION, BindRefusal
 from edge_server.tunnels.grant import GrantKind
@@ -175,7 +175,7 @@ class Bindings:
     def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:
         """Return the facts about the name that a client wants."""
         context, key, options = self._context, identity.key, TunnelOptions.of(bind)
-        host_name, registry = context.names.host_of(name), context.registry
+        host_name, registry = context.name_directory.host_of(name), context.registry
         certificate_policy = context.certificate_policy
         tunnel, has_share = registry.find(name), registry.may_hold(key, options, instead_of=None)
         return NameFacts(
@@ -184,7 +184,7 @@ class Bindings:
             forbidden=context.tokens.name_refusal(identity, name),
             can_claim=context.claims.may_claim(key, name),
             other_domains=registry.domains_of(key, besides=name),
-            allows_h2=not bind.h2 or certificate_policy.allows_h2(host_name, is_whole_domain="." in name),
+            allows_h2=not bind.h2 or certificate_policy.allows_h2(host_name, is_custom_domain="." in name),
             can_certify=not bind.domain or certificate_policy.can_certify(host_name),
             has_share=has_share,
             has_share_if_replaced=has_share or registry.may_hold(key, options, instead_of=tunnel),
@@ -193,7 +193,7 @@ class Bindings:
 
     def _tunnel_facts(self, key: str, tunnel: Tunnel) -> TunnelFacts:
         """Return the facts about the tunnel that has a name."""
-        now, ticket = time.monotonic(), tunnel.issued_ticket
+        now, ticket = time.monotonic(), tunnel.ticket_record
         return TunnelFacts(
             owner=tunnel.owner,
             options=tunnel.options,
@@ -241,7 +241,7 @@ class Bindings:
                 visitor_log=context.visitor_log,
             )
         is_pending = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
-        ticket = IssuedTicket(grant.generation, grant.client_id, grant.is_first_bind)
+        ticket = TicketRecord(grant.generation, grant.client_id, grant.is_first_bind)
         backend = Backend(self._session, bind.lease, self, ticket)
         replaced = context.registry.assign(tunnel, backend, grant)
         if is_pending:
@@ -302,7 +302,7 @@ class Bindings:
             context.claims.claim(tunnel.owner, f":{bind.tcp_port}")
         context.claims.add_to_history("held", tunnel, self._address)
         if not tunnel.options.passthrough:
-            host_name = context.names.host_of(tunnel.name)
+            host_name = context.name_directory.host_of(tunnel.name)
             context.certificate_policy.order_missing(host_name, tunnel.owner, h2=tunnel.options.h2)
 
     @staticmethod
@@ -322,8 +322,8 @@ class Bindings:
 
     def _confirm(self, lease: Lease) -> None:
         context, (tunnel, backend) = self._context, lease
-        host_name, port = context.names.host_of(tunnel.name), tunnel.tcp_port
-        ticket = Ticket(tunnel.name, port, tunnel.owner, backend.issued_ticket.generation)
+        host_name, port = context.name_directory.host_of(tunnel.name), tunnel.tcp_port
+        ticket = Ticket(tunnel.name, port, tunnel.owner, backend.ticket_record.generation)
         self._session.send(
             Bound(
                 lease=backend.number,
@@ -350,4 +350,4 @@ class Bindings:
         if port:
             context.claims.mark_used(tunnel.owner, f":{port}")
         context.claims.mark_used(tunnel.owner, tunnel.name)
-        logger.info("client %s released %s", tunnel.owner, context.names.host_of(tunnel.name))
+        logger.info("client %s released %s", tunnel.owner, context.name_directory.host_of(tunnel.name))

@@ -34,7 +34,7 @@ class BindContext:
     https_port: int
     """Port of TLS visitors that is announced to clients."""
     visitor_log: VisitorLog
-    names: NameDirectory
+    name_directory: NameDirectory
     pending: PendingTunnels
     policy: BindPolicy
     ports: TcpPorts

@@ -68,7 +68,7 @@ class NameFacts:
     can_claim: bool = True
     """True if the identity owns it, or may own one more name or port."""
     other_domains: int = 0
-    """Number of other whole domains that the identity holds."""
+    """Number of other custom domains that the identity holds."""
     allows_h2: bool = True
     """True if HTTP/2 may be offered for it."""
     can_certify: bool = True
@@ -115,7 +115,7 @@ class BindFacts:
 
 
 def chosen_name(bind: Bind) -> str:
-    """Return the name or whole domain that a client chose; empty if it accepts any name."""
+    """Return the name or custom domain that a client chose; empty if it accepts any name."""
     return bind.domain or bind.name
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_LEASES_PER_SESSION: Final = 100
 """Leases of one session: far more than the services of one container."""
 MAX_DOMAINS: Final = 20
-"""Whole domains that one identity holds at once: each needs a certificate of its own, and certificate authorities
+"""Custom domains that one identity holds at once: each needs a certificate of its own, and certificate authorities
 limit their number."""
 MAX_TAKEOVERS: Final = 10
 """Takeovers by name of one name within :data:`TAKEOVER_SECONDS`, from one connected client to another of the same
@@ -66,7 +66,7 @@ class BindCheck:
         self.name = facts.name.name
         """The name that the client would get."""
         self.is_domain = "." in self.name
-        """True if the name is a whole domain."""
+        """True if the name is a custom domain."""
         self.ticket = ticket_for(bind, facts.ticket)
         """The ticket in the request, if it is for this name."""
         self.is_generated = not chosen and self.ticket is None
@@ -84,7 +84,7 @@ class BindCheck:
 
     @property
     def is_valid_name(self) -> bool:
-        """Return True if the name has a valid form, and is not a whole domain within the edge's own domain."""
+        """Return True if the name has a valid form, and is not a custom domain within the edge's own domain."""
         if not self.is_domain:
             return labels.validation_error(self.name) is None
         is_below = f".{self.name}".endswith(f".{self.domain}")

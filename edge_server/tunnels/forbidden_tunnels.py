@@ -85,7 +85,7 @@ class ForbiddenTunnels:
                 holdings = found.setdefault(tunnel.owner, [])
                 # The first client may have taken the tunnel over, from an earlier session of its own for example.
                 for backend in tunnel.backends[1:]:
-                    holdings.append(_Holding(backend.issued_ticket.since, tunnel, backend))
+                    holdings.append(_Holding(backend.ticket_record.since, tunnel, backend))
                 holdings.append(_Holding(tunnel.since, tunnel, tunnel.backends[0] if tunnel.backends else None))
         return found
 

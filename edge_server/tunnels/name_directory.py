@@ -1,6 +1,6 @@
 """The directory of public names: the host name, the tunnel and the owner of each.
 
-A name is a label below the edge's domain, or a whole domain, which contains dots.
+A name is a label below the edge's domain, or a custom domain, which contains dots.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_server.ingress.admission import MAX_WAIT
-from edge_server.tunnels.backend import IssuedTicket
+from edge_server.tunnels.backend import TicketRecord
 from edge_server.tunnels.public_port import PublicPort
 from edge_server.tunnels.tunnel import Tunnel
 
@@ -75,7 +75,7 @@ class PendingTunnels:
             options=record.options,
             admission=self._admission,
             visitor_log=self._visitor_log,
-            kept_for=IssuedTicket(record.generation, record.client_id, record.is_first_bind),
+            kept_for=TicketRecord(record.generation, record.client_id, record.is_first_bind),
         )
         self._registry.add(tunnel)
         keep = max(self.hold, MAX_WAIT) if seconds is None else seconds

@@ -50,7 +50,7 @@ def random_name() -> str:
 class Registry:
     """Finds the tunnel of a name, and counts leases by owner.
 
-    A name is a label below the edge's domain, or a whole domain, which has dots. Each backend of a tunnel is a
+    A name is a label below the edge's domain, or a custom domain, which has dots. Each backend of a tunnel is a
     lease, and a tunnel that is kept for a client counts as one.
     """
 
@@ -60,7 +60,7 @@ class Registry:
         """The leases and weight with which each tunnel is counted now."""
         self._held: Counter[str] = Counter()
         self._domains: dict[str, set[str]] = {}
-        """Whole domains by owner."""
+        """Custom domains by owner."""
         self.shares = Shares(MAX_LEASES_PER_EDGE, minimum=GUARANTEED_MIN)
         """Weights of the leases by owner."""
         self.alive: weakref.WeakSet[Tunnel] = weakref.WeakSet()
@@ -84,7 +84,7 @@ class Registry:
         return self._held[owner]
 
     def domains_of(self, owner: str, besides: str) -> int:
-        """Return the number of an owner's whole domains, not counting one of them."""
+        """Return the number of an owner's custom domains, not counting one of them."""
         domains = self._domains.get(owner, ())
         return len(domains) - (besides in domains)
 

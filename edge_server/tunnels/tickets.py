@@ -26,7 +26,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """The content of a ticket."""
 
     name: Annotated[str, msgspec.Meta(max_length=MAX_HOST)]
-    """The label below the edge's domain, or a whole domain."""
+    """The label below the edge's domain, or a custom domain."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
     """The TCP port; 0 for none."""
     owner: Annotated[str, msgspec.Meta(max_length=64)]

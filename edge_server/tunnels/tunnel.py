@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_server.ingress.admission import MAX_WAIT
 from edge_server.ingress.ip_filter import IpFilter
-from edge_server.tunnels.backend import IssuedTicket, address_of, proxy_header
+from edge_server.tunnels.backend import TicketRecord, address_of, proxy_header
 from edge_server.tunnels.load_balancer import LoadBalancer
 from edge_server.tunnels.visitor_log import BY_PORT, VisitorConnection
 from edge_server.tunnels.waiting_visitors import WaitingVisitors
@@ -49,12 +49,12 @@ class Tunnel:
         admission: Admission,
         visitor_log: VisitorLog,
         visitor_filter: IpFilter | None = None,
-        kept_for: IssuedTicket | None = None,
+        kept_for: TicketRecord | None = None,
     ) -> None:
         """Begin without a client.
 
         Args:
-            name: a label below the edge's domain, or a whole domain.
+            name: a label below the edge's domain, or a custom domain.
             owner: key of the token that holds it.
             options: the options that its client requested.
             admission: limits the visitors.
@@ -90,7 +90,7 @@ class Tunnel:
         """True while visitors are admitted."""
         self.is_withdrawn = False
         """True if the operator has withdrawn the name while it was kept for a client."""
-        self._kept_for = kept_for or IssuedTicket()
+        self._kept_for = kept_for or TicketRecord()
         self._admission = admission
         self._visitor_log = visitor_log
 
@@ -100,9 +100,9 @@ class Tunnel:
         return self.balancer.backends
 
     @property
-    def issued_ticket(self) -> IssuedTicket:
+    def ticket_record(self) -> TicketRecord:
         """Return the ticket of its client (of a pool: the oldest one), or of the client for which it is kept."""
-        return self.backends[0].issued_ticket if self.backends else self._kept_for
+        return self.backends[0].ticket_record if self.backends else self._kept_for
 
     @property
     def tcp_port(self) -> int:

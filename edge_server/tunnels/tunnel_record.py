@@ -33,7 +33,7 @@ class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
     @classmethod
     def of(cls, tunnel: Tunnel, port: int) -> Self:
         """Return the record of a tunnel, with this TCP port."""
-        ticket = tunnel.issued_ticket
+        ticket = tunnel.ticket_record
         return cls(
             tunnel.name,
             tunnel.owner,

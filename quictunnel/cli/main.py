@@ -29,7 +29,7 @@ from quictunnel.shared.command_line import (
     run,
     usage_hint,
 )
-from quictunnel.shared.malloc import keep_pages
+from quictunnel.shared.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command-line arguments; None: those of this process.
     """
     words = sys.argv[1:] if argv is None else argv
-    keep_pages()
+    keep_freed_memory()
     return output.run(lambda: _main(words))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from quictunnel.errors import ConfigError
 from quictunnel.shared import unpatched
 from quictunnel.shared.lazy_imports import import_module
-from quictunnel.shared.supervision import watch_over
+from quictunnel.shared.supervision import log_callback_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -102,7 +102,7 @@ class EventLoopThread:
                 "PORT` in another terminal. (With gevent, or eventlet without monkey_patch(), this is not needed.)"
             )
         self.loop = new_event_loop()
-        watch_over(self.loop)
+        log_callback_errors(self.loop)
         self.owner_pid = os.getpid()
         self._thread = unpatched.Thread(self._run, name)
 

@@ -21,7 +21,7 @@ USER_VARIABLES: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GL
 """Environment variables by which a user tunes the allocator; their settings win."""
 
 
-def keep_pages() -> bool:
+def keep_freed_memory() -> bool:
     """Make the allocator keep freed memory. Return True if it was set. Do not call this in a user's own
     program."""
     if sys.platform != "linux" or any(name in os.environ for name in USER_VARIABLES):

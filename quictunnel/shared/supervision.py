@@ -107,7 +107,7 @@ class Supervisor:
             self.report(what, error)
 
 
-def watch_over(loop: asyncio.AbstractEventLoop) -> None:
+def log_callback_errors(loop: asyncio.AbstractEventLoop) -> None:
     """Log exceptions of a loop's callbacks (timers, readers, done callbacks) with the loop's message."""
     supervisor = Supervisor()
 

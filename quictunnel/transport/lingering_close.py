@@ -43,14 +43,14 @@ class LingeringClose(asyncio.Protocol):
         *,
         loop: asyncio.AbstractEventLoop,
         on_closed: Callable[[], None] | None = None,
-        is_upload: bool = False,
+        may_be_uploading: bool = False,
     ) -> None:
-        """Send ``response`` and a FIN. ``is_upload``: the visitor may be in the middle of a long request and gets
-        more time."""
+        """Send ``response`` and a FIN. ``may_be_uploading``: the visitor may be within a long request and
+        gets more time."""
         self._raw = raw
-        self._remaining = MAX_UPLOAD_BYTES if is_upload else MAX_LINGER_BYTES
+        self._remaining = MAX_UPLOAD_BYTES if may_be_uploading else MAX_LINGER_BYTES
         self._on_closed = on_closed
-        self._timer = loop.call_later(UPLOAD_TIMEOUT if is_upload else LINGER_TIMEOUT, reset, raw)
+        self._timer = loop.call_later(UPLOAD_TIMEOUT if may_be_uploading else LINGER_TIMEOUT, reset, raw)
         raw.set_protocol(self)
         if raw.is_closing():
             return  # connection_lost is on its way

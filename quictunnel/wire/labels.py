@@ -1,4 +1,4 @@
-"""Validation of the names that a tunnel may request: one DNS label, or a whole domain, in canonical form."""
+"""Validation of the names that a tunnel may request: one DNS label, or a custom domain, in canonical form."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def domain_validation_error(domain: str) -> str | None:
             return "should be in ASCII form (xn--...)"
         return "should be a domain name such as app.example.com"
     if len(labels) < 2 or _NUMBER.fullmatch(labels[-1]):
-        return "should be a whole domain name such as app.example.com"
+        return "should be a custom domain name such as app.example.com"
     return None

@@ -151,7 +151,7 @@ class Bind(Message, frozen=True, tag=3):
     deny: Networks = []
     """Visitor networks to reject, in CIDR notation; wins over ``allow``."""
     domain: Domain = ""
-    """The requested whole domain, whose DNS points to the edge; empty: a name below the edge's domain."""
+    """The requested custom domain, whose DNS points to the edge; empty: a name below the edge's domain."""
 
 
 class BindV2(Bind, frozen=True, tag=11):

@@ -225,7 +225,7 @@ class ModelEdge(RunningEdge):
 
     def find(self, host: str) -> Tunnel | None:
         """Return the tunnel that a visitor's ClientHello leads to."""
-        return self.services.registry.find(self.services.names.name_of(host))
+        return self.services.registry.find(self.services.name_directory.name_of(host))
 
     def find_name(self, name: str) -> Tunnel | None:
         """Return the tunnel of a name."""

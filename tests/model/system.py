@@ -156,7 +156,7 @@ class ModelSystem:
         tunnel = server.tunnel
         edge = next(edge for edge in self.edges if edge.services.admission is tunnel._admission)
         ticket = next(
-            (each for each in self.tickets if each.host == edge.services.names.host_of(tunnel.name)), None
+            (each for each in self.tickets if each.host == edge.services.name_directory.host_of(tunnel.name)), None
         )
         if ticket is None:
             return None  # the program has not heard of its name yet

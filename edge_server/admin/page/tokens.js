@@ -65,7 +65,7 @@ const FIELDS = [
   { name: "tunnels", label: "Tunnels at once", hint: "Empty: no limit of its own.", inputmode: "numeric", pattern: "[0-9]{1,9}" },
   { name: "visitors", label: "Visitors at once", hint: "Empty: no limit of its own.", inputmode: "numeric", pattern: "[0-9]{1,9}" },
   { name: "names", label: "Names", hint: "Such as shop,shop-*. An exact name is reserved for this token. none: only random names. Empty: all." },
-  { name: "domains", label: "Whole domains", hint: "Such as app.example.com,*.example.org, none, or all." },
+  { name: "domains", label: "Custom domains", hint: "Such as app.example.com,*.example.org, none, or all." },
   { name: "tcp_ports", label: "Public TCP ports", hint: "Such as 20000-20009, or none. Empty: all." },
   { name: "bandwidth", label: "Bytes a second", hint: "500k, 10M or 1G, in each direction. Empty: no limit." },
   { name: "expires", label: "Expires", hint: "After 12h, 30d or 8w, or on a day such as 2027-01-31 (UTC). Empty: never." },

@@ -158,7 +158,7 @@ class CertificateManager:
         total = len(self._scheduler.certificates)
         # An unused certificate may be needed again later, but names in use have priority.
         removable = self._scheduler.unused() if total >= MAX_CERTIFICATES else []
-        owned = self._scheduler.count_wanted(owner)
+        owned = self._scheduler.count_needed(owner)
         if why := self._quota.refusal(name, owner, owned=owned, total=total - len(removable), now=now):
             logger.warning("no certificate is ordered for %s of client %s: %s", name, owner, why)
             return False
@@ -264,7 +264,7 @@ class CertificateManager:
     def _remove(self, certificate: ScheduledCertificate) -> None:
         name = certificate.identifier
         self._scheduler.remove(name)
-        self._quota.withdraw(name)
+        self._quota.cancel_request(name)
         self._contexts.remove_issued(name)
         if certificate.issued is not None:
             with contextlib.suppress(OSError):  # a file that is left over is not used again

@@ -116,7 +116,7 @@ class Quota:
         """Count a new name."""
         self._of(name).setdefault(name, RequestedName(now, owner, False))
 
-    def withdraw(self, name: str) -> None:
+    def cancel_request(self, name: str) -> None:
         """Remove a name that is no longer requested, unless an order was started for it."""
         requested = self._requested.get(registered_domain(name), {}).get(name)
         if requested is not None and not requested.is_ordered:

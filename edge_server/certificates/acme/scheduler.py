@@ -227,7 +227,7 @@ class RenewalScheduler:
         ]
         return sorted(found, key=lambda each: each.renew_at)
 
-    def count_wanted(self, owner: str) -> int:
+    def count_needed(self, owner: str) -> int:
         """Return the number of needed certificates of an owner."""
         owned = (each.identifier for each in self._certificates.values() if each.owner == owner)
         return sum(map(self._is_needed, owned))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocat
 
 FAULTS = """
 import resource
-from quictunnel.shared.malloc import keep_pages
+from quictunnel.shared.malloc import keep_freed_memory
 {before}
 for _ in range(50):
     blocks = [bytearray(b"x") * 300_000 for _ in range(10)]
@@ -35,7 +35,7 @@ def output_of(program: str, **environ: str) -> str:
 
 
 def test_three_megabytes_again_and_again_are_asked_of_the_kernel_once():
-    kept = int(output_of(FAULTS.format(before="assert keep_pages()")))
+    kept = int(output_of(FAULTS.format(before="assert keep_freed_memory()")))
     given_back = int(output_of(FAULTS.format(before="")))
     assert kept < 100
     assert given_back > 10_000  # else nothing of this is needed any more
@@ -44,5 +44,5 @@ def test_three_megabytes_again_and_again_are_asked_of_the_kernel_once():
 @pytest.mark.parametrize("name", USER_VARIABLES)
 def test_explicit_allocator_settings_are_kept(name: str):
     value = "glibc.malloc.check=0" if name == "GLIBC_TUNABLES" else "131072"
-    program = "from quictunnel.shared.malloc import keep_pages; print(keep_pages())"
+    program = "from quictunnel.shared.malloc import keep_freed_memory; print(keep_freed_memory())"
     assert output_of(program, **{name: value}) == "False"

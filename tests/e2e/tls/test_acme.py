@@ -193,8 +193,8 @@ def test_a_successor_goes_on_with_the_certificates_that_there_are(acme_edge: Acm
         ("elsewhere.example.org", "does not point to this edge"),
         (f"app.{DOMAIN}", "one of the edge's own"),
         ("App.example.org", "should be in lower case"),
-        ("example", "should be a whole domain name"),
-        ("127.0.0.1", "should be a whole domain name"),
+        ("example", "should be a custom domain name"),
+        ("127.0.0.1", "should be a custom domain name"),
         ("bücher.example.org", "xn--"),
     ],
 )

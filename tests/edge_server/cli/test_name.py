@@ -217,7 +217,7 @@ def test_a_host_name_below_the_domain_stands_for_its_label(state: Path, capsys: 
     assert run(state, "history", "bar.tunnel.example", "--json") == 0
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == ["bar"]
     assert run(state, "release", "bar.tunnel.example") == 0
-    assert run(state, "ban", "app.example.com") == 0, "a whole domain of a user"
+    assert run(state, "ban", "app.example.com") == 0, "a custom domain of a user"
     assert capsys.readouterr().out.endswith("app.example.com is banned.\n")
 
 

@@ -124,12 +124,12 @@ async def test_tickets_of_a_name_that_changed_hands_before_a_crash(runs: EdgeRun
         edge.services.claims.claim(owner.key, "shop")
         edge = await runs.begin()
         leases = {
-            each.name: (each.issued_ticket.generation, each.issued_ticket.client_id)
+            each.name: (each.ticket_record.generation, each.ticket_record.client_id)
             for each in edge.services.registry
         }
         assert leases == {"shop": (7, b"one") if is_last else (0, b""), RANDOM: (7, b"one")}
         # The newest client may have come in that moment, also with the ticket of a random name.
-        assert all(each.issued_ticket.is_first_bind is is_last for each in edge.services.registry)
+        assert all(each.ticket_record.is_first_bind is is_last for each in edge.services.registry)
 
 
 async def test_forged_table_grants_no_foreign_name(runs: EdgeRuns) -> None:

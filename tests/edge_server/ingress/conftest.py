@@ -219,7 +219,7 @@ class ListenerRig:
             await app.lost
         await soon(lambda: not self.listener.pending)
         await self.server.wait_closed()
-        assert self.listener.bios.incoming.pending == self.listener.bios.outgoing.pending == 0
+        assert self.listener.shared_bios.incoming.pending == self.listener.shared_bios.outgoing.pending == 0
 
     async def connect(self, source: str = "127.0.0.1") -> socket.socket:
         sock = socket.socket()

@@ -16,7 +16,7 @@ from edge_server.certificates.context_store import ContextStore
 from edge_server.clients.session_table import SessionTable
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import TcpPorts
-from edge_server.tunnels.backend import Backend, IssuedTicket
+from edge_server.tunnels.backend import Backend, TicketRecord
 from edge_server.tunnels.bind import Bindings
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership import NameOwnership
@@ -121,7 +121,7 @@ def new_tunnel(services: EdgeServices, name: str = "n", owner: str = "a") -> Tun
 def new_backend(tunnel: Tunnel, number: int = 1) -> tuple[Backend, FakeSession]:
     """Have one more client serve a tunnel. Return it with its session."""
     session = FakeSession()
-    backend = Backend(session, number, FakeBindings(), IssuedTicket())  # type: ignore[arg-type]
+    backend = Backend(session, number, FakeBindings(), TicketRecord())  # type: ignore[arg-type]
     tunnel.balancer.add(backend)
     return backend, session
 

@@ -306,12 +306,12 @@ async def test_program_with_a_lost_answer_gets_its_name_back(services: EdgeServi
     name = next(iter(services.registry)).name
     tunnel = services.registry.find(name)
     assert tunnel is not None
-    tunnel.issued_ticket.generation += 1
-    tunnel.issued_ticket.since -= 2 * PREVIOUS_TICKET_SECONDS
+    tunnel.ticket_record.generation += 1
+    tunnel.ticket_record.since -= 2 * PREVIOUS_TICKET_SECONDS
     assert Client(services, A).ask(ticket=ticket, client_id=b"two", again=True) is BindCode.STALE
     assert Client(services, A).ask(ticket=ticket, client_id=b"two") is BindCode.STALE
     got = Client(services, A).got(ticket=ticket, client_id=b"one", again=True)
-    assert got.host == services.names.host_of(name)
+    assert got.host == services.name_directory.host_of(name)
 
 
 async def test_client_of_version_3_gets_the_reason(services: EdgeServices):

@@ -1,4 +1,4 @@
-"""Binding of whole domains: who may have one, for how long, and how many."""
+"""Binding of custom domains: who may have one, for how long, and how many."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(services: EdgeS
     services.certificates.set_issued("shop.example.org", *issue_for("shop.example.org"))
     bound = Client(services, ANY).got(domain="shop.example.org")
     assert bound.host == "shop.example.org"
-    assert services.registry.find(services.names.name_of("shop.example.org")) is not None
+    assert services.registry.find(services.name_directory.name_of("shop.example.org")) is not None
     assert services.registry.find("shop") is None
     assert services.claims.owner("shop.example.org") == "a"
     other = Identity("b", Permissions(domains=("*.example.org",)))

@@ -50,11 +50,11 @@ def test_new_names_recover_after_a_week_and_withdrawn_ones_at_once():
     assert "in a week is reached" in refusal(quota, "one-more.example.com")
     assert refusal(quota, "n7.example.com") == ""
     assert refusal(quota, "one-more.example.org") == ""
-    quota.withdraw("n7.example.com")
+    quota.cancel_request("n7.example.com")
     assert refusal(quota, "one-more.example.com") == ""
     quota.request("n7.example.com", "t7", NOW)
     quota.begin("n7.example.com", "t7", is_new=True, now=NOW)
-    quota.withdraw("n7.example.com")
+    quota.cancel_request("n7.example.com")
     assert refusal(quota, "one-more.example.com"), "the order of a withdrawn name counts"
     assert refusal(quota, "one-more.example.com", now=NOW + WEEK) == ""
 

@@ -46,7 +46,7 @@ class Owner:
 
     @property
     def host(self) -> str:
-        return self.services.names.host_of(self.name)
+        return self.services.name_directory.host_of(self.name)
 
     def due(self) -> list[str]:
         """Return the names whose orders would begin at the end of a certificate's life."""

@@ -81,10 +81,10 @@ def test_longest_overdue_comes_first_and_work_in_progress_is_left_out(scheduler:
 
 def test_unneeded_certificate_is_not_due(scheduler: RenewalScheduler, wanted: set[str]):
     scheduler.add(["a.example"], "t")
-    assert scheduler.count_wanted("t") == 1
+    assert scheduler.count_needed("t") == 1
     wanted.clear()
     assert due(scheduler) == []
-    assert scheduler.count_wanted("t") == 0
+    assert scheduler.count_needed("t") == 0
     assert [each.identifier for each in scheduler.unused()] == ["a.example"]
     scheduler.certificates["a.example"].running = "order"
     assert scheduler.unused() == []
