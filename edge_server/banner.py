@@ -41,9 +41,9 @@ def _for_others(server: RunningEdge) -> str:
     if _is_found(server.config):
         who = "Programs of your user on this machine find it by themselves. For each other user or machine"
     else:
-        who = "For each user or machine, also your user on this one"
+        who = "For each user or machine, and for yourself on this machine"
     return (
-        f"{unknown}{who}, create a\ntoken; this prints its credential, for `quictunnel login` there:\n\n"
+        f"{unknown}{who}, create a\ntoken. The command prints its credential, for `quictunnel login`:\n\n"
         f"  {usage_name()} token create{_state_dir_option(server.config)} --note NAME --tunnels 5 --expires 90d"
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edge_server.banner import banner
 from edge_server.observability import logs, state_dump
 from edge_server.reload import Reloads
-from edge_server.signals import Signals
+from edge_server.signals import STOP_SIGNALS, Signals
 from edge_server.startup import start_edge
 from edge_server.systemd import goes_to_journal, keep_alive, notify, take_activated_sockets
 from quictunnel.shared import output
@@ -45,6 +46,9 @@ def serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
 async def _serve(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     log_callback_errors(asyncio.get_running_loop())
     signals = Signals()
+    # Restored when the edge has stopped: a signal while its process ends does not change the exit status.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     with signals.installed():
         server = await start_edge(config, take_activated_sockets(os.environ))
         try:

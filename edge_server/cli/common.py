@@ -37,7 +37,7 @@ STATE_DIR: Final = click.option(
     envvar=PREFIX + "STATE_DIR",
     show_envvar=True,
     default=_usual_state_dir,
-    show_default="that of an edge started without it, on Linux ~/.local/state/quictunnel",
+    show_default="the user's state directory, on Linux ~/.local/state/quictunnel",
     help="the edge's state directory",
 )
 QUERY: Final = combine_options(STATE_DIR, click.option("-j", "--json", "as_json", is_flag=True, help="print JSON"))

@@ -113,8 +113,8 @@ def show(key: str, state_dir: Path, *, as_json: bool) -> int:
 
 @token.command(
     help="Change the note or the permissions of a token; those without an option stay as they are. A running edge "
-    "applies the change within a second: its clients stay connected, and open tunnels that the token may no "
-    "longer have end, with their visitors. Beyond a new limit of tunnels, the newest end.",
+    "applies the change within a second: its clients stay connected. Open tunnels that the token no "
+    "longer permits are closed, with their visitors. If there are more than a new limit, the newest are closed.",
 )
 @KEY
 @permission_options(is_change=True)

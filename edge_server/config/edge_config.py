@@ -62,8 +62,8 @@ class EdgeConfig:
 
     state_dir: Path = option(
         STATE_DIR,
-        "directory for keys, client.env and the operator's token (made at the first start, file `token`; permits "
-        "everything)",
+        "directory for keys, client.env (edge, token and CA for clients on this machine) and the operator's token "
+        "(made at the first start, file `token`; permits everything)",
         required=True,
         default_text="the user's state directory, on Linux ~/.local/state/quictunnel",
         group="addresses",
@@ -77,7 +77,7 @@ class EdgeConfig:
         HOST,
         "host under which other machines reach this edge; announced to clients for plain TCP and the QUIC port",
         "",
-        default_text="the listening address, or --domain",
+        default_text="the listening address; --domain if that is 0.0.0.0 or ::",
     )
     admin: tuple[str, int] | None = option(
         OWN_ADDRESS,

@@ -109,11 +109,11 @@ EDGE: Final = combine_options(
 )
 EDGE_LOOKUP: Final = """
 Choice of the edge, first match wins:
-  1. --profile, or --edge, --ca and --token-file
+  1. --profile; or --edge, with --ca and --token-file or the variables for them
   2. QUICTUNNEL_CREDENTIAL, or QUICTUNNEL_EDGE, QUICTUNNEL_CA and QUICTUNNEL_TOKEN
   3. what `quictunnel login` has stored: the profile QUICTUNNEL_PROFILE, or else "default"
   4. your config file (on Linux ~/.config/quictunnel/config.toml: edge, token, ca)
-  5. an edge that you run on this machine with `quictunnel-edge`
+  5. an edge that you run on this machine with `quictunnel-edge`, without --state-dir
   The token is never an argument, because all users of a machine can read arguments.
 """
 """End of the help of commands that use an edge."""

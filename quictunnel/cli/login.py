@@ -46,7 +46,7 @@ QUICTUNNEL_CREDENTIAL instead. It is stored in the folder profiles beside your c
 """,
 )
 @click.argument(
-    "words",
+    "credential",
     nargs=-1,
     metavar="[CREDENTIAL|-]",
     help="the long string that begins with qt1; a string that begins with qt1. and has dots is only a token",
@@ -55,11 +55,14 @@ QUICTUNNEL_CREDENTIAL instead. It is stored in the folder profiles beside your c
 @click.option("--no-check", is_flag=True, help="store it without asking the edge, which may be off")
 @JSON
 @LOG_LEVEL
-def login(words: tuple[str, ...], name: str, *, no_check: bool, as_json: bool) -> None:
+def login(credential: tuple[str, ...], name: str, *, no_check: bool, as_json: bool) -> None:
     """Run ``quictunnel login``."""
     profiles = Profiles()
     profiles.path_of(name)  # a wrong name is reported before the prompt
-    found = decode(read_credential(words))
+    try:
+        found = decode(read_credential(credential))
+    except ConfigError as error:
+        raise ConfigError(error.message, advice="Nothing was stored.") from None
     software = None if no_check else check(found)
     path = profiles.write(name, found)
     if as_json:

@@ -42,8 +42,8 @@ FAILED: Final = 1
 MISCONFIGURED: Final = 2
 """Exit status of a wrong command line, a wrong configuration or a refused token."""
 UNREACHABLE: Final = 3
-"""Exit status when the edge cannot be reached, or accepts no more clients or tunnels now, of this token or at
-all."""
+"""Exit status when the edge cannot be reached, or is full: it takes no more clients or tunnels, from this token
+or from anyone."""
 OUTCOMES: Final[tuple[tuple[type[Error], int, str], ...]] = (
     (
         EdgeUnavailableError,
@@ -77,7 +77,7 @@ COMMANDS: Final = {
     "login": ("quictunnel.cli.login", "store the credential of an edge (qt1...) on this machine"),
     "logout": ("quictunnel.cli.login", "remove a stored credential"),
     "profiles": ("quictunnel.cli.login", "list the edges that login has stored"),
-    "status": ("quictunnel.cli.status", "list your open tunnels on this machine"),
+    "status": ("quictunnel.cli.status", "list the tunnels of your programs on this machine"),
     "doctor": ("quictunnel.cli.doctor", "find out why a tunnel does not work, or is slow"),
     "demo": ("quictunnel.cli.demo", "run an edge, an app and a tunnel in one process, without configuration"),
     "completion": ("quictunnel.cli.completion", "print a completion script for your shell"),
@@ -107,7 +107,7 @@ Examples:
   quictunnel tcp 22       a public TCP port for port 22
   quictunnel run uvicorn app:app --port 8000       start an app and expose it
   quictunnel login        store the credential that your edge printed
-  quictunnel status       list open tunnels
+  quictunnel status       list the tunnels of your programs
   quictunnel doctor       find out why a tunnel does not work
 
 Exit status:
@@ -115,8 +115,8 @@ Exit status:
        at once)
   1    another failure, such as no listener on the local port within --wait
   2    wrong usage, wrong configuration, or a token, name or port that the edge refuses
-  3    the edge cannot be reached, or accepts no more clients or tunnels now,
-       of this token or at all
+  3    the edge cannot be reached, or is full: it takes no more clients or
+       tunnels, from this token or from anyone
   141  the reader of the output has closed it, as in `quictunnel doctor | head`
 
 With --json, an error is also printed as one JSON object on stdout:

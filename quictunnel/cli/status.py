@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 RATE_WINDOW: Final = 0.5
 """Seconds over which a rate is measured; the command waits for them."""
 FOUND: Final = 0
-"""Exit status if a tunnel is open."""
+"""Exit status if a tunnel of a running program is listed."""
 NONE_FOUND: Final = 1
-"""Exit status if no tunnel is open."""
-NONE_FOUND_TEXT: Final = "No tunnel of this user is open on this machine. `quictunnel http PORT` opens one."
+"""Exit status if there is none."""
+NONE_FOUND_TEXT: Final = "No program of this user has a tunnel on this machine. `quictunnel http PORT` opens one."
 
 
 @click.command(
     cls=Command,
-    help="List all open tunnels of this user on this machine, from every program: public address, local port, "
-    "state of the connection, visitors, bytes and rates.",
+    help="List the tunnels of all running programs of this user on this machine, also those that have failed: "
+    "public address, local port, state of the connection, visitors, bytes and rates.",
     epilog="""\
 Examples:
   quictunnel status                        for people
   quictunnel status --json | jq -r .url    for programs: one JSON object a line and tunnel
 
 Exit status:
-  0  at least one tunnel is open
-  1  no tunnel is open
+  0  at least one tunnel is listed, in any state
+  1  there is none
 
 Programs started with QUICTUNNEL_STATUS=off are not listed.
 """,

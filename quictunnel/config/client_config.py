@@ -204,8 +204,8 @@ def client_config_of(
 def _missing_token_error(source: str, edge: str) -> ConfigError:
     return ConfigError(
         f"{source[0].upper()}{source[1:]} names the edge {short_repr(edge)} but no token: give --token-file "
-        f"FILE or set {TOKEN}, with the token that this edge gave you (a development edge writes it into "
-        "client.env in its state directory)."
+        f"FILE or set {TOKEN}, with the token that this edge gave you (that of a development edge is the "
+        "file `token` in its state directory)."
     )
 
 

@@ -99,8 +99,8 @@ def token_error(edge: str, reason: str, *, was_accepted: bool) -> AuthError:
         )
     return AuthError(
         f"The edge at {edge} refused the token: it is not a token of this edge.",
-        advice="Give a token of this edge by QUICTUNNEL_TOKEN or --token-file; that of a development edge is in "
-        "client.env in its state directory.",
+        advice="Give a token of this edge by QUICTUNNEL_TOKEN or --token-file; that of a development edge is the "
+        "file `token` in its state directory.",
     )
 
 

@@ -64,8 +64,9 @@ def certificate_error(closed: Closed, config: ClientConfig) -> EdgeIdentityError
             f"has not issued it for the name {config.address[0]}. The token was not sent.",
             advice="Get a new credential from the edge's operator, or check the edge's --public-host.",
         )
+    trusted = f"no authority in {config.ca}" if config.ca else "none of the public authorities"
     return EdgeIdentityError(
-        f"The certificate of the edge at {edge} was not accepted{source}: no trusted authority has issued it.",
+        f"The certificate of the edge at {edge}{source} was not accepted: {trusted} has issued it.",
         advice="Set QUICTUNNEL_CA to the file with the authority that issued it (a development edge writes it as "
         "ca.pem into its state directory), or use a credential, which needs no file.",
     )

@@ -233,9 +233,7 @@ def check_token(config: ClientConfig, address: Address) -> tuple[Finding, Welcom
 
 
 def _accepted(welcome: Welcome) -> Finding:
-    message = (
-        f"accepted; the edge runs {welcome.software.replace('/', ' ')} and allows {welcome.leases} tunnels at once"
-    )
+    message = f"accepted; the edge runs {welcome.software.replace('/', ' ')}"
     if not welcome.token_ends:
         return ok("token", message)
     left = welcome.token_ends - welcome.time  # both by the edge's clock, which decides

@@ -44,7 +44,7 @@ def check_public_address(config: ClientConfig, pinned: bytes | None = None) -> F
         with _echo() as port, Client.from_config(config) as client, forward(port, client=client) as tunnel:
             return _visit(tunnel, config, pinned)
     except Error as error:
-        return fail(CHECK, f"no tunnel could be opened: {error}", "See the checks above and the edge's log.")
+        return fail(CHECK, f"no tunnel could be opened: {error.message}", error.advice)
 
 
 def _visit(tunnel: Tunnel, config: ClientConfig, pinned: bytes | None) -> Finding:

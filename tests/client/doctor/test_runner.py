@@ -297,10 +297,8 @@ def test_when_a_token_ends() -> None:
     def welcome_finding(left: int) -> Finding:
         return edge._accepted(Welcome(1, 65_536, 10, "edge/1", b"", False, 0, NOW, NOW + left))
 
-    assert welcome_finding(-NOW) == ok("token", "accepted; the edge runs edge 1 and allows 10 tunnels at once")
-    assert welcome_finding(30 * edge.DAY) == ok(
-        "token", "accepted; the edge runs edge 1 and allows 10 tunnels at once, for 30 days"
-    )
+    assert welcome_finding(-NOW) == ok("token", "accepted; the edge runs edge 1")
+    assert welcome_finding(30 * edge.DAY) == ok("token", "accepted; the edge runs edge 1, for 30 days")
     soon = welcome_finding(3 * edge.DAY)
     assert (soon.verdict, soon.message[-10:]) == ("warn", "for 3 days")
     assert welcome_finding(7200).message.endswith("for 2 hours")

@@ -338,7 +338,8 @@ def test_program_is_listed_until_it_is_killed(
 ) -> None:
     done = run_status(tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "No tunnel of this user is open on this machine. `quictunnel http PORT` opens one.\n"
+    said = "No program of this user has a tunnel on this machine. `quictunnel http PORT` opens one.\n"
+    assert done.stderr == said
 
     process, (url, pid, token) = program(mode)
     done = run_status(tmp_path, "--json")
