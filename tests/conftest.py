@@ -8,6 +8,7 @@ native-native, elsewhere aioquic-aioquic, and what is marked ``every_pairing`` o
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.harness import engine_pairing
+from tests.transport.engine_pairings import HAS_NATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,21 +48,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
 
 
-def is_mixed(item: pytest.Item) -> bool:
-    """Return True if a test of sessions runs with one engine at the client and another at the edge."""
+def engines_of(item: pytest.Item) -> set[str]:
+    """Return the engines of client and edge in a test of sessions or connections."""
     assert isinstance(item, pytest.Function)
-    client, edge = item.callspec.params["engines"]
-    return bool(client != edge)
+    return set(item.callspec.params["engines"])
+
+
+def is_repetition(item: pytest.Item) -> bool:
+    """Return True if a test that takes long has a variant that takes less and says the same."""
+    if item.get_closest_marker("mixed_is_long") and len(engines_of(item)) > 1:
+        return True
+    return item.get_closest_marker("aioquic_is_long") is not None and HAS_NATIVE and "aioquic" in engines_of(item)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is applied
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests of whole programs or networks, and tests that are long on a pairing of different engines."""
     for item in items:
-        if item.get_closest_marker("mixed_is_long") and is_mixed(item):
+        if is_repetition(item):
             item.add_marker("long")
         if item.path.is_relative_to(TESTS / "e2e") or item.path.is_relative_to(TESTS / "netlab"):
             item.add_marker("whole")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the collection has made, some hundred megabytes, from each later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

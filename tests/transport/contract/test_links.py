@@ -95,12 +95,12 @@ FAULTS = {
 }
 
 
+SLOW = [pytest.mark.slow, pytest.mark.mixed_is_long]
+
+
 @pytest.mark.parametrize(
     "faults",
-    [
-        pytest.param(faults, id=name, marks=[] if name == "all" else [pytest.mark.slow])
-        for name, faults in FAULTS.items()
-    ],
+    [pytest.param(faults, id=name, marks=[] if name == "all" else SLOW) for name, faults in FAULTS.items()],
 )
 def test_200_streams_busy_both_ways(make_pair, engines, faults):
     pair = make_pair()

@@ -127,7 +127,7 @@ async def test_clean_link_is_filled_and_reordering_costs_at_most_half(
 @pytest.mark.parametrize(
     "trouble",
     [
-        *(pytest.param(trouble, marks=[pytest.mark.slow, pytest.mark.mixed_is_long]) for trouble in SINGLE),
+        *(pytest.param(trouble, marks=[pytest.mark.slow, pytest.mark.aioquic_is_long]) for trouble in SINGLE),
         {"loss": 0.01, "duplicate": 0.02, "corrupt": 0.01, "jitter": 0.01},
     ],
     ids=lambda trouble: "+".join(f"{k}={v}" for k, v in trouble.items()),
@@ -142,7 +142,7 @@ async def test_a_bad_link_delays_but_loses_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.mixed_is_long
+@pytest.mark.aioquic_is_long
 async def test_the_client_may_move_every_half_second(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
