@@ -205,7 +205,7 @@ class Bindings:
             is_first_bind=ticket.is_first_bind,
             is_pool=tunnel.is_pool,
             backends=len(tunnel.backends),
-            is_own=bool(tunnel.backends) and tunnel.backends[0].session is self._session,
+            is_of_this_session=bool(tunnel.backends) and tunnel.backends[0].session is self._session,
             takeover_ages=tuple(now - at for at in tunnel.takeovers),
         )
 

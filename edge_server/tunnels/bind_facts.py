@@ -40,7 +40,7 @@ class TunnelFacts:
     is_pool: bool = False
     backends: int = 1
     """Clients that serve it; 0 while it is kept for a client that has not reconnected yet."""
-    is_own: bool = False
+    is_of_this_session: bool = False
     """True if the requesting session serves it."""
     takeover_ages: tuple[float, ...] = ()
     """Seconds since each of the latest takeovers by name (at most ``MAX_TAKEOVERS``), oldest first."""

@@ -326,13 +326,15 @@ RULES: Final = (
         BindCode.STALE,
         "the session has a lease with this ticket already",
         lambda check: (
-            check.takeover_target is not None and check.takeover_target.is_own and check.ticket is not None
+            check.takeover_target is not None
+            and check.takeover_target.is_of_this_session
+            and check.ticket is not None
         ),
     ),
     RefusalRule(
         BindCode.NOT_SHARED,
         "the session holds the name already",
-        lambda check: check.takeover_target is not None and check.takeover_target.is_own,
+        lambda check: check.takeover_target is not None and check.takeover_target.is_of_this_session,
     ),
     RefusalRule(
         BindCode.NOT_SHARED,

@@ -179,8 +179,8 @@ class ResumeExchange:
             stream = self._streams.get(number)
             if stream is None:
                 continue
-            if self._side is Side.EDGE and stream.can_restart:
-                stream.restart()
+            if self._side is Side.EDGE and stream.can_send_all_again:
+                stream.send_all_again()
             else:
                 stream.fail(StreamCode.ABORTED)
         if self._side is Side.EDGE:

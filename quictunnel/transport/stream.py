@@ -366,7 +366,7 @@ class Stream:
         return self._quic_stream
 
     @property
-    def can_restart(self) -> bool:
+    def can_send_all_again(self) -> bool:
         """Return True if no byte was acknowledged, so that :meth:`restart` may send all of them again."""
         return self._sender.buffer.base == 0 and not self.is_stopped_by_peer
 
@@ -397,9 +397,9 @@ class Stream:
         consumed, limit = self.receive_window.next_credit(self._session.now(), rtt=0.0)
         return self.number, self.receive_window.received + self._has_received_end, consumed, limit
 
-    def restart(self) -> None:
+    def send_all_again(self) -> None:
         """Send everything again: the peer does not know the stream."""
-        self._sender.restart()
+        self._sender.send_all_again()
 
     def on_resume_state(self, received: int, consumed: int, limit: int) -> None:
         """Send again the bytes that the peer lacks by its entry of a ``ResumeState``. Raises ProtocolError."""

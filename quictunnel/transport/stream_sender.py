@@ -92,7 +92,7 @@ class StreamSender(SendWindow):
         if self.is_end_given and consumed > buffer.end:
             self.is_done = True
 
-    def restart(self) -> None:
+    def send_all_again(self) -> None:
         """Send everything again: the peer does not know the stream."""
         self.buffer.rewind(0)
         self.is_end_given = False

@@ -220,9 +220,14 @@ REFUSALS: Final = (
         BindCode.STALE,
         "the session has a lease with this ticket already",
         ANY,
-        {"ticket": ticket(), "name_tunnel": held(is_own=True)},
+        {"ticket": ticket(), "name_tunnel": held(is_of_this_session=True)},
     ),
-    Row(BindCode.NOT_SHARED, "the session holds the name already", WEB, {"name_tunnel": held(is_own=True)}),
+    Row(
+        BindCode.NOT_SHARED,
+        "the session holds the name already",
+        WEB,
+        {"name_tunnel": held(is_of_this_session=True)},
+    ),
     Row(
         BindCode.NOT_SHARED,
         "several clients of a pool serve the name",
