@@ -367,7 +367,7 @@ class Stream:
 
     @property
     def can_send_all_again(self) -> bool:
-        """Return True if no byte was acknowledged, so that :meth:`restart` may send all of them again."""
+        """Return True if no byte was acknowledged, so that :meth:`send_all_again` may send all of them again."""
         return self._sender.buffer.base == 0 and not self.is_stopped_by_peer
 
     def attach_quic_stream(self, quic_stream: int) -> None:

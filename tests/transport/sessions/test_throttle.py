@@ -74,7 +74,7 @@ async def test_reading_resumes_after_the_throttle_with_a_full_engine():
     link, full = Link(Side.EDGE, session, lambda: None), Engine(takes=False)
     link.attach(full)  # type: ignore[arg-type]
     session.resume(link, events)
-    stream.restart()
+    stream.send_all_again()
     stream.attach_quic_stream(4)
     await asyncio.sleep(2 * WAIT)
     assert not splice.transport.is_reading()
