@@ -150,8 +150,8 @@ QUICK = "not alone and not slow and not long and (not whole or smoke)"
 
 
 def side_by_side():
-    """Return how many test processes run at once: one more than cores, because some only wait."""
-    return str(min(5, 1 + (os.cpu_count() or 1)))
+    """Return how many test processes run at once: two more than cores, because half of their time they wait."""
+    return str(min(6, 2 + (os.cpu_count() or 1)))
 
 
 def test(python, arguments, has_rust):

@@ -43,8 +43,8 @@ NAME: Final = click.argument(
     cls=Group,
     no_args_is_help=False,
     help="Names that clients requested, and TCP ports, written as :20022. Each belongs to the first token that "
-    f"used it, until it was unused for {MAX_UNUSED_DAYS} days. Also bans: of names, of ports, and of addresses, "
-    "from which no connection is accepted then. A change takes effect in a running edge within a second.",
+    f"used it, until it was unused for {MAX_UNUSED_DAYS} days. Also bans of names, ports and addresses: no "
+    "connection is accepted from a banned address. A change takes effect in a running edge within a second.",
 )
 def name() -> None:
     """Group the commands."""
@@ -57,7 +57,9 @@ def list_names(state_dir: Path, *, as_json: bool) -> None:
     _show(_open(state_dir).claims(), _operator_key(state_dir), as_json=as_json)
 
 
-@name.command(help="Make a name or port available to all tokens again; also lifts a ban.")
+@name.command(
+    help="Make a name or port available to all tokens again; also lifts the ban of a name, port or address."
+)
 @NAME
 @QUERY
 def release(name: str, state_dir: Path, *, as_json: bool) -> int:

@@ -279,12 +279,8 @@ class ClientSession:
             self._welcome_as(identity, hello)
             return
         reason = self._context.tokens.refusal_reason(hello.token)
-        logger.warning(
-            "a client from %s was refused: wrong token%s%s",
-            self.peer,
-            f" of {key}" * bool(key),
-            f", {reason}" * bool(reason),
-        )
+        what = f"token {key}: {reason}" if reason else "wrong token" + f" of {key}" * bool(key)
+        logger.warning("a client from %s was refused: %s", self.peer, what)
         self.session.close(SessionCode.UNAUTHORIZED, reason)
 
     def _welcome_as(self, identity: Identity, hello: Hello) -> None:

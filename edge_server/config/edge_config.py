@@ -75,9 +75,9 @@ class EdgeConfig:
     tcp_ports: range = option(PORTS, "range of ports for plain TCP visitors", range(20000, 30000))
     public_host: str = option(
         HOST,
-        "host under which other machines reach this edge; announced to clients for plain TCP and the QUIC port",
+        "host under which other machines reach this edge: for clients with TCP ports, and in credentials",
         "",
-        default_text="the listening address; --domain if that is 0.0.0.0 or ::",
+        default_text="the host that is listened on; --domain if that is 0.0.0.0 or ::",
     )
     admin: tuple[str, int] | None = option(
         OWN_ADDRESS,

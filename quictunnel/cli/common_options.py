@@ -74,7 +74,7 @@ def _log_level(context: click.Context, _: click.Parameter, level: str) -> None:
         set_up_logging(level)
 
 
-JSON: Final = click.option("-j", "--json", "as_json", is_flag=True, help="print events as JSON, one object a line")
+JSON: Final = click.option("-j", "--json", "as_json", is_flag=True, help="print JSON, one object a line")
 OUTPUT: Final = combine_options(
     click.option(
         "-q",
@@ -153,9 +153,11 @@ TUNNEL: Final = combine_options(
         "--allow",
         type=networks,
         metavar="NETS",
-        help="accept only visitors from these networks: 203.0.113.0/24,2001:db8::/32",
+        help="serve only visitors from these networks: 203.0.113.0/24,2001:db8::/32; others find no tunnel (404)",
     ),
-    click.option("--deny", type=networks, metavar="NETS", help="reject visitors from these networks"),
+    click.option(
+        "--deny", type=networks, metavar="NETS", help="visitors from these networks find no tunnel (404)"
+    ),
     click.option(
         "--proxy-protocol",
         type=click.Choice(("v1", "v2")),

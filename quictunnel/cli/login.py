@@ -12,7 +12,7 @@ import click
 from quictunnel.cli.common_options import JSON, LOG_LEVEL
 from quictunnel.config.credential import MAX_LENGTH, Credential, decode
 from quictunnel.config.profiles import DEFAULT, Profiles
-from quictunnel.errors import ConfigError
+from quictunnel.errors import ConfigError, Error
 from quictunnel.shared.command_line import Command
 from quictunnel.shared.output import escape_unprintable
 from quictunnel.shared.paths import default_config_file
@@ -61,9 +61,10 @@ def login(credential: tuple[str, ...], name: str, *, no_check: bool, as_json: bo
     profiles.path_of(name)  # a wrong name is reported before the prompt
     try:
         found = decode(read_credential(credential))
-    except ConfigError as error:
-        raise ConfigError(error.message, advice="Nothing was stored.") from None
-    software = None if no_check else check(found)
+        software = None if no_check else check(found)
+    except Error as error:
+        advice = f"{error.advice} Nothing was stored.".strip()
+        raise type(error)(error.message, advice=advice) from None
     path = profiles.write(name, found)
     if as_json:
         event = {"event": "login", "profile": name, "edge": found.addresses[0], "checked": software is not None}

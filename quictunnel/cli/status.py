@@ -36,7 +36,7 @@ NONE_FOUND_TEXT: Final = "No program of this user has a tunnel on this machine. 
     epilog="""\
 Examples:
   quictunnel status                        for people
-  quictunnel status --json | jq -r .url    for programs: one JSON object a line and tunnel
+  quictunnel status --json | jq -r .url    for programs: a line for each tunnel, a JSON object
 
 Exit status:
   0  at least one tunnel is listed, in any state

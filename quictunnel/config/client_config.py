@@ -148,7 +148,10 @@ def load(
 def _checked(found: Partial, environ: Mapping[str, str]) -> ClientConfig:
     """Return the configuration of the values that were found. Raises ConfigError if they are invalid."""
     if not found.edge:
-        raise ConfigError(NOTHING_CONFIGURED, advice="`quictunnel demo` shows a tunnel without an edge of yours.")
+        raise ConfigError(
+            NOTHING_CONFIGURED,
+            advice="`quictunnel demo` starts an edge, an app and a tunnel in one process, to try it.",
+        )
     if not found.token:
         raise _missing_token_error(found.source, found.edge)
     parse_address(found.edge, what=f"the edge in {found.source}")
@@ -204,8 +207,8 @@ def client_config_of(
 def _missing_token_error(source: str, edge: str) -> ConfigError:
     return ConfigError(
         f"{source[0].upper()}{source[1:]} names the edge {short_repr(edge)} but no token: give --token-file "
-        f"FILE or set {TOKEN}, with the token that this edge gave you (that of a development edge is the "
-        "file `token` in its state directory)."
+        f"FILE or set {TOKEN}, with the token that this edge gave you (that of an edge on this machine is "
+        "the file `token` in its state directory)."
     )
 
 
@@ -314,8 +317,8 @@ def _from_files(
 def _check_complete(stated: Partial, source: str) -> None:
     """Raise ConfigError if a value is stated that would have to be merged into a complete source."""
     if stated.token or stated.ca:
-        alone = TOKEN if stated.token else CA
+        alone = f"{TOKEN} or --token-file" if stated.token else f"{CA} or --ca"
         raise ConfigError(
-            f"{alone} is set but no edge to go with it: set {EDGE} to the edge's host:port as well, or unset "
-            f"{alone} to use {source}."
+            f"{alone} is set but no edge to go with it: set {EDGE} or --edge to the edge's host:port as well, or "
+            f"unset it to use {source}."
         )

@@ -99,8 +99,8 @@ def token_error(edge: str, reason: str, *, was_accepted: bool) -> AuthError:
         )
     return AuthError(
         f"The edge at {edge} refused the token: it is not a token of this edge.",
-        advice="Give a token of this edge by QUICTUNNEL_TOKEN or --token-file; that of a development edge is the "
-        "file `token` in its state directory.",
+        advice="Give a token of this edge by QUICTUNNEL_TOKEN or --token-file; that of an edge on this machine is "
+        "the file `token` in its state directory.",
     )
 
 
@@ -114,7 +114,8 @@ def with_source(error: Error, source: str) -> Error:
         how = "run `quictunnel login` with it"
     else:
         return error
-    advice = f"Ask the edge's operator for another credential, and {how} (the token is from {source})."
+    origin = "" if source == "the credential" else f" (the token is from {source})"
+    advice = f"Ask the edge's operator for another credential, and {how}{origin}."
     return AuthError(error.message, advice=advice)
 
 
@@ -123,9 +124,8 @@ def port_closed_error(config: ClientConfig, address: Address) -> EdgePortClosedE
     host, port = config.address
     at = "" if address[0] == host else f" ({address[0]})"
     return EdgePortClosedError(
-        f"Nothing listens on UDP port {port} of {host}{at}: no edge is running at {format_address(host, port)}, "
-        "and UDP "
-        "is not blocked on the way.",
+        f"Nothing listens on UDP port {port} of {host}{at}: its machine says so, so no edge is running at "
+        f"{format_address(host, port)} and UDP is not blocked.",
         advice="Check the address of the edge (QUICTUNNEL_EDGE, --edge), or start one: `quictunnel-edge`.",
     )
 

@@ -52,7 +52,7 @@ def examine(
     try:
         config = load(environ, edge=edge_address, ca=ca, token_file=token_file, profile=profile)
     except ConfigError as error:
-        yield fail("configuration", str(error), "See `quictunnel http --help` for the sources.",
+        yield fail("configuration", str(error), "See Choice of the edge in `quictunnel http --help`.",
                    is_configuration=True)  # fmt: skip
         yield from _skipped("name", "no edge is configured")
         return

@@ -186,7 +186,7 @@ BIND_REFUSALS: dict[BindCode, tuple[str, str]] = {
         "To share a name, all of its clients must set pool=True (--pool).",
     ),
     BindCode.NAME_TAKEN_OVER: (
-        "Another program with the same token has taken over the name; this tunnel has ended.",
+        "Another program with the same token has taken over the name.",
         "To share the name, start both with --pool (pool=True).",
     ),
     BindCode.TOO_MANY_NAMES: (

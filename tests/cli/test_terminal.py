@@ -168,7 +168,8 @@ def test_a_program_that_starts_in_the_background_writes_lines(terminal: Callable
     shell.run("clear")
     shell.wait_for(gone=["Public"])
     shell.run("fg")
-    shell.wait_for("fake_client.py")  # the shell has given it the terminal
+    shell.wait_for("fake_client.py")
+    shell.wait_for_program()
     stop(shell)
 
 

@@ -183,6 +183,13 @@ class Terminal:
                 return shown
             assert time.monotonic() < deadline, f"{texts} without {gone}, but:\n{shown}"
 
+    def wait_for_program(self) -> None:
+        """Wait until the shell has given the terminal to a program: it shows the command line before that."""
+        deadline = time.monotonic() + TIMEOUT
+        while os.tcgetpgrp(self._master) == self._shell.pid:
+            assert time.monotonic() < deadline, "the shell keeps the terminal"
+            self._read()
+
     def _read(self) -> None:
         readable, _, _ = select.select([self._master], [], [], 0.05)
         if readable:

@@ -40,7 +40,7 @@ TYPISTS = 8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", [0.0, 0.01])
+@pytest.mark.parametrize("loss", [0.0, pytest.param(0.01, marks=pytest.mark.long)])
 def test_a_keystroke_does_not_wait_for_a_bulk_transfer(netlab: StartLab, tmp_path: Path, loss: float) -> None:
     # The queue holds one bandwidth-delay product. What it holds is waited for whatever the sender does first, so
     # a full one doubles the round trip, and the third is what the tunnel may add.

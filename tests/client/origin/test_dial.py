@@ -37,6 +37,7 @@ class OverStream:
     """A stream whose visitor has left: whatever joins it is reset."""
 
     is_over = True
+    receive_done = True
 
 
 @pytest.mark.parametrize("number", WORDS, ids=errno.errorcode.get)

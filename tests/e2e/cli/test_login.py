@@ -168,7 +168,7 @@ def test_a_copy_that_is_cut_off(home, credential):
 def test_a_revoked_token_is_not_stored(home, edge):
     text = command(edge, "token", "create")
     command(edge, "token", "revoke", decode(text).token.reveal().split(".")[1])
-    assert "run `quictunnel login` with it (the token is from the credential)" in refused(home, text)
+    assert "run `quictunnel login` with it. Nothing was stored." in refused(home, text)
     done = run(home, "login", "--no-check", "-", given=text)
     assert (done.returncode, "not checked" in done.stdout) == (0, True)
     assert "the token is from the profile default" in run(home, "http", "8000").stderr

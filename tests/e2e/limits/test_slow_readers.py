@@ -47,7 +47,7 @@ def settled_memory(rig: LoadRig, patience: float = 60.0) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("tls", "apart"),
     [
-        pytest.param(False, 0.0, id="tcp"),
+        pytest.param(False, 0.0, id="tcp", marks=pytest.mark.long),
         pytest.param(False, 0.05, id="tcp, one after another", marks=pytest.mark.long),
         pytest.param(True, 0.0, id="tls"),
     ],

@@ -95,7 +95,7 @@ FAULTS = {
 }
 
 
-SLOW = [pytest.mark.slow, pytest.mark.mixed_is_long]
+SLOW = [pytest.mark.slow, pytest.mark.aioquic_is_long]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def bad(**trouble: float) -> Conditions:
 
 
 @pytest.mark.slow
-@pytest.mark.mixed_is_long
+@pytest.mark.aioquic_is_long
 async def test_clean_link_is_filled_and_reordering_costs_at_most_half(
     start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
