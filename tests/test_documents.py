@@ -41,7 +41,11 @@ def test_generated_parts_match_the_code(tables, name):
 
 def test_every_example_is_shown_by_its_page():
     shown = {name for page in FILLED for name in re.findall("<!-- file: (.*) -->", (ROOT / page).read_text())}
-    files = {f"examples/{path.name}" for path in DOCS.glob("examples/*") if path.suffix not in (".md", ".ipynb")}
+    files = {
+        f"examples/{path.name}"
+        for path in DOCS.glob("examples/*")
+        if path.suffix not in (".md", ".ipynb") and path.name != "__pycache__"
+    }
     assert shown == files
 
 

@@ -64,9 +64,17 @@ def _parse_expiry(text: str) -> int:
 
 
 _PERMISSIONS: Final = (
-    _Option("--tunnels", _parse_count, "N|all", "tunnels at once, over all its clients; all: no limit of its own"),
     _Option(
-        "--visitors", _parse_count, "N|all", "visitors at once, over all its tunnels; all: no limit of its own"
+        "--tunnels",
+        _parse_count,
+        "N|all",
+        "tunnels at once, over all its clients; all: only the limits of the edge",
+    ),
+    _Option(
+        "--visitors",
+        _parse_count,
+        "N|all",
+        "visitors at once, over all its tunnels; all: only the limits of the edge",
     ),
     _Option(
         "--names",
@@ -92,7 +100,7 @@ _PERMISSIONS: Final = (
         "--bandwidth",
         parse_bandwidth,
         "RATE|all",
-        "bytes a second over all its visitors, in each direction: 500k, 10M, 1G; all: no limit of its own",
+        "bytes a second over all its visitors, in each direction: 500k, 10M, 1G; all: only the limits of the edge",
     ),
     _Option(
         "--expires",

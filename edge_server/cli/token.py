@@ -74,7 +74,7 @@ def create(
 
 def _explanation(entry: TokenEntry, *, has_credential: bool, token_only: bool) -> str:
     """Return what a user does with the output of ``create``."""
-    created = f"Token {entry.key} is created; it is not shown again."
+    created = f"The token with the key {entry.key} is created; it is not shown again."
     if has_credential:
         return (
             f"{created} Give its user this credential, which is a secret: `quictunnel login` asks for it, and "
@@ -84,7 +84,7 @@ def _explanation(entry: TokenEntry, *, has_credential: bool, token_only: bool) -
         return f"{created} Clients: QUICTUNNEL_TOKEN, with QUICTUNNEL_EDGE and QUICTUNNEL_CA."
     return (
         f"{created} This is the token alone, for QUICTUNNEL_TOKEN, because the edge's public address is not "
-        "known: start the edge (with --public-host NAME if it listens on all interfaces), or give --edge "
+        "known: start the edge (with --public-host or --domain if it listens on all interfaces), or give --edge "
         "HOST:PORT, to get a credential."
     )
 

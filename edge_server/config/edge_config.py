@@ -75,7 +75,7 @@ class EdgeConfig:
     tcp_ports: range = option(PORTS, "range of ports for plain TCP visitors", range(20000, 30000))
     public_host: str = option(
         HOST,
-        "host under which other machines reach this edge: for clients with TCP ports, and in credentials",
+        "host under which other machines reach this edge: the host of TCP ports and in credentials",
         "",
         default_text="the host that is listened on; --domain if that is 0.0.0.0 or ::",
     )

@@ -109,7 +109,7 @@ EDGE: Final = combine_options(
 )
 EDGE_LOOKUP: Final = """
 Choice of the edge, first match wins:
-  1. --profile; or --edge, with --ca and --token-file or the variables for them
+  1. --profile; or --edge, with --ca (or QUICTUNNEL_CA) and --token-file (or QUICTUNNEL_TOKEN)
   2. QUICTUNNEL_CREDENTIAL, or QUICTUNNEL_EDGE, QUICTUNNEL_CA and QUICTUNNEL_TOKEN
   3. what `quictunnel login` has stored: the profile QUICTUNNEL_PROFILE, or else "default"
   4. your config file (on Linux ~/.config/quictunnel/config.toml: edge, token, ca)

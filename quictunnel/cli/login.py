@@ -49,7 +49,7 @@ QUICTUNNEL_CREDENTIAL instead. It is stored in the folder profiles beside your c
     "credential",
     nargs=-1,
     metavar="[CREDENTIAL|-]",
-    help="the long string that begins with qt1; a string that begins with qt1. and has dots is only a token",
+    help="the long string qt1... without dots; qt1.KEY.SECRET, with two dots, is only a token",
 )
 @PROFILE
 @click.option("--no-check", is_flag=True, help="store it without asking the edge, which may be off")

@@ -124,8 +124,8 @@ def port_closed_error(config: ClientConfig, address: Address) -> EdgePortClosedE
     host, port = config.address
     at = "" if address[0] == host else f" ({address[0]})"
     return EdgePortClosedError(
-        f"Nothing listens on UDP port {port} of {host}{at}: its machine says so, so no edge is running at "
-        f"{format_address(host, port)} and UDP is not blocked.",
+        f"{host}{at} answered that nothing listens on its UDP port {port}: UDP gets through, but no edge is "
+        f"running at {format_address(host, port)}.",
         advice="Check the address of the edge (QUICTUNNEL_EDGE, --edge), or start one: `quictunnel-edge`.",
     )
 

@@ -342,7 +342,9 @@ PROVOCATIONS: Final[dict[str, Callable[[Lab], subprocess.Popen[str]]]] = {
     "Invalid value for 'PORT': A tunnel": lambda lab: lab.run("http", "http://localhost/a", environ=lab.environ()),
     "Nobody listened": lambda lab: lab.run("http", str(free_port()), "--wait", "0.1", environ=lab.environ()),
     "The name of the edge": lambda lab: lab.run(environ=lab.environ(QUICTUNNEL_EDGE="edge.invalid:4433")),
-    "Nothing listens on UDP": lambda lab: lab.run(environ=lab.environ(QUICTUNNEL_EDGE=f"127.0.0.1:{free_port()}")),
+    "answered that nothing listens on its UDP": lambda lab: lab.run(
+        environ=lab.environ(QUICTUNNEL_EDGE=f"127.0.0.1:{free_port()}")
+    ),
     "No answer from the edge": silent_edge,
     "speaks QUIC but is not an edge": lambda lab: lab.run(environ=lab.certificate(alpn="h3")),
     "no authority in": lambda lab: lab.run(environ=lab.certificate(trusted=trustme.CA())),

@@ -369,7 +369,7 @@ GRANTED: Final = (
     (WEB, {"name_tunnel": held(backends=0)}, {"kind": GrantKind.TAKE_OVER}),
     (WEB, {"name_tunnel": held(is_pool=True)}, {"kind": GrantKind.TAKE_OVER, "is_pool": False}),
     (POOL, {"name_tunnel": held(is_pool=True)}, {"kind": GrantKind.JOIN, "generation": 1, "is_pool": True}),
-    (POOL, {"name_tunnel": held(is_pool=True, is_own=True)}, {"kind": GrantKind.JOIN}),
+    (POOL, {"name_tunnel": held(is_pool=True, is_of_this_session=True)}, {"kind": GrantKind.JOIN}),
     # One that is kept for a client is not shared, whoever of its pool comes first.
     (POOL, {"name_tunnel": held(backends=0)}, {"kind": GrantKind.TAKE_OVER}),
     (POOL, {"ticket": ticket("web"), "name_tunnel": held(backends=0, generation=5)}, {"generation": 2}),
