@@ -49,21 +49,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def engines_of(item: pytest.Item) -> set[str]:
-    """Return the engines of client and edge in a test of sessions or connections."""
-    assert isinstance(item, pytest.Function)
-    return set(item.callspec.params["engines"])
+    """Return the engines of client and edge in a test of sessions or connections; empty if it has no choice."""
+    return set(item.callspec.params.get("engines", ())) if hasattr(item, "callspec") else set()
 
 
 def is_repetition(item: pytest.Item) -> bool:
-    """Return True if a test that takes long has a variant that takes less and says the same."""
-    if item.get_closest_marker("mixed_is_long") and len(engines_of(item)) > 1:
+    """Return True if a test has a variant that takes less and says the same.
+
+    Of the suites that run on all pairings of engines, the two pairings of one engine run as usual. Whole tunnels
+    with two engines are in ``tests/e2e``.
+    """
+    is_mixed = len(engines_of(item)) > 1
+    if is_mixed and item.path.parent in (TESTS / "transport" / "sessions", TESTS / "transport" / "contract"):
         return True
     return item.get_closest_marker("aioquic_is_long") is not None and HAS_NATIVE and "aioquic" in engines_of(item)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is applied
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of whole programs or networks, and tests that are long on a pairing of different engines."""
+    """Put tests that mostly wait first; mark tests of whole programs or networks, and those that are long on some
+    pairings of engines."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
     for item in items:
         if is_repetition(item):
             item.add_marker("long")

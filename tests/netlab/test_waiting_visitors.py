@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pairing_in_force")]
 
 
+@pytest.mark.early
 @pytest.mark.timeout(180)
 def test_visitors_wait_for_a_client_that_is_away(netlab: StartLab, tmp_path: Path) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100)

@@ -129,6 +129,7 @@ class TestTheBodyEnds:
         assert_closed(edge, tunnel)
 
     @pytest.mark.slow
+    @pytest.mark.early
     def test_by_the_death_of_the_process(self, origin, running, tmp_path):
         """The process sends no farewell. The edge notices by itself and closes the port after the hold time;
         visitors who came meanwhile are reset."""

@@ -92,6 +92,7 @@ async def test_many_websockets_at_once(edge, client):
             group.create_task(talk(tunnel, number))
 
 
+@pytest.mark.early
 @pytest.mark.slow
 async def test_websockets_survive_a_minute_of_silence(edge, client):
     async with (

@@ -41,6 +41,7 @@ def environ(tmp_path, tmp_path_factory):
     return found | {"PATH": f"{tmp_path}/bin:{found['PATH']}", "PYTHONUNBUFFERED": "1"}
 
 
+@pytest.mark.early
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_readme(tmp_path, environ, monkeypatch):

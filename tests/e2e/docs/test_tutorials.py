@@ -27,6 +27,7 @@ def processes_of(home):
     return found
 
 
+@pytest.mark.early
 @pytest.mark.parametrize(
     ("page", "directories", "typed"),
     [

@@ -217,6 +217,7 @@ def test_a_domain_is_one_tokens(acme_edge: AcmeEdge, tokens: tuple[str, str]):
             quictunnel.forward(1, domain="mine.example.org", client=stranger).__enter__()
 
 
+@pytest.mark.early
 @pytest.mark.slow
 def test_with_a_revoked_token_nothing_is_renewed(acme_edge: AcmeEdge):
     """While the token was good it was, although its client was away."""

@@ -118,6 +118,7 @@ def test_pages_can_be_turned_off(tmp_path: Path):
         assert edge.stop() == 0
 
 
+@pytest.mark.early
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["terminated", "passthrough"])
 def test_a_tunnel_that_is_offline(edge: EdgeProcess, kind: str, tmp_path: Path):

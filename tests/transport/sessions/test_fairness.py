@@ -72,7 +72,6 @@ class Typist:
         raise AssertionError(code)
 
 
-@pytest.mark.mixed_is_long
 @pytest.mark.parametrize("loss", [0.0, 0.01])
 async def test_keystroke_beside_a_bulk_transfer_is_quick(
     start_pair: StartPair, virtual_time: VirtualLoop, loss: float, engines: tuple[str, str]
@@ -107,7 +106,6 @@ async def test_keystroke_beside_a_bulk_transfer_is_quick(
         await pair.settled()
 
 
-@pytest.mark.mixed_is_long
 async def test_hundred_stalled_readers_do_not_block_others(
     start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:

@@ -49,7 +49,6 @@ async def test_packets_before_the_end_of_the_handshake_are_kept(
 
 
 @pytest.mark.slow
-@pytest.mark.mixed_is_long
 async def test_full_directions_recover_from_early_losses(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:

@@ -78,7 +78,6 @@ async def test_200_visitors_survive_a_black_hole_that_outlasts_every_link(
         assert pump.hash.digest() == hashlib.sha256(down[pump.stream.number]).digest()
 
 
-@pytest.mark.mixed_is_long
 async def test_a_newer_link_takes_over_while_the_old_one_still_lives(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:

@@ -84,7 +84,6 @@ async def test_stream_with_unsent_bytes_is_in_flight(pair: SessionPair) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.mixed_is_long
 async def test_retained_bytes_are_bounded_with_any_peer_limit(pair: SessionPair) -> None:
     """A peer that raises limits and consumes nothing makes the sender retain it all."""
     limit = MAX_RETAINED_BYTES
