@@ -89,7 +89,7 @@ def send_when_loop_waits() -> Iterator[Callable[[int], None]]:
 @ON_LINUX
 @pytest.mark.parametrize("number", ALL, ids=lambda number: number.name)
 def test_a_signal_that_follows_another_closely_counts_once(runner, monkeypatch, send_when_loop_waits, number):
-    """It arrives when the loop has read the byte of the first one and not yet run that one's handler."""
+    """A second signal, between the loop's read of the first one's byte and the first one's handler."""
     calls: list[str] = []
     monkeypatch.setattr(signals_module, "start_successor", lambda: calls.append("SIGUSR2"))
     monkeypatch.setattr(Signals, "_stop", lambda _: calls.append("stop"))

@@ -18,7 +18,7 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):
-    """What all objects of the format may have."""
+    """Base of all objects of the format."""
 
     comment: str = ""
 
@@ -62,7 +62,7 @@ class Content(Part):
 
 
 class Message(Part):
-    """What requests and responses have in common."""
+    """Fields of both requests and responses."""
 
     http_version: str
     cookies: list[Cookie]
