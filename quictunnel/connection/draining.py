@@ -55,5 +55,7 @@ class DrainingSessions:
                 async with asyncio.timeout(seconds):
                     await connection.link_lost.wait()
         finally:
-            del self._draining[connection]
-            await connection.close()
+            try:
+                await connection.close()
+            finally:  # last: what the session says while it closes does not concern a later one either
+                del self._draining[connection]
