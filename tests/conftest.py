@@ -50,7 +50,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def engines_of(item: pytest.Item) -> set[str]:
     """Return the engines of client and edge in a test of sessions or connections; empty if it has no choice."""
-    return set(item.callspec.params.get("engines", ())) if hasattr(item, "callspec") else set()
+    chosen = item.callspec.params.get("engines") if hasattr(item, "callspec") else None
+    return set(chosen) if isinstance(chosen, tuple) else set()
 
 
 def is_repetition(item: pytest.Item) -> bool:
