@@ -19,10 +19,12 @@ from tests.harness import engine_pairing
 from tests.transport.engine_pairings import HAS_NATIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 
 TESTS = Path(__file__).parent
+OUTSIDE = os.environ.get(engine_pairing.VARIABLE)
+"""The engine that the environment of the tests chooses, if any."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,16 +86,30 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hide the engine of the pairing in force, which stays for the session, from tests that ask for no pairing."""
+    if engine_pairing.in_force is None or "pairing_in_force" in getattr(item, "fixturenames", ()):
+        return (yield)
+    chosen = os.environ.pop(engine_pairing.VARIABLE)
+    if OUTSIDE is not None:
+        os.environ[engine_pairing.VARIABLE] = OUTSIDE
+    try:
+        return (yield)
+    finally:
+        if engine_pairing.in_force is not None:
+            os.environ[engine_pairing.VARIABLE] = chosen
+
+
 @pytest.fixture(scope="session")
 def pairing_in_force(request: pytest.FixtureRequest) -> Iterator[engine_pairing.Pairing]:
     """The engines of this test. Clients take theirs from the environment, in this process and in others; edges
     are told theirs by whoever starts them (``pairing.edge_engine()``)."""
     chosen: engine_pairing.Pairing = request.param
-    before = os.environ.get(engine_pairing.VARIABLE)
     os.environ[engine_pairing.VARIABLE] = chosen.client
     engine_pairing.in_force = chosen
     yield chosen
     engine_pairing.in_force = None
-    os.environ.pop(engine_pairing.VARIABLE)
-    if before is not None:
-        os.environ[engine_pairing.VARIABLE] = before
+    os.environ.pop(engine_pairing.VARIABLE, None)
+    if OUTSIDE is not None:
+        os.environ[engine_pairing.VARIABLE] = OUTSIDE
